@@ -1,0 +1,1 @@
+"""Latency, accuracy, power, statistics. Runs on a board: never imports torch."""

@@ -1,0 +1,1 @@
+"""Exact float transforms, one a file."""

@@ -1,0 +1,1 @@
+"""From the ViT to ONNX, and checks on the graph."""

@@ -1,0 +1,1 @@
+"""Quantisation: observers, calibration, scheme, sensitivity, Q/DQ insertion, dynamic."""

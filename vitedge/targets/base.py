@@ -1,0 +1,142 @@
+"""What every target offers. Imports neither torch nor onnx nor any vendor's library: a board runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a target finds on this machine.
+
+    Attributes:
+        can_build, can_run: whether artifacts can be made, and run, here and now.
+        versions: name -> version of what was found (packages, drivers, devices).
+        reason: why not, where one of the two is False; empty otherwise.
+        fix: the command or the page that mends it; empty otherwise.
+        device: where `open` would run: "cpu", "gpu", "npu" or "simulator".
+    """
+
+    target: str
+    can_build: bool
+    can_run: bool
+    versions: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    fix: str = ""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing in a graph that a target's compiler won't take."""
+
+    node: str
+    op: str
+    reason: str
+
+
+class TargetOptions(BaseModel):
+    """Base of a target's own build options. Each field is a flag of `vitedge build` and a TOML key
+    `[build.TARGET]`; its description is the flag's help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a build starts from.
+
+    Attributes:
+        onnx: the bundle's graph: input `pixels` uint8 [N, H, W, 3], output `logits` float32 [N, classes].
+        out: an empty folder to write the artifact's files to; it is moved into the bundle when the build succeeded.
+        precision: "fp32", "fp16" or "int8"; one of the target's `precisions`.
+        platform: the target's platform name (an RKNN chip), or None.
+        options: the target's own `Options`.
+        pixels: calibration images, uint8 [N, H, W, 3] (a memory map), or None where the bundle has none.
+        reference_logits: FP32 logits of the model before this build on `pixels`, float32 [N, classes], or None.
+        onnx_by_precision: the bundle's other graphs, by precision ("float32", "float16", "int8", "reference").
+        quant: folder with the quantisation scheme of the bundle, or None.
+    """
+
+    onnx: Path
+    out: Path
+    precision: str
+    platform: str | None
+    options: Any
+    pixels: np.ndarray | None = None
+    reference_logits: np.ndarray | None = None
+    onnx_by_precision: dict[str, Path] = field(default_factory=dict)
+    quant: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        artifact: file name inside `BuildRequest.out` that `open` starts from.
+        metadata: JSON-able facts: versions, session options, input layout, what the compiler did.
+        warnings: lines that the user should read.
+    """
+
+    artifact: str
+    metadata: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One layer in the vendor's own estimate. A figure that the vendor does not model is None."""
+
+    name: str
+    op: str
+    dtype: str
+    device: str
+    cycles: int | None
+    kib: float | None
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """The vendor's own cost estimate, with what it leaves out in words."""
+
+    rows: list[CostRow]
+    total_cycles: int | None
+    not_modelled: str = ""
+
+
+class Runner(Protocol):
+    """A loaded artifact. `device` is "cpu", "gpu", "npu" or "simulator"; a simulator reports no latency."""
+
+    device: str
+    batch: int | None  # fixed batch of the artifact, or None for any
+
+    def infer(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 logits [N, classes]."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Target(Protocol):
+    """A way to build and run a model. Importing a target's package never imports its vendor's library."""
+
+    name: str
+    precisions: tuple[str, ...]
+    platforms: tuple[str, ...]  # empty where the target has none; the first is the default
+    Options: type[TargetOptions]
+
+    def probe(self) -> Probe: ...
+
+    def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]: ...
+
+    def build(self, request: BuildRequest) -> BuildResult: ...
+
+    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner: ...
+
+    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None: ...

@@ -1,0 +1,1 @@
+"""One training loop; fine-tuning, distillation and QAT are configurations of it."""

@@ -1,0 +1,1 @@
+"""The Vision Transformer: its configuration, the model, and checkpoints in and out."""
