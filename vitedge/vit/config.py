@@ -1,0 +1,125 @@
+"""The shape of a Vision Transformer, layer by layer. Imports no torch: a board and the reports read it too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from vitedge.errors import VitedgeError
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """The widths of one encoder block.
+
+    Attributes:
+        heads: number of attention heads; 0 where the block's attention was removed.
+        qk_dim, v_dim: size of a head's query and key, and of its value.
+        hidden: MLP units; 0 where the block's MLP was removed.
+        scale: what q.k is multiplied by before the softmax (1.0 once it is folded into q's weights).
+        groups: sizes of consecutive groups of MLP units whose second product is quantised with a scale of its
+            own; they sum to `hidden`. Empty for a single group. The function does not depend on them.
+    """
+
+    heads: int
+    qk_dim: int
+    v_dim: int
+    hidden: int
+    scale: float
+    groups: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.groups and sum(self.groups) != self.hidden:
+            raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Everything about a ViT but its weights.
+
+    Attributes:
+        image_size, patch_size: in pixels, square.
+        channels: of the input picture.
+        width: of the residual stream.
+        classes: of the head.
+        blocks: one `BlockConfig` an encoder block.
+        norm_eps: epsilon of every LayerNorm.
+        activation: what turns the logits into probabilities: "softmax" for one class a picture, "sigmoid"
+            for several.
+    """
+
+    image_size: int
+    patch_size: int
+    channels: int
+    width: int
+    classes: int
+    blocks: tuple[BlockConfig, ...]
+    norm_eps: float = 1e-6
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.image_size % self.patch_size:
+            raise VitedgeError(
+                f"An image of {self.image_size} pixels does not divide into patches of {self.patch_size}.",
+                "",
+                f"Choose a multiple of {self.patch_size} as the image size.",
+            )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence, [CLS] included."""
+        return self.grid**2 + 1
+
+    def with_block(self, index: int, **changes: Any) -> ViTConfig:
+        """A copy in which block `index` has other widths."""
+        blocks = list(self.blocks)
+        blocks[index] = replace(blocks[index], **changes)
+        return replace(self, blocks=tuple(blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it (`arch.json`)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ViTConfig:
+        """The inverse of `to_dict`."""
+        blocks = tuple(BlockConfig(**{**b, "groups": tuple(b.get("groups", ()))}) for b in data["blocks"])
+        return cls(**{**data, "blocks": blocks})
+
+
+def uniform(
+    *,
+    image_size: int,
+    patch_size: int,
+    width: int,
+    depth: int,
+    heads: int,
+    hidden: int,
+    classes: int,
+    channels: int = 3,
+    norm_eps: float = 1e-6,
+    activation: Literal["softmax", "sigmoid"] = "softmax",
+) -> ViTConfig:
+    """A dense ViT, the same in every block, as the paper draws it (arXiv 2010.11929)."""
+    if width % heads:
+        raise VitedgeError(
+            f"{heads} heads do not divide the width {width}.", "", "Give the right number with --heads."
+        )
+    dim = width // heads
+    block = BlockConfig(heads=heads, qk_dim=dim, v_dim=dim, hidden=hidden, scale=1 / math.sqrt(dim))
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        channels=channels,
+        width=width,
+        classes=classes,
+        blocks=(block,) * depth,
+        norm_eps=norm_eps,
+        activation=activation,
+    )

@@ -1,0 +1,199 @@
+"""The Vision Transformer that every step works on (Dosovitskiy et al., arXiv 2010.11929; torchvision's layout).
+
+q, k, v and the output projection are Linears of their own, and widths may differ by layer. Every activation that
+can be observed or quantised passes through a `Site`; its dotted name in `VisionTransformer.sites()` is also the
+name of the value in the exported ONNX graph.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitedge.vit.config import BlockConfig, ViTConfig
+
+
+class Site(nn.Identity):
+    """A named place in the data flow. Observers hook it; QAT replaces it by a fake quantiser."""
+
+
+def _untouched(site: nn.Module) -> bool:
+    return type(site) is Site and not site._forward_hooks and not site._forward_pre_hooks
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens."""
+
+    def __init__(self, width: int, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+        qk, v = config.heads * config.qk_dim, config.heads * config.v_dim
+        self.q = nn.Linear(width, qk)
+        self.k = nn.Linear(width, qk)
+        self.v = nn.Linear(width, v)
+        self.out = nn.Linear(v, width)
+        self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
+        self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
+
+    def heads(self, x: Tensor, dim: int) -> Tensor:
+        """[B, N, heads * dim] -> [B, heads, N, dim]."""
+        return x.unflatten(-1, (self.config.heads, dim)).transpose(1, 2)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        c = self.config
+        q = self.heads(self.q_site(self.q(x if queries is None else x[:, :queries])), c.qk_dim)
+        k = self.heads(self.k_site(self.k(x)), c.qk_dim)
+        v = self.heads(self.v_site(self.v(x)), c.v_dim)
+        if _untouched(self.scores_site) and _untouched(self.probs_site):
+            context = F.scaled_dot_product_attention(q, k, v, scale=c.scale)
+        else:
+            scores = self.scores_site(q @ k.transpose(-1, -2) * c.scale)
+            context = self.probs_site(scores.softmax(-1)) @ v
+        context = self.context_site(context.transpose(1, 2).flatten(2))
+        return self.out_site(self.out(context))
+
+
+class MLP(nn.Module):
+    """fc1, GELU in its erf form, fc2: [B, N, C] -> [B, N, C]."""
+
+    def __init__(self, width: int, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fc1 = nn.Linear(width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, width)
+        self.fc1_site, self.fc2_site = Site(), Site()
+        # A group of units is a value of its own in the exported graph, with its own scale.
+        groups = len(config.groups) or 1
+        self.gelu_sites = nn.ModuleList(Site() for _ in range(groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.gelu(self.fc1_site(self.fc1(x)))
+        if len(self.gelu_sites) == 1:
+            hidden = self.gelu_sites[0](hidden)
+        elif not all(_untouched(site) for site in self.gelu_sites):
+            parts = hidden.split(self.config.groups, dim=-1)
+            hidden = torch.cat([site(p) for site, p in zip(self.gelu_sites, parts, strict=True)], dim=-1)
+        return self.fc2_site(self.fc2(hidden))
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block. `attention` or `mlp` is None where pruning removed it."""
+
+    def __init__(self, width: int, eps: float, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = Attention(width, config) if config.heads else None
+        self.mlp = MLP(width, config) if config.hidden else None
+        self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
+        self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
+        self.norm1_site, self.norm2_site = Site(), Site()
+        self.residual1_site, self.residual2_site = Site(), Site()
+
+    def attend(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """The first half: x + attention(norm1(x)), for the first `queries` tokens where given."""
+        kept = x if queries is None else x[:, :queries]
+        if self.attention is None or self.norm1 is None:
+            return kept
+        return self.residual1_site(kept + self.attention(self.norm1_site(self.norm1(x)), queries))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half: x + mlp(norm2(x))."""
+        if self.mlp is None or self.norm2 is None:
+            return x
+        return self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x))))
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        return self.feed_forward(self.attend(x, queries))
+
+
+class VisionTransformer(nn.Module):
+    """Normalised pictures float32 [B, channels, H, W] -> logits [B, classes].
+
+    The last block computes k and v on all tokens and the rest on [CLS] alone: nothing else reaches the head, so
+    the logits are the same, and the sites see what the exported graph computes.
+    """
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, config.width))
+        self.patch_site, self.embed_site = Site(), Site()
+        self.blocks = nn.ModuleList(Block(config.width, config.norm_eps, b) for b in config.blocks)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.norm_site = Site()
+        self.head = nn.Linear(config.width, config.classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the residual stream [B, N, C] before the first block."""
+        patches = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
+        return self.embed_site(tokens + self.pos_embedding)
+
+    def run_block(self, index: int, x: Tensor) -> Tensor:
+        """Block `index` on the residual stream; the last one for [CLS] alone."""
+        return self.blocks[index](x, 1 if index == len(self.blocks) - 1 else None)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The residual stream after the last block [B, N, C] -> logits [B, classes]."""
+        return self.head(self.norm_site(self.norm(x[:, 0])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for index in range(len(self.blocks)):
+            x = self.run_block(index, x)
+        return self.classify(x)
+
+    def sites(self) -> OrderedDict[str, Site]:
+        """Name in the exported graph -> site, in the order of the data flow."""
+        named: OrderedDict[str, Site] = OrderedDict(patches=self.patch_site, embed=self.embed_site)
+        for i, block in enumerate(self.blocks):
+            name = f"block{i}"
+            if block.attention is not None:
+                a = block.attention
+                named[f"{name}.norm1"] = block.norm1_site
+                for part in ("q", "k", "v", "scores", "probs", "context", "out"):
+                    named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
+                named[f"{name}.residual1"] = block.residual1_site
+            if block.mlp is not None:
+                named[f"{name}.norm2"] = block.norm2_site
+                named[f"{name}.mlp.fc1"] = block.mlp.fc1_site
+                sites = block.mlp.gelu_sites
+                for g, site in enumerate(sites):
+                    named[f"{name}.mlp.gelu" + (f".{g}" if len(sites) > 1 else "")] = site
+                named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
+                named[f"{name}.residual2"] = block.residual2_site
+        named["norm"] = self.norm_site
+        return named
+
+    def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
+        """Name -> layer with a weight matrix, in the order of the data flow; the names stand in the ONNX graph."""
+        named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
+        for i, block in enumerate(self.blocks):
+            if block.attention is not None:
+                for part in ("q", "k", "v", "out"):
+                    named[f"block{i}.attention.{part}"] = getattr(block.attention, part)
+            if block.mlp is not None:
+                named[f"block{i}.mlp.fc1"] = block.mlp.fc1
+                named[f"block{i}.mlp.fc2"] = block.mlp.fc2
+        named["head"] = self.head
+        return named
+
+
+def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
+    """Random weights as ViTs are trained from (truncated normal 0.02, Xavier Linears); the head is not zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
+        elif name in ("class_token", "pos_embedding"):
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        elif parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter.view(len(parameter), -1), generator=generator)
+        else:
+            nn.init.normal_(parameter, std=1e-6, generator=generator)
+    return model
