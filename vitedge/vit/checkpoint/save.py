@@ -1,0 +1,70 @@
+"""Models out: vitedge's own folder, and torchvision's names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from vitedge.errors import VitedgeError
+from vitedge.files import write_bytes, write_json
+from vitedge.vit.checkpoint.convert import to_library
+from vitedge.vit.checkpoint.files import read_tensors
+from vitedge.vit.checkpoint.layout import TORCHVISION
+from vitedge.vit.config import ViTConfig
+from vitedge.vit.model import VisionTransformer
+
+
+def save_model(folder: Path, model: VisionTransformer) -> None:
+    """Writes `model.safetensors` and `arch.json` into the folder, each atomically."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_bytes(folder / "model.safetensors", to_bytes(state))
+    write_json(folder / "arch.json", model.config.to_dict())
+
+
+def read_model(folder: Path) -> VisionTransformer:
+    """The inverse of `save_model`; the model is in eval mode. Raises VitedgeError."""
+    config = ViTConfig.from_dict(json.loads((folder / "arch.json").read_text()))
+    return build_model(config, read_tensors(folder / "model.safetensors"))
+
+
+def build_model(config: ViTConfig, state: dict[str, Tensor]) -> VisionTransformer:
+    """A model in eval mode with these weights; raises VitedgeError where they don't fit the configuration."""
+    with torch.device("meta"):
+        model = VisionTransformer(config)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise VitedgeError(
+            "The weights do not fit the architecture.", str(error), "Give the arch.json that was saved with them."
+        ) from error
+    return model.eval()
+
+
+def to_torchvision(model: VisionTransformer) -> dict[str, Tensor]:
+    """State dict under torchvision's names, for `torchvision.models.VisionTransformer`.
+
+    The attention scale is put back if it was folded into q. Raises VitedgeError for a pruned model, which
+    torchvision's class can't hold.
+    """
+    config = model.config
+    first = config.blocks[0]
+    dense = all(
+        b.heads == first.heads and b.hidden == first.hidden and b.qk_dim == b.v_dim == config.width // max(b.heads, 1)
+        for b in config.blocks
+    )
+    if not dense:
+        raise VitedgeError(
+            "A pruned model can't be written under torchvision's names.",
+            "Its layers have different widths; torchvision's VisionTransformer has one width for all.",
+            "Take the vitedge model folder or the ONNX file.",
+        )
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    for i, block in enumerate(config.blocks):
+        factor = block.scale * block.qk_dim**0.5
+        for kind in ("weight", "bias"):
+            state[f"blocks.{i}.attention.q.{kind}"] *= factor
+    return to_library(TORCHVISION, state, len(config.blocks))
