@@ -53,7 +53,7 @@ def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> dict[str
     return out
 
 
-KEYS = (
+KEYS: tuple[str, ...] = (
     "top1",
     "top5",
     "top1_ci95",

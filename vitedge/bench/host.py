@@ -12,7 +12,15 @@ from typing import Any
 from vitedge import __version__
 
 # What decides a latency, wherever it is installed.
-_LIBRARIES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+_LIBRARIES: tuple[str, ...] = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "torch",
+)
 _LIBRARIES += ("rknn-toolkit2", "rknn-toolkit-lite2")
 
 # ARM's MIDR part numbers of the cores in edge boards (Linux, arch/arm64/include/asm/cputype.h).
