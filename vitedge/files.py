@@ -113,6 +113,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def move_into_place(file: Path, target: Path) -> None:
+    """Renames a finished file to `target` (same file system), fsynced first, its folder made where missing."""
+    make_folder(target.parent)
+    _sync(file)
+    os.replace(file, target)
+    _sync(target.parent)
+
+
 @contextmanager
 def atomic_dir(final: str | Path) -> Iterator[Path]:
     """A new empty folder beside `final`, which replaces `final` when the block ends well, else is removed."""
