@@ -1,0 +1,5 @@
+"""`python -m vitedge`."""
+
+from vitedge.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""What a step says while it works. The API is silent by default; the command line shows it on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]
+
+
+class Reporter:
+    """Says nothing, and remembers the warnings, so that a caller of the API can read them."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def info(self, text: str) -> None:
+        """A line about what is being done."""
+
+    def warn(self, text: str) -> None:
+        """A line that the user should read."""
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
+        """A bar of `total` units; the block calls `advance(n)`."""
+        yield lambda n: None
