@@ -1,0 +1,201 @@
+"""The parent's side of a row: its process, a time limit on each command, and a reason when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vitedge
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One thing to measure.
+
+    Attributes:
+        name: of its folder in the bundle, such as "onnxruntime-fp32".
+        path: the file that the target opens.
+        metadata: what its build wrote beside it.
+        module: a module with a TARGET that is not registered; None for a registered target.
+    """
+
+    name: str
+    target: str
+    precision: str
+    path: Path
+    platform: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    module: str | None = None
+
+
+class RowFailed(Exception):
+    """A row's process crashed, hung, ran out of memory, or told of an error: `reason` in words."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Row:
+    """A process that holds one artifact. Use it as a context manager: it is killed on the way out.
+
+    Args:
+        log: file that gets all the process prints.
+        timeout_s: the longest that one command may take, unless the call says otherwise.
+    """
+
+    def __init__(self, artifact: Artifact, log: Path, *, timeout_s: float = 300.0) -> None:
+        self.artifact, self.log, self.timeout_s = artifact, log, timeout_s
+        self.exchange = Path(tempfile.mkdtemp(prefix="vitedge-row-", dir=_fast_folder()))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        child_read, self._to = os.pipe()
+        self._from, child_write = os.pipe()
+        self._unread = b""
+        command = [
+            sys.executable,
+            "-m",
+            "vitedge.bench.child",
+            str(child_read),
+            str(child_write),
+            str(os.getpid()),
+        ]
+        source = str(Path(vitedge.__file__).resolve().parent.parent)
+        path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(child_read, child_write),
+                start_new_session=True,
+                env=os.environ | {"PYTHONPATH": path},
+            )
+        os.close(child_read)
+        os.close(child_write)
+
+    def __enter__(self) -> Row:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends the process and whatever it started, and removes the exchanged files. May be called twice."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        self.process.wait()
+        for end in ("_to", "_from"):
+            if getattr(self, end) >= 0:
+                os.close(getattr(self, end))
+                setattr(self, end, -1)
+        shutil.rmtree(self.exchange, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets the artifact close its device in order, then ends the process."""
+        try:
+            self.ask("close", timeout_s=20)
+        except RowFailed:
+            pass
+        self.kill()
+
+    def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
+        """The answer to one command. Raises RowFailed with the reason; the process is then dead or
+        unusable."""
+        limit = timeout_s or self.timeout_s
+        try:
+            os.write(self._to, json.dumps({"command": command} | arguments).encode() + b"\n")
+        except OSError:
+            raise RowFailed(self._why_dead(command)) from None
+        line = self._read_line(time.monotonic() + limit)
+        if line is None:
+            self.kill()
+            raise RowFailed(f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped")
+        if not line:
+            raise RowFailed(self._why_dead(command))
+        answer = json.loads(line)
+        if not answer.pop("ok"):
+            raise RowFailed(answer["error"])
+        return answer
+
+    def open(self, **options: Any) -> dict[str, Any]:
+        """Opens the artifact (see `child.Child.open`)."""
+        a = self.artifact
+        return self.ask(
+            "open", target=a.target, artifact=str(a.path), metadata=a.metadata, module=a.module, **options
+        )
+
+    def load(self, pixels: np.ndarray, batch: int = 1) -> dict[str, Any]:
+        """Gives the process its images for timing, uint8 [N, H, W, 3]."""
+        return self.ask("load", batch=batch, **self._put(pixels))
+
+    def infer(self, pixels: np.ndarray) -> np.ndarray:
+        """Logits float32 [N, classes] of uint8 [N, H, W, 3]."""
+        out = self.exchange / "logits.f32"
+        shape = self.ask("infer", logits=str(out), **self._put(pixels))["shape"]
+        return np.fromfile(out, np.float32).reshape(shape)
+
+    def _put(self, pixels: np.ndarray) -> dict[str, Any]:
+        path = self.exchange / "pixels.u8"
+        np.ascontiguousarray(pixels, np.uint8).tofile(path)
+        return {"pixels": str(path), "shape": list(pixels.shape)}
+
+    def _read_line(self, deadline: float) -> bytes | None:
+        """One line; b"" where the process is gone; None where the time is up."""
+        chunks = [self._unread]
+        while b"\n" not in chunks[-1]:
+            wait = deadline - time.monotonic()
+            if wait <= 0 or not select.select([self._from], [], [], wait)[0]:
+                return None
+            chunk = os.read(self._from, 1 << 16)
+            if not chunk:
+                return b""
+            chunks.append(chunk)
+        line, _, self._unread = b"".join(chunks).partition(b"\n")
+        return line
+
+    def _why_dead(self, command: str) -> str:
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return f"it closed its connection during '{command}'"
+        said = self._last_words()
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            hint = ", most likely because the machine ran out of memory" if -code == signal.SIGKILL else ""
+            if "bad_alloc" in said or "MemoryError" in said:
+                hint = ", out of memory"
+            return f"crashed during '{command}': killed by {name}{hint}{said and '; its last words: ' + said}"
+        return f"ended during '{command}' with exit status {code}{said and '; its last words: ' + said}"
+
+    def _last_words(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()[-40:]
+        except OSError:
+            return ""
+        lines = [line.strip() for line in lines if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+
+def _fast_folder() -> str | None:
+    """Memory-backed where there is one with room: the images of every batch go through it."""
+    folder = Path("/dev/shm")
+    try:
+        return str(folder) if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**28 else None
+    except OSError:
+        return None
