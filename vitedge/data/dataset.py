@@ -1,0 +1,103 @@
+"""A set of picture files, with labels where it has them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vitedge.errors import VitedgeError
+
+_HASHED_WHOLE = 2**28  # bytes of pictures up to which every byte enters the identity
+_HASHED_HEAD = 4096  # bytes of each file that enter the identity of a larger set
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Picture files in a fixed order.
+
+    Attributes:
+        root: the folder.
+        files: paths below it, with forward slashes.
+        labels: class indices from 0, int64 [N]; for multi-label sets 0 or 1, uint8 [N, classes]; None where
+            the set has none.
+        classes: the names that the labels index, or None where they are not known.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a picture may have several labels, or none."""
+        return self.labels is not None and self.labels.ndim == 2
+
+    def path(self, index: int) -> Path:
+        return self.root / self.files[index]
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The pictures at `indices`, in that order."""
+        chosen = np.asarray(indices, np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, files=tuple(self.files[index] for index in chosen), labels=labels)
+
+    def require_labels(self, purpose: str, classes: int) -> np.ndarray:
+        """The labels, known to fit a model of `classes` outputs.
+
+        Args:
+            purpose: what they are needed for, as the subject of a sentence: "Accuracy".
+            classes: the number of outputs of the model.
+
+        Raises:
+            VitedgeError: the set has no labels, or labels that the model can't give.
+        """
+        if self.labels is None:
+            raise VitedgeError(
+                f"{purpose} needs labels, and {self.root} has none.",
+                "It holds pictures alone.",
+                "Add a labels.csv (`file,label`), or sort the pictures into one sub-folder a class.",
+            )
+        top = self.labels.shape[1] - 1 if self.multi_label else int(self.labels.max())
+        if top >= classes or (self.multi_label and top != classes - 1):
+            raise VitedgeError(
+                f"The labels of {self.root} do not fit the model.",
+                f"The model has {classes} classes, the labels go up to {top} (counted from 0).",
+                "Check that this data set belongs to this model.",
+            )
+        return self.labels
+
+    def sha256(self) -> str:
+        """The identity of the content: the same on every machine that has the same files and labels.
+
+        Made of every file's name, size, label and bytes. Of a set over 256 MiB only the first 4096 bytes of
+        each file are read. Neither the root, nor times, nor class names enter.
+        """
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
+        try:
+            sizes = [self.path(index).stat().st_size for index in range(len(self))]
+            head = None if sum(sizes) <= _HASHED_WHOLE else _HASHED_HEAD
+            digest = hashlib.sha256(b"whole" if head is None else b"heads")
+            for index, (file, size) in enumerate(zip(self.files, sizes, strict=True)):
+                label = None if self.labels is None else self.labels[index].tolist()
+                with self.path(index).open("rb") as opened:
+                    content = hashlib.sha256(opened.read(-1 if head is None else head)).hexdigest()
+                digest.update(repr((file, size, label, content)).encode())
+        except OSError as error:
+            raise VitedgeError(
+                f"{error.filename} could not be read.",
+                f"{error.strerror}.",
+                "Was the data set changed meanwhile?",
+            ) from error
+        return digest.hexdigest()

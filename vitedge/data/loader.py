@@ -1,0 +1,121 @@
+"""Files to batches of pixels: decoded in threads, in order, with bounded memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from vitedge.data.dataset import Dataset
+from vitedge.data.image import UnreadableImage, open_rgb
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+
+log = logging.getLogger(__name__)
+
+UNREADABLE_SHARE = 0.01
+
+
+class Batches:
+    """The batches of a data set, once through for each `iter`.
+
+    Attributes:
+        skipped: the unreadable pictures met so far in the newest pass, as (file, reason).
+    """
+
+    def __init__(self, dataset: Dataset, preprocess: Preprocess, batch_size: int, threads: int) -> None:
+        self.dataset, self.preprocess = dataset, preprocess
+        self.batch_size, self.threads = batch_size, threads
+        self.skipped: list[tuple[str, str]] = []
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields pixels uint8 [n, crop, crop, 3] and their indices in the data set, int64 [n]."""
+        self.skipped = []
+        pixels: list[np.ndarray] = []
+        indices: list[int] = []
+        for index, picture in self._pictures():
+            if isinstance(picture, UnreadableImage):
+                self._skip(index, picture)
+                continue
+            pixels.append(picture)
+            indices.append(index)
+            if len(pixels) == self.batch_size:
+                yield np.stack(pixels), np.array(indices, np.int64)
+                pixels, indices = [], []
+        if pixels:
+            yield np.stack(pixels), np.array(indices, np.int64)
+        if self.skipped:
+            log.warning("%s", self.warning())
+
+    def warning(self) -> str:
+        """What was skipped, in words; empty where nothing was."""
+        if not self.skipped:
+            return ""
+        named = "; ".join(f"{file}: {reason}" for file, reason in self.skipped[:5])
+        more = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
+        count = f"{len(self.skipped)} of {len(self.dataset)}"
+        return f"{count} pictures are unreadable and were skipped: {named}{more}"
+
+    def _pictures(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
+        """Every picture in order. A batch and two a thread at most wait decoded; only threads hold whole ones."""
+        waiting: deque[tuple[int, Future[np.ndarray | UnreadableImage]]] = deque()
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        try:
+            for index in range(len(self.dataset)):
+                waiting.append((index, pool.submit(self._decode, index)))
+                if len(waiting) >= self.batch_size + 2 * self.threads:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _decode(self, index: int) -> np.ndarray | UnreadableImage:
+        path = self.dataset.path(index)
+        try:
+            return self.preprocess.apply(open_rgb(path))
+        except UnreadableImage as error:
+            return error
+        except ValueError as error:
+            return UnreadableImage(path, str(error))
+
+    def _skip(self, index: int, error: UnreadableImage) -> None:
+        self.skipped.append((self.dataset.files[index], error.reason))
+        if len(self.skipped) > UNREADABLE_SHARE * len(self.dataset):
+            raise VitedgeError(
+                f"Too many pictures of {self.dataset.root} are unreadable.",
+                f"Over {UNREADABLE_SHARE:.0%} are an error. {self.warning()}.",
+                "Mend or remove these files.",
+            )
+
+
+def iter_batches(
+    dataset: Dataset, preprocess: Preprocess, batch_size: int = 32, threads: int | None = None
+) -> Batches:
+    """Batches of pixels, in the order of the data set.
+
+        batches = iter_batches(dataset, preprocess, 32)
+        for pixels, indices in batches: ...   # uint8 [n, crop, crop, 3], int64 [n]
+        print(batches.skipped)
+
+    Every batch but the last is full. Unreadable pictures are skipped and listed. At most `batch_size` and two
+    pictures a thread wait decoded, beside the batch that is handed out.
+
+    Raises:
+        VitedgeError: more than 1 % of the set is unreadable (as soon as that is known).
+    """
+    if batch_size < 1:
+        raise VitedgeError(f"The batch size is {batch_size}.", "", "Pass 1 or more.")
+    return Batches(dataset, preprocess, batch_size, threads or default_threads())
+
+
+def default_threads() -> int:
+    """As many as this process has cores, 8 at most: beyond that the disk is the limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
