@@ -61,7 +61,7 @@ class Batches:
         return f"{count} pictures are unreadable and were skipped: {named}{more}"
 
     def _pictures(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
-        """Every picture in order. A batch and two a thread at most wait decoded; only threads hold whole ones."""
+        """Every picture in order; only the threads hold pictures of full size."""
         waiting: deque[tuple[int, Future[np.ndarray | UnreadableImage]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         try:
