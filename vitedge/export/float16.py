@@ -1,0 +1,201 @@
+"""Float32 graph to a strongly typed FP16 one: the types in the graph say what runs in which precision.
+
+TensorRT 11 knows no other way, and 10 offers it (NetworkDefinitionCreationFlag.STRONGLY_TYPED). FP32 stays where
+FP16 can't hold the numbers: LayerNorms, whose sums of squares overflow; every node that touches a value beyond
+half of FP16's maximum on calibration images; weights that overflow or vanish. Each exception is named with what
+was measured. Softmax keeps FP16 inputs and outputs, because the fused attention kernel is MatMul-Softmax-MatMul
+with nothing in between and sums in FP32 itself; it runs in FP32 where its scores are too large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Float16Options:
+    """What stays in FP32.
+
+    Attributes:
+        limit: largest magnitude that an FP16 value may have on calibration images.
+        keep_ops: operators that stay in FP32 wherever they stand.
+        weight_error: relative L2 error of a weight's rounding to FP16 above which it stays in FP32 (normal
+            numbers have 2e-4; weights that vanish into FP16's subnormal numbers have more).
+    """
+
+    limit: float = 0.5 * FLOAT16_MAX
+    keep_ops: frozenset[str] = frozenset({"LayerNormalization"})
+    weight_error: float = 2e-3
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that stays in FP32, why, and the largest magnitude among its values (None where none was measured)."""
+
+    node: str
+    op: str
+    reason: str
+    range: float | None
+
+
+@dataclass(frozen=True)
+class Float16Graph:
+    """The typed graph, what stayed in FP32, and the largest magnitude of any FP16 value on calibration images."""
+
+    model: onnx.ModelProto
+    kept: list[Kept]
+    largest: float
+    casts: int
+    types: dict[str, int] = field(repr=False)
+
+    def exceptions(self) -> list[Kept]:
+        """What stayed in FP32 for its numbers, not for its operator."""
+        return [k for k in self.kept if k.reason != _BY_OPERATOR]
+
+
+_BY_OPERATOR = "sums of squares overflow FP16"
+
+
+def weight_error(weight: np.ndarray) -> float:
+    """Relative L2 error of rounding `weight` to FP16; infinity where it overflows."""
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float16).astype(np.float64)
+    if not np.isfinite(rounded).all():
+        return float("inf")
+    norm = float(np.linalg.norm(weight.astype(np.float64)))
+    return float(np.linalg.norm(rounded - weight)) / norm if norm else 0.0
+
+
+def to_float16(
+    model: onnx.ModelProto, ranges: dict[str, float], options: Float16Options | None = None
+) -> Float16Graph:
+    """The typed FP16 graph of a float32 one (opset 17 or newer, float values named in `ranges`).
+
+    Inputs and outputs keep their types: `pixels` uint8, `logits` float32. Q/DQ nodes take the type of the value
+    that they quantise, which needs opset 19; the graph is raised to it then.
+
+    ranges: value -> largest magnitude on calibration images (`measure_ranges`).
+    """
+    options = options or Float16Options()
+    graph = model.graph
+    floats = {i.name: numpy_helper.to_array(i) for i in graph.initializer if i.data_type == TensorProto.FLOAT}
+    kept = {k.node: k for node in graph.node if (k := _keep(node, ranges, floats, options)) is not None}
+    conversion = _Conversion(model, set(ranges), floats, {name for name in kept})
+    typed = conversion.run()
+    largest = max((ranges[v] for v, t in conversion.types.items() if t == TensorProto.FLOAT16 and v in ranges), default=0.0)
+    return Float16Graph(typed, list(kept.values()), largest, conversion.casts, conversion.types)
+
+
+def _keep(
+    node: onnx.NodeProto, ranges: dict[str, float], floats: dict[str, np.ndarray], options: Float16Options
+) -> Kept | None:
+    """Why `node` stays in FP32, or None where it may run in FP16."""
+    touched = [ranges[v] for v in [*node.input, *node.output] if v in ranges]
+    largest = max(touched, default=None)
+    if largest is not None and largest > options.limit:
+        return Kept(node.name, node.op_type, f"a value reaches {largest:.4g}", largest)
+    for name in node.input:
+        if name in floats and (error := weight_error(floats[name])) > options.weight_error:
+            return Kept(node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest)
+    if node.op_type in options.keep_ops and touched:
+        return Kept(node.name, node.op_type, _BY_OPERATOR, largest)
+    return None
+
+
+class _Conversion:
+    """Rewrites the nodes in the order of the data flow. A value has one type; others get it by one shared Cast."""
+
+    def __init__(
+        self, model: onnx.ModelProto, values: set[str], floats: dict[str, np.ndarray], kept: set[str]
+    ) -> None:
+        self.source = model
+        self.values = values
+        self.floats = floats
+        self.kept = kept
+        self.types: dict[str, int] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.done: dict[tuple[str, int], str] = {}
+        self.casts = 0
+
+    def run(self) -> onnx.ModelProto:
+        outputs = {o.name for o in self.source.graph.output}
+        for node in self.source.graph.node:
+            self._convert(node, outputs)
+        graph = helper.make_graph(
+            self.nodes,
+            self.source.graph.name,
+            list(self.source.graph.input),
+            list(self.source.graph.output),
+            [i for i in self.source.graph.initializer if i.data_type != TensorProto.FLOAT] + list(self.constants.values()),
+        )
+        quantized = any(n.op_type == "QuantizeLinear" for n in self.nodes)
+        opset = max(19 if quantized else 0, next(o.version for o in self.source.opset_import if not o.domain))
+        typed = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", opset)],
+            ir_version=max(self.source.ir_version, 9 if quantized else 0),
+            producer_name=self.source.producer_name,
+            producer_version=self.source.producer_version,
+        )
+        typed = onnx.shape_inference.infer_shapes(_used_only(typed), check_type=True, strict_mode=True)
+        onnx.checker.check_model(typed)
+        return typed
+
+    def _convert(self, node: onnx.NodeProto, outputs: set[str]) -> None:
+        wanted = TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16
+        new = onnx.NodeProto()
+        new.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            if name in self.floats or name in self.values:
+                new.input[i] = self._typed(name, wanted)
+        made = [o for o in node.output if o in self.values]
+        if node.op_type == "Cast" and made:
+            next(a for a in new.attribute if a.name == "to").i = wanted
+        self.nodes.append(new)
+        for i, name in enumerate(node.output):
+            if name not in self.values:
+                continue
+            self.types[name] = wanted
+            if name in outputs and wanted == TensorProto.FLOAT16:
+                # The graph's output keeps its name and its type.
+                new.output[i] = f"{name}.float16"
+                self._cast(f"{name}.float16", name, TensorProto.FLOAT)
+
+    def _typed(self, name: str, wanted: int) -> str:
+        """The name under which `name` is had in the type `wanted`."""
+        if self.types.get(name) == wanted:
+            return name
+        if (name, wanted) not in self.done:
+            suffix = "float16" if wanted == TensorProto.FLOAT16 else "float32"
+            if name in self.floats:
+                array = self.floats[name]
+                if wanted == TensorProto.FLOAT16:
+                    with np.errstate(over="ignore"):
+                        array = array.astype(np.float16)
+                made = name if wanted == TensorProto.FLOAT else f"{name}.{suffix}"
+                self.constants[made] = numpy_helper.from_array(array, made)
+            else:
+                made = f"{name}.{suffix}"
+                self._cast(name, made, wanted)
+            self.done[name, wanted] = made
+        return self.done[name, wanted]
+
+    def _cast(self, value: str, name: str, wanted: int) -> None:
+        self.nodes.append(helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=wanted))
+        self.casts += 1
+
+
+def _used_only(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without initialisers that no node reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    stays = [i for i in model.graph.initializer if i.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stays)
+    return model
