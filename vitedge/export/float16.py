@@ -1,10 +1,11 @@
 """Float32 graph to a strongly typed FP16 one: the types in the graph say what runs in which precision.
 
-TensorRT 11 knows no other way, and 10 offers it (NetworkDefinitionCreationFlag.STRONGLY_TYPED). FP32 stays where
-FP16 can't hold the numbers: LayerNorms, whose sums of squares overflow; every node that touches a value beyond
-half of FP16's maximum on calibration images; weights that overflow or vanish. Each exception is named with what
-was measured. Softmax keeps FP16 inputs and outputs, because the fused attention kernel is MatMul-Softmax-MatMul
-with nothing in between and sums in FP32 itself; it runs in FP32 where its scores are too large.
+TensorRT 11 knows no other way, and 10 offers it (NetworkDefinitionCreationFlag.STRONGLY_TYPED). FP32 stays
+where FP16 can't hold the numbers: LayerNorms, whose sums of squares overflow; every node that touches a value
+beyond half of FP16's maximum on calibration images; weights that overflow or vanish. Each exception is named
+with what was measured. Softmax keeps FP16 inputs and outputs, because the fused attention kernel is MatMul-
+Softmax-MatMul with nothing in between and sums in FP32 itself; it runs in FP32 where its scores are too
+large.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Float16Options:
 
 @dataclass(frozen=True)
 class Kept:
-    """A node that stays in FP32, why, and the largest magnitude among its values (None where none was measured)."""
+    """A node that stays in FP32, why, and the largest magnitude among its values (None where none was
+    measured).
+    """
 
     node: str
     op: str
@@ -46,7 +49,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Float16Graph:
-    """The typed graph, what stayed in FP32, and the largest magnitude of any FP16 value on calibration images."""
+    """The typed graph, what stayed in FP32, and the largest magnitude of any FP16 value on calibration
+    images.
+    """
 
     model: onnx.ModelProto
     kept: list[Kept]
@@ -62,14 +67,21 @@ class Float16Graph:
 _BY_OPERATOR = "sums of squares overflow FP16"
 
 
-def weight_error(weight: np.ndarray) -> float:
-    """Relative L2 error of rounding `weight` to FP16; infinity where it overflows."""
+def weight_error(weight: np.ndarray, added_to: float | None = None) -> float:
+    """Relative error of rounding `weight` to FP16; infinity where it overflows.
+
+    For a factor, the L2 norm of the error over that of the weight. For a summand, the largest error over
+    `added_to`, the largest magnitude of the sum: a bias of 1e-9 may vanish, beside values of 1.
+    """
     with np.errstate(over="ignore"):
         rounded = weight.astype(np.float16).astype(np.float64)
     if not np.isfinite(rounded).all():
         return float("inf")
+    error = rounded - weight
+    if added_to:
+        return float(np.abs(error).max()) / added_to
     norm = float(np.linalg.norm(weight.astype(np.float64)))
-    return float(np.linalg.norm(rounded - weight)) / norm if norm else 0.0
+    return float(np.linalg.norm(error)) / norm if norm else 0.0
 
 
 def to_float16(
@@ -77,8 +89,8 @@ def to_float16(
 ) -> Float16Graph:
     """The typed FP16 graph of a float32 one (opset 17 or newer, float values named in `ranges`).
 
-    Inputs and outputs keep their types: `pixels` uint8, `logits` float32. Q/DQ nodes take the type of the value
-    that they quantise, which needs opset 19; the graph is raised to it then.
+    Inputs and outputs keep their types: `pixels` uint8, `logits` float32. Q/DQ nodes take the type of the
+    value that they quantise, which needs opset 19; the graph is raised to it then.
 
     ranges: value -> largest magnitude on calibration images (`measure_ranges`).
     """
@@ -86,9 +98,12 @@ def to_float16(
     graph = model.graph
     floats = {i.name: numpy_helper.to_array(i) for i in graph.initializer if i.data_type == TensorProto.FLOAT}
     kept = {k.node: k for node in graph.node if (k := _keep(node, ranges, floats, options)) is not None}
-    conversion = _Conversion(model, set(ranges), floats, {name for name in kept})
+    conversion = _Conversion(model, set(ranges), floats, set(kept))
     typed = conversion.run()
-    largest = max((ranges[v] for v, t in conversion.types.items() if t == TensorProto.FLOAT16 and v in ranges), default=0.0)
+    largest = max(
+        (ranges[v] for v, t in conversion.types.items() if t == TensorProto.FLOAT16 and v in ranges),
+        default=0.0,
+    )
     return Float16Graph(typed, list(kept.values()), largest, conversion.casts, conversion.types)
 
 
@@ -100,16 +115,24 @@ def _keep(
     largest = max(touched, default=None)
     if largest is not None and largest > options.limit:
         return Kept(node.name, node.op_type, f"a value reaches {largest:.4g}", largest)
-    for name in node.input:
-        if name in floats and (error := weight_error(floats[name])) > options.weight_error:
-            return Kept(node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest)
+    for index, name in enumerate(node.input):
+        if name not in floats:
+            continue
+        summand = node.op_type == "Add" or (node.op_type in ("Conv", "Gemm") and index == 2)
+        error = weight_error(floats[name], ranges.get(node.output[0]) if summand else None)
+        if error > options.weight_error:
+            return Kept(
+                node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest
+            )
     if node.op_type in options.keep_ops and touched:
         return Kept(node.name, node.op_type, _BY_OPERATOR, largest)
     return None
 
 
 class _Conversion:
-    """Rewrites the nodes in the order of the data flow. A value has one type; others get it by one shared Cast."""
+    """Rewrites the nodes in the order of the data flow. A value has one type; others get it by one shared
+    Cast.
+    """
 
     def __init__(
         self, model: onnx.ModelProto, values: set[str], floats: dict[str, np.ndarray], kept: set[str]
@@ -133,7 +156,8 @@ class _Conversion:
             self.source.graph.name,
             list(self.source.graph.input),
             list(self.source.graph.output),
-            [i for i in self.source.graph.initializer if i.data_type != TensorProto.FLOAT] + list(self.constants.values()),
+            [i for i in self.source.graph.initializer if i.data_type != TensorProto.FLOAT]
+            + list(self.constants.values()),
         )
         quantized = any(n.op_type == "QuantizeLinear" for n in self.nodes)
         opset = max(19 if quantized else 0, next(o.version for o in self.source.opset_import if not o.domain))

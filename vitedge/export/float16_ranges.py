@@ -30,10 +30,11 @@ def measure_ranges(
     threads: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Value -> largest magnitude on `pixels` uint8 [N, H, W, C]; infinity where a value overflowed or was NaN.
+    """Value -> largest magnitude on `pixels` uint8 [N, H, W, C]; infinity where a value overflowed or was
+    NaN.
 
-    Each value is reduced inside the graph, so that memory holds one small batch whatever the number of images. A
-    graph with a static batch runs at that batch; the last images that don't fill one are left out.
+    Each value is reduced inside the graph, so that memory holds one small batch whatever the number of
+    images. A graph with a static batch runs at that batch; the last images that don't fill one are left out.
 
     Raises:
         VitedgeError: no images, or images of another size than the graph's.
@@ -53,9 +54,13 @@ def measure_ranges(
     session = _session(_with_maxima(model, values), threads)
     largest = np.zeros(len(values))
     for start in range(0, len(images) - step + 1, step):
-        maxima = session.run(None, {model.graph.input[0].name: np.ascontiguousarray(images[start : start + step])})
+        maxima = session.run(
+            None, {model.graph.input[0].name: np.ascontiguousarray(images[start : start + step])}
+        )
         # NaN compares false with everything: turned into infinity, it can't hide.
-        largest = np.maximum(largest, np.nan_to_num(np.array(maxima, np.float64), nan=math.inf, posinf=math.inf))
+        largest = np.maximum(
+            largest, np.nan_to_num(np.array(maxima, np.float64), nan=math.inf, posinf=math.inf)
+        )
         if progress is not None:
             progress(start + step, len(images))
     return dict(zip(values, largest.tolist(), strict=True))

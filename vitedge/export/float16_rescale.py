@@ -1,9 +1,9 @@
 """The residual stream scaled by a power of two, so that a large ViT's fits into FP16. Exact.
 
-Every value of the stream goes through a LayerNorm before anything else reads it, and LayerNorm takes a scale out
-again: LN(s x; eps s^2) = LN(x; eps). So all weights that write to the stream are scaled by s = 2^-k, which changes
-no digit of them, and the epsilons by s^2. Large ViTs and those with massive activations (arXiv 2402.17762) reach
-beyond FP16's 65504 there; without this, their whole stream has to stay in FP32.
+Every value of the stream goes through a LayerNorm before anything else reads it, and LayerNorm takes a scale
+out again: LN(s x; eps s^2) = LN(x; eps). So all weights that write to the stream are scaled by s = 2^-k,
+which changes no digit of them, and the epsilons by s^2. Large ViTs and those with massive activations (arXiv
+2402.17762) reach beyond FP16's 65504 there; without this, their whole stream has to stay in FP32.
 """
 
 from __future__ import annotations
@@ -69,10 +69,8 @@ class _Stream:
         self.constants = {i.name for i in model.graph.initializer}
         self.values: set[str] = set()
         self.weights: set[str] = set()
-        self.norms: list[str] = []
         self.problem = ""
         makers = {o: node for node in model.graph.node for o in node.output}
-        self.norms = [n.name for n in model.graph.node if n.op_type == "LayerNormalization"]
         open_ = [n.input[0] for n in model.graph.node if n.op_type == "LayerNormalization"]
         while open_:
             value = open_.pop()
@@ -81,14 +79,20 @@ class _Stream:
             elif value not in self.values:
                 self.values.add(value)
                 open_ += self._sources(makers.get(value), value)
-        # A sum or a product makes its output scaled as a whole; everything that reads it must expect that.
+        # Everything else that reads the stream, or one of its weights, would meet another scale.
         for node in model.graph.node:
-            if self.values.intersection(node.output) or node.op_type == "LayerNormalization":
+            inside = bool(self.values.intersection(node.output))
+            if node.op_type == "Shape" or (inside and node.op_type in _CARRIES):
                 continue
-            if read := self.values.intersection(node.input):
-                if node.op_type == "Shape":
-                    continue
-                self.problem = self.problem or f"{node.op_type} {node.name} reads {min(read)} without a LayerNorm"
+            read = set(node.input)
+            if node.op_type == "LayerNormalization":
+                read = set(node.input[1:])
+            elif inside:
+                read = {node.input[0]}
+            if met := read & (self.values | self.weights):
+                self.problem = (
+                    self.problem or f"{node.op_type} {node.name} reads {min(met)} without a LayerNorm"
+                )
 
     def _sources(self, node: onnx.NodeProto | None, value: str) -> list[str]:
         if node is not None and node.op_type in _CARRIES:
@@ -98,7 +102,9 @@ class _Stream:
             if all(name in self.constants for name in written):
                 self.weights.update(written)
                 return []
-        self.problem = self.problem or f"{value} is written by {node.op_type if node else 'an input of the graph'}"
+        self.problem = (
+            self.problem or f"{value} is written by {node.op_type if node else 'an input of the graph'}"
+        )
         return []
 
     def scaled(self, factor: float) -> onnx.ModelProto:

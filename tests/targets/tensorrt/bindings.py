@@ -1,9 +1,9 @@
 """The real TensorRT Python bindings of three versions, read without TensorRT.
 
-The bindings are an extension module on the package index; the libraries behind them need an NVIDIA driver. They
-import all the same where shared libraries of the right names supply the nine entry points that they ask for. So
-every class, method, property and enum member, with its signature and docstring, can be read from the vendor's own
-build. That checks names and signatures; it says nothing of behaviour.
+The bindings are an extension module on the package index; the libraries behind them need an NVIDIA driver.
+They import all the same where shared libraries of the right names supply the nine entry points that they ask
+for. So every class, method, property and enum member, with its signature and docstring, can be read from the
+vendor's own build. That checks names and signatures; it says nothing of behaviour.
 
     python tests/targets/tensorrt/bindings.py     prepares the cache (needs pip, gcc and the package index)
 """
@@ -73,7 +73,9 @@ def empty_library(path: Path) -> None:
     """A shared library of the nine entry points, each of which does nothing."""
     source = path.parent / "empty.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in ENTRY_POINTS))
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, source], check=True, capture_output=True, text=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-o", path, source], check=True, capture_output=True, text=True
+    )
 
 
 def prepare(release: Release, cache: Path) -> Path:

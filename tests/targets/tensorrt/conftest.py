@@ -14,7 +14,9 @@ import pytest
 
 def load(name: str) -> ModuleType:
     """A helper module that lies beside this file (tests are no package)."""
-    spec = importlib.util.spec_from_file_location(f"tensorrt_test_{name}", Path(__file__).with_name(f"{name}.py"))
+    spec = importlib.util.spec_from_file_location(
+        f"tensorrt_test_{name}", Path(__file__).with_name(f"{name}.py")
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     import sys
@@ -29,7 +31,9 @@ bindings = load("bindings")
 
 @pytest.fixture(scope="session")
 def apis() -> dict[str, dict[str, Any]]:
-    """Version -> its API as `bindings.read_api` gives it. Skipped offline, unless VITEDGE_REQUIRE_BINDINGS is set."""
+    """Version -> its API as `bindings.read_api` gives it. Skipped offline, unless VITEDGE_REQUIRE_BINDINGS is
+    set.
+    """
     try:
         return {r.version: bindings.read_api(r, bindings.cache_folder()) for r in bindings.RELEASES}
     except (OSError, subprocess.CalledProcessError) as error:

@@ -1,7 +1,7 @@
 """The door to NVIDIA's TensorRT: how it is loaded, and under which names this package holds its objects.
 
-One path serves TensorRT 10 and 11: a strongly typed network, whose precision stands in the ONNX graph. Nothing
-that 11 removed is used (BuilderFlag.FP16 and its kin, calibrators, implicit precision).
+One path serves TensorRT 10 and 11: a strongly typed network, whose precision stands in the ONNX graph.
+Nothing that 11 removed is used (BuilderFlag.FP16 and its kin, calibrators, implicit precision).
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def load() -> Any:
 
 
 def version_tuple(version: str) -> tuple[int, int]:
-    """"10.3.0" -> (10, 3)."""
-    numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]
-    return (numbers + [0, 0])[0], (numbers + [0, 0])[1]
+    """ "10.3.0" -> (10, 3)."""
+    numbers = [*(int(n) for n in re.findall(r"\d+", version)[:2]), 0, 0]
+    return numbers[0], numbers[1]
 
 
 def refuse_old(version: str) -> None:
@@ -63,9 +63,9 @@ def refuse_old(version: str) -> None:
         return
     raise VitedgeError(
         f"TensorRT {version} is not supported.",
-        "JetPack 5 ships TensorRT 8.5 and Python 3.8, which know no strongly typed networks and no Python 3.10; "
-        "vitedge builds strongly typed networks only.",
-        "Flash JetPack 6 (TensorRT 10.3) or newer. A Xavier or older board has none: use --target onnxruntime.",
+        "JetPack 5 ships TensorRT 8.5 and Python 3.8; vitedge builds strongly typed networks, as TensorRT 10 and "
+        "11 have them, and needs Python 3.10.",
+        "Flash JetPack 6 (TensorRT 10.3) or newer. A Xavier has no JetPack 6: use --target onnxruntime there.",
     )
 
 
@@ -87,7 +87,9 @@ def make_logger(trt: Any, sink: Callable[[str], None]) -> Any:
 
 
 def make_monitor(trt: Any, show: Callable[[str, int, int], None]) -> Any:
-    """A `trt.IProgressMonitor` that calls `show(phase, step, of)`. Control-C stops the build at the next step."""
+    """A `trt.IProgressMonitor` that calls `show(phase, step, of)`. Control-C stops the build at the next
+    step.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Memory, streams, events and graphs of CUDA, straight from the system's libcudart through ctypes.
 
-JetPack brings libcudart but not cuda-python; these twenty functions are the same in CUDA 12 and 13. Imported and
-opened only where an engine is built or run.
+JetPack brings libcudart but not cuda-python; these twenty functions are the same in CUDA 12 and 13. Imported
+and opened only where an engine is built or run.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Cuda:
             return VitedgeError(
                 "The GPU's memory is full.",
                 why,
-                "Stop other programs, use a smaller batch, lower --workspace-mib, or on a Jetson add swap and "
-                "build without a desktop (sudo systemctl isolate multi-user.target).",
+                "Stop other programs, use a smaller batch, lower --workspace-mib; on a Jetson add swap and build "
+                "without a desktop (sudo systemctl isolate multi-user.target).",
                 exit_code=1,
             )
         if code in _NO_DRIVER:
@@ -161,7 +161,7 @@ class Pinned:
             cuda("cudaFreeHost", self.host)
             raise
         raw = (ctypes.c_uint8 * self.size).from_address(self.host)
-        self.array = np.frombuffer(raw, dtype).reshape(shape)
+        self.array: np.ndarray = np.frombuffer(memoryview(raw), dtype).reshape(shape)
 
     def close(self) -> None:
         self.cuda("cudaFree", self.device)
@@ -184,7 +184,8 @@ def load() -> Cuda:
     raise VitedgeError(
         "CUDA's runtime library (libcudart, version 12 or newer) was not found.",
         errors[0] if errors else "",
-        "On a Jetson: sudo apt install nvidia-jetpack. On a PC: pip install nvidia-cuda-runtime-cu12, and the driver.",
+        "On a Jetson: sudo apt install nvidia-jetpack. On a PC: NVIDIA's driver, and pip install "
+        "nvidia-cuda-runtime-cu12.",
     )
 
 
