@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vitedge import __version__
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, missing_package
 
 # Name, which is also the module's, -> help. The order is that of `vitedge --help`.
 COMMANDS: dict[str, str] = {
@@ -93,13 +93,26 @@ def _options(
     """
 
 
+# Package that the core does without -> the extra that brings it.
+_EXTRAS = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "accelerate": "compress"}
+_EXTRAS |= {"jinja2": "report", "plotly": "report", "openvino": "openvino"}
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    package = (error.name or "").partition(".")[0]
+    return missing_package(package, _EXTRAS[package], "This command") if package in _EXTRAS else error
+
+
 def main() -> None:
     """Runs the command line; every failure is one message and an exit status: 2 wrong call or input, 1 failure."""
     debug = "--debug" in sys.argv
     # --debug is taken before or after the command's name.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(args=arguments, prog_name="vitedge")
+        try:
+            app(args=arguments, prog_name="vitedge")
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
     except VitedgeError as error:
         from vitedge.cli.console import print_error
 

@@ -1,0 +1,153 @@
+"""The step that builds a target's artifact and compares it with FP32 before it is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge import __version__, targets
+from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.errors import VitedgeError
+from vitedge.files import write_json
+from vitedge.reporter import Reporter
+from vitedge.steps.export import LOGITS, check_images
+from vitedge.steps.source import read_pixels, read_preprocess
+from vitedge.targets.base import BuildRequest, Target, TargetOptions
+
+# Lowest share of pictures with the FP32 model's class that a build is accepted with, by precision.
+MIN_AGREEMENT = {"fp32": 1.0, "fp16": 0.98, "int8": 0.85}
+_GRAPHS = ("float32", "float16", "int8", "reference")
+
+
+def folder_name(target: str, precision: str, platform: str | None) -> str:
+    """Name of an artifact's folder below `build/`."""
+    return "-".join(part for part in (target, precision, platform) if part)
+
+
+def build_artifact(
+    bundle: Bundle,
+    target: Target,
+    precision: str,
+    platform: str | None,
+    options: TargetOptions,
+    reporter: Reporter,
+) -> StepRecord:
+    """`build/<target>-<precision>[-<platform>]/` with the artifact and metadata.json.
+
+    The artifact's logits are compared with FP32's on calibration pictures; one that is outside its tolerance is
+    marked so in the metadata and in the facts ("accepted": False). Raises VitedgeError where the build fails.
+    """
+    _check_request(target, precision, platform)
+    name = folder_name(target.name, precision, platform)
+    graphs = [f"onnx/{g}.onnx" for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")]
+    extra = [p for p in ("calib/pixels.npy", LOGITS) if bundle.has(p)]
+    extra += [p for p in bundle.manifest["artifacts"] if p.startswith("quant/")]
+
+    def work(folder: Path) -> dict[str, Any]:
+        out = folder / "build" / name
+        out.mkdir(parents=True)
+        images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
+        reference = np.load(bundle.verified(LOGITS))
+        float32 = bundle.verified("onnx/float32.onnx")
+        problems = target.check(float32, precision, platform)
+        if problems:
+            first = problems[0]
+            raise VitedgeError(
+                f"The graph has {len(problems)} nodes that the target '{target.name}' won't take.",
+                f"'{first.node}' ({first.op}): {first.reason}",
+                "Export again with `vitedge compress`, or choose another target.",
+            )
+        reporter.info(f"building {name}")
+        request = BuildRequest(
+            onnx=float32,
+            out=out,
+            precision=precision,
+            platform=platform,
+            options=options,
+            pixels=read_pixels(bundle),
+            reference_logits=reference,
+            onnx_by_precision={g: bundle.path(f"onnx/{g}.onnx") for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")},
+            quant=bundle.path("quant") if bundle.path("quant").is_dir() else None,
+        )
+        result = target.build(request)
+        export = bundle.facts("export")["onnx/float32.onnx"]
+        metadata: dict[str, Any] = {
+            "target": target.name,
+            "precision": precision,
+            "platform": platform,
+            "artifact": result.artifact,
+            "warnings": result.warnings,
+            "vitedge": __version__,
+            "macs": export["macs_exported"],
+            "params": export["params"],
+        } | result.metadata
+        metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind)
+        write_json(out / "metadata.json", metadata)
+        for line in result.warnings:
+            reporter.warn(line)
+        size = sum(p.stat().st_size for p in out.iterdir() if p.name not in ("metadata.json", "build.log"))
+        return {"folder": f"build/{name}", "bytes": size, "check": metadata["check"]}
+
+    return bundle.run_step(
+        f"build/{name}",
+        work,
+        options=options.model_dump() | {"target": target.name, "precision": precision, "platform": platform},
+        inputs=graphs + extra,
+        code=code_version(type(target).__module__.rpartition(".")[0]),
+        tools=target.probe().versions,
+    )
+
+
+def _check_request(target: Target, precision: str, platform: str | None) -> None:
+    if precision not in target.precisions:
+        raise VitedgeError(
+            f"The target '{target.name}' has no precision '{precision}'.",
+            "",
+            f"Choose one of: {', '.join(target.precisions)}.",
+        )
+    if platform and platform not in target.platforms:
+        known = ", ".join(target.platforms) or "none; leave --platform out"
+        raise VitedgeError(f"The target '{target.name}' has no platform '{platform}'.", "", f"It has: {known}.")
+    probe = target.probe()
+    if not probe.can_build:
+        raise VitedgeError(f"The target '{target.name}' can't build here.", probe.reason, probe.fix, exit_code=1)
+
+
+def check_artifact(
+    target: Target,
+    artifact: Path,
+    metadata: Mapping[str, Any],
+    images: np.ndarray,
+    reference: np.ndarray,
+    kind: str,
+) -> dict[str, Any]:
+    """Agreement and logit SQNR against FP32, and whether the build is accepted; None figures where it can't run."""
+    precision = metadata["precision"]
+    probe = target.probe()
+    if not probe.can_run:
+        return {"accepted": None, "reason": f"not compared with FP32: {probe.reason}", "images": 0}
+    runner = target.open(artifact, dict(metadata))
+    try:
+        images, reference = images[: len(reference)], reference[: len(images)]
+        logits = np.concatenate([runner.infer(images[i : i + 16]) for i in range(0, len(images), 16)])
+    finally:
+        runner.close()
+    agreement = float((logits.argmax(1) == reference.argmax(1)).mean())
+    noise = float(np.square(logits - reference).sum(dtype=np.float64))
+    power = float(np.square(reference).sum(dtype=np.float64))
+    # Pictures of noise have no clear class: there, only the logits can be compared.
+    accepted = bool(np.isfinite(logits).all()) and (
+        agreement >= MIN_AGREEMENT[precision] or (kind.startswith("pictures of noise") and noise < 0.1 * power)
+    )
+    return {
+        "accepted": accepted,
+        "reason": "" if accepted else f"agreement with FP32 is {agreement:.3f}, at least {MIN_AGREEMENT[precision]} is asked",
+        "images": len(images),
+        "kind": kind,
+        "device": runner.device,
+        "agreement": agreement,
+        "sqnr_db": round(10 * float(np.log10(power / noise)), 2) if noise else None,
+    }

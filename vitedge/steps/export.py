@@ -1,0 +1,116 @@
+"""The step that writes the ONNX graphs, and holds them against PyTorch on real pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.config import ExportSection
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.reporter import Reporter
+from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
+
+FLOAT32 = "onnx/float32.onnx"
+REFERENCE = "onnx/reference.onnx"
+LOGITS = "onnx/logits.npy"
+# Pictures that graphs and builds are compared on.
+CHECK_IMAGES = 64
+# The most that a graph's logits may differ from PyTorch's, as a share of their range.
+EXPORT_TOLERANCE = 1e-4
+
+
+def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: Reporter) -> StepRecord:
+    """`model/` as `onnx/float32.onnx`, and the dense source as `onnx/reference.onnx` where it computes something else.
+
+    model: folder of the bundle that holds the final float model.
+    Raises VitedgeError where a graph does not compute what PyTorch does.
+    """
+    pixels = read_pixels(bundle)
+    preprocess = read_preprocess(bundle)
+    batch = None if options.dynamic_batch else options.batch
+    changed = bundle.facts("model").get("function_changed", False)
+
+    def work(folder: Path) -> dict[str, Any]:
+        images, kind = check_images(pixels, preprocess, bundle)
+        facts: dict[str, Any] = {"check_images": f"{len(images)} {kind}"}
+        graphs = {FLOAT32: model} | ({REFERENCE: SOURCE} if changed else {})
+        for name, source in graphs.items():
+            reporter.info(f"writing {name}")
+            facts[name] = _write_graph(bundle, folder / name, source, preprocess, batch, images)
+        np.save(folder / LOGITS, run_graph(folder / FLOAT32, images))
+        return facts
+
+    return bundle.run_step(
+        "export",
+        work,
+        options=options.model_dump() | {"reference": changed},
+        inputs=[f"{model}/model.safetensors", f"{model}/arch.json", f"{SOURCE}/model.safetensors"]
+        + [f"{SOURCE}/preprocess.json"]
+        + (["calib/pixels.npy"] if pixels is not None else []),
+        code=code_version("vitedge.export", "vitedge.vit.model"),
+    )
+
+
+def check_images(
+    pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bundle
+) -> tuple[np.ndarray, str]:
+    """Pictures that graphs are compared on, uint8 [n, H, W, C], and what they are."""
+    if pixels is not None:
+        return np.asarray(pixels[:CHECK_IMAGES]), "calibration pictures"
+    rng = np.random.default_rng(0)
+    shape = (8, preprocess.crop, preprocess.crop, len(preprocess.mean))
+    return rng.integers(0, 256, shape, dtype=np.uint8), "pictures of noise (no calibration folder)"
+
+
+def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Float32 logits [n, classes] of an ONNX file in ONNX Runtime."""
+    from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
+
+    runner = OnnxRuntimeRunner(path)
+    try:
+        return np.concatenate([runner.infer(pixels[i : i + 16]) for i in range(0, len(pixels), 16)])
+    finally:
+        runner.close()
+
+
+def _write_graph(
+    bundle: Bundle, path: Path, source: str, preprocess: Preprocess, batch: int | None, images: np.ndarray
+) -> dict[str, Any]:
+    import onnx
+    import torch
+
+    from vitedge.export.vit import export_vit
+    from vitedge.vit.checkpoint import read_model
+    from vitedge.vit.macs import model_macs, model_params
+
+    bundle.verified(f"{source}/model.safetensors")
+    model = read_model(bundle.path(source))
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    graph = export_vit(model.config, weights, preprocess, batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph, path)
+    with torch.inference_mode():
+        parts = [model(torch.from_numpy(preprocess.normalize(images[i : i + 16]))) for i in range(0, len(images), 16)]
+    expected = torch.cat(parts).numpy()
+    found = run_graph(path, images)
+    difference = float(np.abs(found - expected).max() / max(float(np.ptp(expected)), 1e-12))
+    if not difference <= EXPORT_TOLERANCE:
+        raise VitedgeError(
+            "The exported graph does not compute what the model computes.",
+            f"Its logits differ by {difference:.2g} of their range; {EXPORT_TOLERANCE:.0e} is allowed.",
+            "This is a defect of vitedge or of the installed onnxruntime: please report it with both versions.",
+            exit_code=1,
+        )
+    return {
+        "logit_difference": difference,
+        "agreement": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "operators": dict(Counter(node.op_type for node in graph.graph.node)),
+        "macs": model_macs(model.config),
+        "macs_exported": model_macs(model.config, exact_cuts=True),
+        "params": model_params(model.config),
+    }

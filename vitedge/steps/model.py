@@ -1,0 +1,36 @@
+"""The step that names the final float model: the last transform's, with what a model needs beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.steps.source import SOURCE
+
+FINAL = "model"
+
+
+def finish_model(bundle: Bundle, last: str, *, function_changed: bool = False) -> StepRecord:
+    """`model/`: model.safetensors and arch.json of the folder `last`, preprocess.json and classes.txt of the source.
+
+    function_changed: whether a step before (pruning, distillation) changed what the model computes, so that the
+        dense source is kept as the reference of comparisons.
+    """
+    files = {f"{last}/model.safetensors": "model.safetensors", f"{last}/arch.json": "arch.json"}
+    files |= {f"{SOURCE}/{n}": n for n in ("preprocess.json", "classes.txt") if bundle.has(f"{SOURCE}/{n}")}
+
+    def work(folder: Path) -> dict[str, Any]:
+        (folder / FINAL).mkdir()
+        for source, name in files.items():
+            shutil.copyfile(bundle.verified(source), folder / FINAL / name)
+        return {"from": last, "function_changed": function_changed}
+
+    return bundle.run_step(
+        "model",
+        work,
+        options={"from": last, "function_changed": function_changed},
+        inputs=list(files),
+        code=code_version("vitedge.steps.model"),
+    )

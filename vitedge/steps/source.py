@@ -1,0 +1,198 @@
+"""The first two steps: the model as it came, and the pictures that compression looks at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vitedge.bundle import Bundle, StepRecord, code_version, sha256_file
+from vitedge.config import CalibSection, ModelSection
+from vitedge.data.dataset import Dataset
+from vitedge.data.folder import open_dataset
+from vitedge.data.preprocess import Preprocess
+from vitedge.data.sample import load_pixels
+from vitedge.errors import VitedgeError
+from vitedge.files import write_json, write_text
+from vitedge.reporter import Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SOURCE = "source"
+PIXELS = "calib/pixels.npy"
+DATASET = "calib/dataset.json"
+# Below this, ranges and covariances of a ViT are not to be trusted.
+FEW_IMAGES = 32
+_CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin"}
+
+
+def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> StepRecord:
+    """Reads the checkpoint into `source/`: model.safetensors, arch.json, preprocess.json, classes.txt."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        from vitedge.vit.checkpoint import load_model, save_model
+        from vitedge.vit.macs import model_macs, model_params
+
+        reporter.info(f"reading {options.model}")
+        loaded = load_model(
+            options.model,
+            heads=options.heads,
+            image_size=options.image_size,
+            preprocess=options.preprocess,
+            classes=Path(options.classes) if options.classes else None,
+            activation=options.activation,
+        )
+        save_model(folder / SOURCE, loaded.model)
+        loaded.preprocess.save(folder / SOURCE / "preprocess.json")
+        if loaded.classes:
+            write_text(folder / SOURCE / "classes.txt", "\n".join(loaded.classes) + "\n")
+        config = loaded.model.config
+        return {
+            "origin": loaded.origin,
+            "random_weights": loaded.random,
+            "macs": model_macs(config),
+            "params": model_params(config),
+        }
+
+    return bundle.run_step(
+        "import",
+        work,
+        options=options.model_dump(),
+        inputs=[],
+        external=_identity(options),
+        code=code_version("vitedge.vit", "vitedge.data.preprocess", "vitedge.data.preprocess_sources"),
+    )
+
+
+def _identity(options: ModelSection) -> dict[str, str]:
+    """Digests of the files that the model is read from, so that a changed checkpoint is read again."""
+    digests = {}
+    path = Path(options.model).expanduser()
+    if path.is_dir():
+        folder = path / "model" if (path / "manifest.json").is_file() else path
+        files = [p for p in sorted(folder.iterdir()) if p.suffix in _CONFIG_FILES and p.is_file()]
+    elif path.is_file():
+        beside = [path.parent / name for name in ("preprocess.json", "classes.txt", "arch.json")]
+        files = [path, *(p for p in beside if p.is_file())]
+    else:
+        files = []
+    files += [Path(p) for p in (options.preprocess, options.classes) if p and Path(p).is_file()]
+    for file in files:
+        digests[file.name] = sha256_file(file)
+    return digests
+
+
+def find_calibration(given: str | None) -> Path | None:
+    """The calibration folder: the one given, or `./calib` where there is one.
+
+    A folder that only holds one data set (as this repository's `calib/` holds `shapes/`) stands for that set.
+    """
+    folder = Path(given) if given else Path("calib")
+    if not folder.is_dir():
+        if given:
+            raise VitedgeError(f"There is no calibration folder '{given}'.", "", "Give a folder of pictures with --calib.")
+        return None
+    if not (folder / "labels.csv").is_file():
+        inner = [p for p in sorted(folder.iterdir()) if (p / "labels.csv").is_file()]
+        if len(inner) == 1:
+            return inner[0]
+    return folder
+
+
+def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter) -> StepRecord | None:
+    """Calibration pictures, decoded and cropped, into `calib/pixels.npy`; None where there is no folder."""
+    root = find_calibration(options.calib)
+    if root is None:
+        bundle.drop_step("calib")
+        return None
+    preprocess = read_preprocess(bundle)
+    dataset = open_dataset(root)
+
+    def work(folder: Path) -> dict[str, Any]:
+        reporter.info(f"reading up to {options.calib_size} calibration pictures from {root}")
+        pixels, used = load_pixels(dataset, preprocess, options.calib_size, options.seed, folder / PIXELS)
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        write_json(folder / DATASET, {"files": list(used.files), "seed": options.seed, "sha256": digest})
+        return {"path": str(root.resolve()), "n": len(pixels), "of": len(dataset), "drawn": is_drawn(dataset)}
+
+    record = bundle.run_step(
+        "calib",
+        work,
+        options={"calib_size": options.calib_size, "seed": options.seed},
+        inputs=[f"{SOURCE}/preprocess.json"],
+        external={"calib": dataset.sha256()},
+        code=code_version("vitedge.data"),
+    )
+    _warn_about(bundle, record, root, reporter)
+    return record
+
+
+def _warn_about(bundle: Bundle, record: StepRecord, root: Path, reporter: Reporter) -> None:
+    if record.facts["n"] < FEW_IMAGES:
+        reporter.warn(
+            f"only {record.facts['n']} calibration pictures in {root}: ranges measured on fewer than {FEW_IMAGES} "
+            "are not to be trusted"
+        )
+    if record.facts["drawn"] and read_classes(bundle) != drawn_classes():
+        reporter.warn(
+            f"{root} holds drawn shapes, but the model was trained on something else: what is calibrated on them "
+            "will not fit photographs; give a folder of your own pictures with --calib"
+        )
+
+
+def drawn_classes() -> list[str]:
+    """The class names of the drawn `shapes` set."""
+    from vitedge.data.shapes import CLASSES
+
+    return list(CLASSES)
+
+
+def is_drawn(dataset: Dataset) -> bool:
+    """Whether that is the drawn `shapes` set, by its class names."""
+    return dataset.classes is not None and list(dataset.classes) == drawn_classes()
+
+
+def read_preprocess(bundle: Bundle) -> Preprocess:
+    """The run's preprocessing."""
+    return Preprocess.load(bundle.path(f"{SOURCE}/preprocess.json"))
+
+
+def read_classes(bundle: Bundle) -> list[str] | None:
+    """The run's class names, where they are known."""
+    path = bundle.path(f"{SOURCE}/classes.txt")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+
+
+def read_pixels(bundle: Bundle) -> np.ndarray | None:
+    """The calibration pictures, uint8 [n, H, W, C], a memory map; None where the run has none."""
+    return np.load(bundle.verified(PIXELS), mmap_mode="r") if bundle.has(PIXELS) else None
+
+
+def need_pixels(bundle: Bundle, purpose: str) -> np.ndarray:
+    """`read_pixels`, or a VitedgeError that says what they are needed for."""
+    pixels = read_pixels(bundle)
+    if pixels is None:
+        raise VitedgeError(
+            f"{purpose} needs calibration pictures.",
+            "There is no folder ./calib, and none was given.",
+            "Give a folder with some hundred pictures of the kind that the model will see: --calib DIR. "
+            "Labels aren't needed.",
+        )
+    return pixels
+
+
+def float_batches(
+    pixels: np.ndarray, preprocess: Preprocess, size: int = 16
+) -> Callable[[], Iterator[Tensor]]:
+    """Calling the result gives the pictures anew, as the float model takes them: [size, C, H, W] a batch."""
+    import torch
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(pixels), size):
+            yield torch.from_numpy(preprocess.normalize(pixels[start : start + size]))
+
+    return batches
