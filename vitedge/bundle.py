@@ -237,10 +237,7 @@ class Bundle:
     def _intact(self, relative: str) -> bool:
         entry, path = self.manifest["artifacts"].get(relative), self.path(relative)
         return bool(
-            entry
-            and path.is_file()
-            and path.stat().st_size == entry["bytes"]
-            and sha256_file(path) == entry["sha256"]
+            entry and path.is_file() and path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
         )
 
     def _take_over(self, folder: Path) -> list[str]:

@@ -66,4 +66,3 @@ def read_config(root: Path, *layers: dict[str, Any]) -> RunConfig:
 def _tell(record: StepRecord, reporter: Reporter) -> None:
     if record.cached:
         reporter.info(f"{record.name}: up to date")
-

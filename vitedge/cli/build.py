@@ -19,7 +19,7 @@ def command(
     *,
     target: Annotated[str, typer.Option("--target", help=f"One of {', '.join(targets.names())}.")] = "onnxruntime",
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16 or int8. [default: the target's first]")
+        str | None, typer.Option("--precision", help="fp32, fp16 or int8. (default: the target's first)")
     ] = None,
     platform: Annotated[str | None, typer.Option("--platform", help="The chip, where the target has several.")] = None,
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
@@ -35,7 +35,13 @@ def command(
     if json:
         print_json(facts)
     else:
-        row = [facts["folder"], facts["bytes"] / 2**20, check.get("agreement"), check.get("sqnr_db"), check.get("device")]
+        row = [
+            facts["folder"],
+            facts["bytes"] / 2**20,
+            check.get("agreement"),
+            check.get("sqnr_db"),
+            check.get("device"),
+        ]
         columns = ["artifact", "MiB", "agreement with FP32", "logit SQNR (dB)", "compared on"]
         print_table("Built", columns, [row], f"{check['images']} {check.get('kind', '')}".strip())
         suffix = "" if str(run) == DEFAULT_RUN else f" --run {run}"

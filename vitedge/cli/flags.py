@@ -31,9 +31,9 @@ def _help(field: FieldInfo, only: str) -> str:
     if only:
         text = f"({only}) {text}"
     default = field.get_default(call_default_factory=True)
-    if default is not None and not isinstance(default, BaseModel) and "[default" not in text:
+    if default is not None and not isinstance(default, BaseModel) and "(default" not in text:
         shown = ",".join(str(v) for v in default) if isinstance(default, tuple) else default
-        text += f" [default: {shown}]" if shown != "" else ""
+        text += f" (default: {shown})" if shown != "" else ""
     return text
 
 
@@ -42,7 +42,7 @@ def _parameter(name: str, field: FieldInfo, panel: str, only: str) -> inspect.Pa
     flag = name.replace("_", "-")
     names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     option = typer.Option(names, help=_help(field, only), rich_help_panel=panel, show_default=False)
-    annotation = Annotated[Union[kind, None], option]  # noqa: UP007
+    annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

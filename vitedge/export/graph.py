@@ -57,9 +57,7 @@ class GraphBuilder:
 
     def build(self) -> onnx.ModelProto:
         """The checked model, with inferred shapes."""
-        graph = helper.make_graph(
-            self.nodes, self.name, self.inputs, self.outputs, list(self.initializers.values())
-        )
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.initializers.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

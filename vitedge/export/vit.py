@@ -61,9 +61,7 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
 def _embed(
     g: GraphBuilder, config: ViTConfig, w: Weights, preprocess: Preprocess, pixels: str, batch: int | None
 ) -> str:
-    weight, bias = fold_normalization(
-        w["patch_embed.weight"], w["patch_embed.bias"], preprocess.mean, preprocess.std
-    )
+    weight, bias = fold_normalization(w["patch_embed.weight"], w["patch_embed.bias"], preprocess.mean, preprocess.std)
     x = g.op("Cast", [pixels], "pixels.float", to=TensorProto.FLOAT)
     x = g.op("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
     p = config.patch_size
@@ -180,7 +178,9 @@ def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, index: int, x: str) ->
         if number == 0:
             total = g.linear(hidden, f"{name}.fc2{suffix}", weight, w[f"{key}.fc2.bias"])
         else:
-            product = g.op("MatMul", [hidden, g.constant(f"{name}.fc2{suffix}.weight", weight.T)], f"{name}.fc2{suffix}")
+            product = g.op(
+                "MatMul", [hidden, g.constant(f"{name}.fc2{suffix}.weight", weight.T)], f"{name}.fc2{suffix}"
+            )
             last = number == len(groups) - 1
             total = g.op("Add", [total, product], f"{name}.fc2" if last else f"{name}.fc2.sum{number}")
         start += size

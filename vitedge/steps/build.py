@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge import __version__, targets
+from vitedge import __version__
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
@@ -144,7 +144,9 @@ def check_artifact(
     )
     return {
         "accepted": accepted,
-        "reason": "" if accepted else f"agreement with FP32 is {agreement:.3f}, at least {MIN_AGREEMENT[precision]} is asked",
+        "reason": ""
+        if accepted
+        else f"agreement with FP32 is {agreement:.3f}, at least {MIN_AGREEMENT[precision]} is asked",
         "images": len(images),
         "kind": kind,
         "device": runner.device,

@@ -56,9 +56,7 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
     )
 
 
-def check_images(
-    pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bundle
-) -> tuple[np.ndarray, str]:
+def check_images(pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bundle) -> tuple[np.ndarray, str]:
     """Pictures that graphs are compared on, uint8 [n, H, W, C], and what they are."""
     if pixels is not None:
         return np.asarray(pixels[:CHECK_IMAGES]), "calibration pictures"

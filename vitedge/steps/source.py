@@ -94,7 +94,9 @@ def find_calibration(given: str | None) -> Path | None:
     folder = Path(given) if given else Path("calib")
     if not folder.is_dir():
         if given:
-            raise VitedgeError(f"There is no calibration folder '{given}'.", "", "Give a folder of pictures with --calib.")
+            raise VitedgeError(
+                f"There is no calibration folder '{given}'.", "", "Give a folder of pictures with --calib."
+            )
         return None
     if not (folder / "labels.csv").is_file():
         inner = [p for p in sorted(folder.iterdir()) if (p / "labels.csv").is_file()]
@@ -146,9 +148,9 @@ def _warn_about(bundle: Bundle, record: StepRecord, root: Path, reporter: Report
 
 def drawn_classes() -> list[str]:
     """The class names of the drawn `shapes` set."""
-    from vitedge.data.shapes import CLASSES
+    from vitedge.data.shapes import SHAPES
 
-    return list(CLASSES)
+    return list(SHAPES)
 
 
 def is_drawn(dataset: Dataset) -> bool:
@@ -185,9 +187,7 @@ def need_pixels(bundle: Bundle, purpose: str) -> np.ndarray:
     return pixels
 
 
-def float_batches(
-    pixels: np.ndarray, preprocess: Preprocess, size: int = 16
-) -> Callable[[], Iterator[Tensor]]:
+def float_batches(pixels: np.ndarray, preprocess: Preprocess, size: int = 16) -> Callable[[], Iterator[Tensor]]:
     """Calling the result gives the pictures anew, as the float model takes them: [size, C, H, W] a batch."""
     import torch
 

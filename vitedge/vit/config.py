@@ -108,9 +108,7 @@ def uniform(
 ) -> ViTConfig:
     """A dense ViT, the same in every block, as the paper draws it (arXiv 2010.11929)."""
     if width % heads:
-        raise VitedgeError(
-            f"{heads} heads do not divide the width {width}.", "", "Give the right number with --heads."
-        )
+        raise VitedgeError(f"{heads} heads do not divide the width {width}.", "", "Give the right number with --heads.")
     dim = width // heads
     block = BlockConfig(heads=heads, qk_dim=dim, v_dim=dim, hidden=hidden, scale=1 / math.sqrt(dim))
     return ViTConfig(

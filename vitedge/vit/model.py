@@ -8,6 +8,8 @@ name of the value in the exported ONNX graph.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +130,12 @@ class VisionTransformer(nn.Module):
         self.norm_site = Site()
         self.head = nn.Linear(config.width, config.classes)
 
+    def encoder(self) -> Iterator[Block]:
+        """The blocks, typed."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
     def embed(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> the residual stream [B, N, C] before the first block."""
         patches = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
@@ -151,7 +159,7 @@ class VisionTransformer(nn.Module):
     def sites(self) -> OrderedDict[str, Site]:
         """Name in the exported graph -> site, in the order of the data flow."""
         named: OrderedDict[str, Site] = OrderedDict(patches=self.patch_site, embed=self.embed_site)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.encoder()):
             name = f"block{i}"
             if block.attention is not None:
                 a = block.attention
@@ -163,7 +171,7 @@ class VisionTransformer(nn.Module):
                 named[f"{name}.norm2"] = block.norm2_site
                 named[f"{name}.mlp.fc1"] = block.mlp.fc1_site
                 sites = block.mlp.gelu_sites
-                for g, site in enumerate(sites):
+                for g, site in enumerate(cast("list[Site]", list(sites))):
                     named[f"{name}.mlp.gelu" + (f".{g}" if len(sites) > 1 else "")] = site
                 named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
                 named[f"{name}.residual2"] = block.residual2_site
@@ -173,7 +181,7 @@ class VisionTransformer(nn.Module):
     def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
         """Name -> layer with a weight matrix, in the order of the data flow; the names stand in the ONNX graph."""
         named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.encoder()):
             if block.attention is not None:
                 for part in ("q", "k", "v", "out"):
                     named[f"block{i}.attention.{part}"] = getattr(block.attention, part)

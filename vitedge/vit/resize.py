@@ -23,9 +23,7 @@ def resize_positions(pos_embedding: Tensor, grid: int) -> Tensor:
     return torch.cat([cls, planes.flatten(2).transpose(1, 2)], dim=1)
 
 
-def resize_model(
-    config: ViTConfig, state: dict[str, Tensor], image_size: int
-) -> tuple[ViTConfig, dict[str, Tensor]]:
+def resize_model(config: ViTConfig, state: dict[str, Tensor], image_size: int) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Configuration and state dict for pictures of `image_size` pixels. Raises VitedgeError where the patches
     don't divide it."""
     resized = replace(config, image_size=image_size)

@@ -34,7 +34,8 @@ def find_layout(keys: list[str]) -> Layout:
             "This is not the checkpoint of a Vision Transformer for classification.",
             f"Of the nearest layout ({best.name}) only {share:.0%} of the tensors are there; "
             f"the file holds, for example, {_listing(sorted(keys), 4)}.",
-            "Give a state dict of torchvision's VisionTransformer, timm's, or Hugging Face's ViTForImageClassification.",
+            "Give a state dict of torchvision's or timm's VisionTransformer, or of Hugging Face's "
+            "ViTForImageClassification.",
         )
     return best
 
@@ -130,9 +131,9 @@ def from_library(
                 key = f"blocks.{i}.{ours_layer}"
                 state[f"{key}.weight"] *= scale.float()[:, None]
                 state[f"{key}.bias"] *= scale.float()
-    for ours in (name for names in expected.values() for name in names):
-        if ours not in state and ours.endswith(".bias"):
-            state[ours] = torch.zeros(len(state[ours.replace(".bias", ".weight")]))
+    for name in (name for names in expected.values() for name in names):
+        if name not in state and name.endswith(".bias"):
+            state[name] = torch.zeros(len(state[name.replace(".bias", ".weight")]))
     return infer_config(state, depth, heads, norm_eps, activation), state, layout
 
 

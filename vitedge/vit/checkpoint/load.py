@@ -214,7 +214,11 @@ def _read_hub_folder(folder: Path, heads: int | None) -> _Raw:
         vit,
         state,
         f"{folder} ({HUGGING_FACE.name})",
-        Preprocess.load(beside) if beside.is_file() else sources.from_huggingface(_json(prep)) if prep.is_file() else None,
+        Preprocess.load(beside)
+        if beside.is_file()
+        else sources.from_huggingface(_json(prep))
+        if prep.is_file()
+        else None,
         names if len(names) == vit.classes else None,
     )
 

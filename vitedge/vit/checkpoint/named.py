@@ -83,7 +83,9 @@ def _torchvision(name: str, variant: str) -> Loaded:
         )
     weights = enum[variant]
     try:
-        tensors = torch.hub.load_state_dict_from_url(weights.url, map_location="cpu", check_hash=True, weights_only=True)
+        tensors = torch.hub.load_state_dict_from_url(
+            weights.url, map_location="cpu", check_hash=True, weights_only=True
+        )
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise VitedgeError(
