@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench_small import SIZE, write_classifier, write_pictures
+
+from vitedge.bench import records, rounds
+from vitedge.bench.harness import Harness
+from vitedge.bench.jobs import Job, Settings, groups
+from vitedge.bench.result import new_row
+from vitedge.bench.row import Artifact
+from vitedge.bench.source import DatasetSource
+from vitedge.data.folder import open_dataset
+from vitedge.data.preprocess import Preprocess
+from vitedge.reporter import Reporter
+
+QUICK = Settings(seconds=0.05)
+PREPROCESS = Preprocess(SIZE, SIZE)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    pictures = write_pictures(tmp_path / "pictures")
+    reference = Artifact("reference", "onnxruntime", "fp32", write_classifier(tmp_path / "reference.onnx"))
+    return DatasetSource(open_dataset(pictures), PREPROCESS), reference, tmp_path
+
+
+def _fake(name, **metadata):
+    return Artifact(name, "fake", "int8", Path("x"), metadata={"classes": 4} | metadata, module="bench_fakes")
+
+
+def _harness(small, settings=QUICK, **options):
+    source, reference, folder = small
+    return Harness(
+        source, folder / "work", settings, reference=reference, preprocess=PREPROCESS.to_dict(), **options
+    )
+
+
+def test_a_run_over_real_and_broken_artifacts(small):
+    _, reference, folder = small
+    noisy = Artifact(
+        "onnxruntime-int8", "onnxruntime", "int8", write_classifier(folder / "noisy.onnx", 0.002)
+    )
+    exact = Artifact("onnxruntime-fp32", "onnxruntime", "fp32", reference.path)
+    jobs = [exact, noisy, _fake("crash", do="crash", after=12), _fake("simulator", device="simulator")]
+    reporter = Reporter()
+    result = _harness(small, reporter=reporter).run([(job, {"size_mib": 1.0}) for job in jobs])
+    json.dumps(result, allow_nan=False)
+    fp32, int8, crash, simulator = result["rows"]
+    assert [row["status"] for row in result["rows"]] == ["ok", "ok", "failed", "ok"]
+    assert fp32["top1"] == pytest.approx(0.9) and fp32["agreement"] == 1 and fp32["delta_top1"] == 0
+    assert fp32["sqnr_db"] is None and fp32["kl"] == 0 and fp32["device"] == "cpu" and fp32["size_mib"] == 1.0
+    assert int8["sqnr_db"] is not None and int8["top1"] <= 0.9 and int8["delta_ci95"][0] < int8["delta_top1"]
+    for row in (fp32, int8):
+        assert row["latency_ms"]["n"] >= 10 and row["latency_ms"]["p50"] <= row["latency_ms"]["p99"]
+        assert row["cold_start_ms"]["load"] > 0 and row["peak_rss_mib"] > 20
+        assert row["stages_ms"]["end_to_end"]["p50"] >= row["stages_ms"]["preprocess"]["p50"] > 0
+    assert int8["latency_ratio"]["to"] == "onnxruntime-fp32" and fp32["latency_ratio"] is None
+    assert "SIGSEGV" in crash["reason"] and crash["latency_ms"] is None and crash["top1"] is None
+    assert (
+        simulator["latency_ms"] is None
+        and simulator["cold_start_ms"] is None
+        and simulator["top1"] is not None
+    )
+    assert simulator["latency_ratio"] is None and simulator["throughput_ips"] is None
+    assert any(line.startswith("crash:") for line in reporter.warnings)
+    assert result["data"]["n"] == 40 and result["host"]["name"] is None
+
+
+def test_an_interrupted_row_goes_on_where_it_stopped(small):
+    crashing = _fake("row", do="crash", after=0)
+    first = _harness(small, Settings(seconds=0.05, scenarios=())).run([(crashing, {})])
+    assert first["rows"][0]["status"] == "failed"
+    work = small[2] / "work"
+    whole = _harness(small, Settings(seconds=0.05, scenarios=())).run([(_fake("row"), {})])["rows"][0]
+    made = records.load(work / "row.rec")
+    assert made.size == 40 and whole["status"] == "ok"
+    kept = made[:23].tobytes()
+    (work / "row.rec").write_bytes(kept + b"torn")
+    (work / "reference.rec").write_bytes(records.load(work / "reference.rec")[:31].tobytes())
+    again = _harness(small, Settings(seconds=0.05, scenarios=())).run([(_fake("row"), {})])["rows"][0]
+    assert np.array_equal(records.load(work / "row.rec"), made)
+    assert again["top1"] == whole["top1"] and again["sqnr_db"] == whole["sqnr_db"]
+
+
+def test_the_row_limit_stops_a_slow_row_with_a_reason(small):
+    result = _harness(small, Settings(row_limit_s=0.0)).run([(_fake("slow"), {})])
+    assert result["rows"][0]["status"] == "failed" and "the next run goes on" in result["rows"][0]["reason"]
+
+
+def test_labels_that_the_model_does_not_have(small):
+    _, reference, folder = small
+    (folder / "pictures/labels.csv").write_text("file,label\n000.png,9\n001.png,0\n")
+    result = _harness((DatasetSource(open_dataset(folder / "pictures"), PREPROCESS), None, folder)).run(
+        [(Artifact("a", "onnxruntime", "fp32", reference.path), {})]
+    )
+    assert "labels go up to 9, but the model has 4 classes" in result["rows"][0]["reason"]
+
+
+def test_multi_label_rows_get_a_mean_average_precision(small):
+    source, reference, folder = small
+    lines = (folder / "pictures/labels.csv").read_text().splitlines()[1:]
+    text = "\n".join(
+        ["file,labels", *(line.replace(",", ",0;") if n % 3 == 0 else line for n, line in enumerate(lines))]
+    )
+    (folder / "pictures/labels.csv").write_text(text.replace(",0;0", ",0") + "\n")
+    source = DatasetSource(open_dataset(folder / "pictures", class_count=4), PREPROCESS)
+    assert source.labels.ndim == 2
+    row = _harness((source, reference, folder)).run(
+        [(Artifact("a", "onnxruntime", "fp32", reference.path), {})]
+    )["rows"][0]
+    assert row["status"] == "ok" and 0.5 < row["map"] <= 1 and row["delta_map"] == 0 and row["top1"] is None
+
+
+def test_throughput_and_sustained(small):
+    settings = Settings(
+        scenarios=("throughput", "sustained"), seconds=0.2, sustained_s=0.5, contexts=2, batch=4
+    )
+    artifact = Artifact("a", "onnxruntime", "fp32", write_classifier(small[2] / "free.onnx", batch="N"))
+    row = _harness(small, settings).run([(artifact, {})])["rows"][0]
+    assert row["status"] == "ok" and row["batch"] == 4 and row["throughput"]["contexts"] == 2
+    assert row["throughput_ips"] > 0 and row["throughput"]["images"] % 4 == 0
+    assert row["sustained"]["seconds"] >= 0.5 and row["sustained"]["latency_ms"]["n"] > 4
+    assert row["latency_ms"] is None  # the single scenario was not asked for
+
+
+def test_two_equal_artifacts_and_one_that_takes_twice_as_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    from vitedge.bench.row import Row
+
+    rows = {}
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    try:
+        for name, ms in (("a", 2), ("b", 2), ("twice", 4)):
+            rows[name] = Row(_fake(name, ms=ms), tmp_path / f"{name}.log")
+            rows[name].open()
+            rows[name].load(pixels)
+        timed = rounds.time_rows(rows, seconds=0.4)
+    finally:
+        for row in rows.values():
+            row.kill()
+    assert {len(one.rounds) for one in timed.values()} == {20}
+    assert timed["a"].latency_ms()["n"] >= 10 and timed["a"].latency_ms()["min"] >= 2
+    double = rounds.ratio(timed["twice"], timed["a"])
+    assert 1.5 < double["ratio"] < 2.5 and double["ci95"][0] <= double["ratio"] <= double["ci95"][1]
+    same = rounds.ratio(timed["b"], timed["a"])
+    assert 0.8 < same["ratio"] < 1.25
+
+
+def test_the_plan_of_rounds():
+    assert rounds.plan(1e6, 3.0) == (20, 150)
+    assert rounds.plan(250e6, 3.0) == (12, 1)
+    assert rounds.plan(2e9, 3.0) == (10, 1)
+
+
+def test_groups_fit_into_memory_with_the_base_in_each():
+    jobs = [Job(_fake(str(k)), new_row(_fake(str(k)), {"peak_rss_mib": 300.0})) for k in range(5)]
+    names = [[job.artifact.name for job in group] for group in groups(jobs, jobs[0], 1000.0)]
+    assert names == [["0", "1"], ["0", "2"], ["0", "3"], ["0", "4"]]
+    assert [len(group) for group in groups(jobs, jobs[0], 1600.0)] == [4, 2]
+    assert groups(jobs[:1], jobs[0], None) == [[jobs[0]]] and groups([], None, None) == []
+
+
+def test_the_harness_needs_no_torch_and_no_onnx():
+    code = (
+        "import sys, vitedge.bench.harness, vitedge.bench.child, vitedge.bench.stages\n"
+        "bad = {'torch', 'onnx', 'scipy', 'jinja2'} & set(sys.modules); assert not bad, bad"
+    )
+    import subprocess
+
+    root = str(Path(__file__).parent.parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": root})
