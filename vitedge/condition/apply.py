@@ -1,0 +1,154 @@
+"""Conditioning as a whole: which transform, in which order, and what each did."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitedge.condition.fold import fold_attention_scale, fold_norms
+from vitedge.condition.groups import group_units
+from vitedge.condition.heads import balance_heads, scale_values
+from vitedge.condition.massive import scale_massive
+from vitedge.condition.options import ConditionOptions, ConditionReport, Rotation, Step
+from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
+from vitedge.condition.ranges import Batches, crest_by_kind, measure
+from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
+from vitedge.condition.smooth import product_noise, smooth_norms
+from vitedge.condition.surgery import norms
+from vitedge.vit.model import VisionTransformer
+
+# Images on which the logits and ranges before and after each transform are compared.
+CHECK_IMAGES = 32
+# Exact transforms may move the logits by this share of their range: float32 rounding, nothing else.
+EXACT = 1e-4
+
+
+def condition(
+    model: VisionTransformer, batches: Batches, options: ConditionOptions | None = None
+) -> tuple[VisionTransformer, ConditionReport]:
+    """A conditioned copy of `model`, and what each transform did.
+
+    Args:
+        batches: makes an iterator over normalised calibration pictures, float32 [B, 3, H, W]; called several
+            times.
+
+    Raises VitedgeError where there are no images, or an activation is NaN or infinite.
+    """
+    options = options or ConditionOptions()
+    model = copy.deepcopy(model).eval()
+    log = _Log(model, _first(batches, CHECK_IMAGES))
+    if options.fold:
+        fold_norms(model)
+        fold_attention_scale(model)
+        log.add(model, "fold", "gamma, beta and the attention scale")
+    if options.massive:
+        chosen: Any = scale_massive(model, batches, options.massive / 100)
+        log.add(model, "massive", chosen, exact=False)
+    if options.rotate != "off":
+        rotated, kind = _rotate(model, batches, options.rotate, options.seed)
+        model.load_state_dict(rotated.state_dict())
+        log.add(model, "rotate", kind)
+    if options.smooth:
+        log.add(model, "smooth", smooth_norms(model, batches()))
+    if options.balance:
+        balance_heads(model, batches())
+        log.add(model, "balance", scale_values(model, batches()))
+    if options.groups > 1:
+        chosen = group_units(model, batches(), options.groups, options.group_gain, options.group_size)
+        log.add(model, "groups", chosen)
+    return model, ConditionReport(tuple(log.steps))
+
+
+def _first(batches: Batches, images: int) -> list[Tensor]:
+    """The first `images` of the calibration images, in batches."""
+    found: list[Tensor] = []
+    missing = images
+    for batch in batches():
+        found.append(batch[:missing])
+        missing -= len(found[-1])
+        if missing <= 0:
+            break
+    return found
+
+
+@torch.no_grad()
+def _rotate(
+    model: VisionTransformer, batches: Batches, kind: Rotation, seed: int
+) -> tuple[VisionTransformer, dict[str, Any]]:
+    """The model with its stream centred and rotated in the way asked for, or the best of all ("auto")."""
+    centred = copy.deepcopy(model)
+    centre_stream(centred)
+    width = model.config.width
+    makers: dict[str, Callable[[], Tensor | None]] = {
+        "off": lambda: None,
+        "random": lambda: random_rotation(width, seed),
+        "hadamard": lambda: hadamard_rotation(width, seed),
+        "learned": lambda: spreading_rotation(stream_moment(centred, batches()), seed),
+    }
+    kinds = list(makers) if kind == "auto" else [kind]
+    sample = _first(batches, CHECK_IMAGES)
+    best: tuple[float, str, VisionTransformer] | None = None
+    noises = {}
+    for name in kinds:
+        candidate = copy.deepcopy(centred)
+        rotation = makers[name]()
+        if rotation is not None:
+            rotate_stream(candidate, rotation)
+        noises[name] = stream_noise(candidate, sample)
+        if best is None or noises[name] < best[0]:
+            best = noises[name], name, candidate
+    assert best is not None
+    return best[2], {"kind": best[1], "noise": noises}
+
+
+@torch.no_grad()
+def stream_noise(model: VisionTransformer, batches: Iterable[Tensor]) -> float:
+    """How much INT8 rounding costs around the residual stream: the mean, over LayerNorms, of the noise of the
+    products that read them, and over residual sums, of their rounding noise over their variance."""
+    stats = measure(
+        model, batches, [n for n in model.sites() if "norm" in n or "residual" in n or n == "embed"]
+    )
+    shares = []
+    for name, _, readers in norms(model):
+        weight = torch.cat([linear.weight for linear in readers])
+        shares.append(product_noise(stats[name].absmax, stats[name].energy, weight))
+    shares += [(s.crest / 127) ** 2 / 12 for n, s in stats.items() if "norm" not in n]
+    return sum(shares) / len(shares)
+
+
+class _Log:
+    """Compares the model with what it was, after each transform."""
+
+    def __init__(self, model: VisionTransformer, sample: list[Tensor]) -> None:
+        self.sample = sample
+        self.steps: list[Step] = []
+        self.crest = crest_by_kind(measure(model, sample))
+        self.start = self.logits(model)
+        self.before = self.start
+
+    @torch.no_grad()
+    def logits(self, model: VisionTransformer) -> Tensor:
+        return torch.cat([model(batch) for batch in self.sample])
+
+    def add(self, model: VisionTransformer, name: str, chosen: Any, exact: bool = True) -> None:
+        crest = crest_by_kind(measure(model, self.sample))
+        logits = self.logits(model)
+        # Against the step before: what a massive activation's scaling changed is not the rotation's.
+        difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))
+        agreement = float((logits.argmax(-1) == self.start.argmax(-1)).double().mean())
+        kinds = {k: (self.crest[k], crest[k]) for k in crest if k in self.crest}
+        self.steps.append(Step(name, exact, chosen, difference, agreement, kinds))
+        self.crest, self.before = crest, logits
+
+
+def batched(pixels: Tensor, size: int = 16) -> Batches:
+    """Batches over one tensor of normalised pictures [N, 3, H, W]."""
+
+    def make() -> Iterator[Tensor]:
+        return (pixels[i : i + size] for i in range(0, len(pixels), size))
+
+    return make

@@ -1,0 +1,42 @@
+"""LayerNorm's gamma and beta folded into the Linears that read it, the attention scale into q. Exact."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitedge.condition.surgery import assign, blocks_of, norms, reconfigure
+from vitedge.vit.model import VisionTransformer
+
+
+def folded(weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight', bias') with weight' n + bias' = weight (gamma n + beta) + bias, in float64.
+
+    Shapes: weight [out, in], bias [out], gamma and beta [in].
+    """
+    w = weight.double()
+    return w * gamma.double(), bias.double() + w @ beta.double()
+
+
+@torch.no_grad()
+def fold_norms(model: VisionTransformer) -> None:
+    """Leaves every LayerNorm with gamma 1 and beta 0, in place."""
+    for _, norm, readers in norms(model):
+        for linear in readers:
+            weight, bias = folded(linear.weight, linear.bias, norm.weight, norm.bias)
+            assign(linear.weight, weight)
+            assign(linear.bias, bias)
+        norm.weight.fill_(1)
+        norm.bias.zero_()
+
+
+@torch.no_grad()
+def fold_attention_scale(model: VisionTransformer) -> None:
+    """q's weights take the attention scale over; it is 1 afterwards. In place."""
+    for i, block in enumerate(blocks_of(model)):
+        if block.attention is None:
+            continue
+        scale = block.config.scale
+        assign(block.attention.q.weight, block.attention.q.weight.double() * scale)
+        assign(block.attention.q.bias, block.attention.q.bias.double() * scale)
+        reconfigure(model, i, scale=1.0)

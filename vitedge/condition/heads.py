@@ -1,0 +1,145 @@
+"""Inside attention, per head: keys and values centred, q balanced against k, v against the output projection.
+Exact.
+
+Scores are q^T k: any invertible M may go between them (q -> M^T q, k -> M^-1 k). A constant added to all keys
+adds the same to all scores of a query, which the softmax does not see. A constant in all values goes through
+the softmax unchanged, since its rows sum to 1, and can be added by the output projection's bias instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vitedge.condition.orthogonal import flat_basis
+from vitedge.condition.ranges import ChannelStats, hooked, measure
+from vitedge.condition.smooth import smooth_scales
+from vitedge.condition.surgery import assign, blocks_of
+from vitedge.vit.model import Attention, VisionTransformer
+
+
+def balancing(cov_q: Tensor, cov_k: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) [d, d] with A^T B = 1: q' = A q and k' = B k have equal, diagonal second moments, spread evenly.
+
+    The moments of q and k [d, d] are diagonalised at once (balanced truncation's transform, Moore 1981),
+    which gives q' and k' the same energy in each direction; the flat basis then gives it equally to all
+    channels.
+    """
+    d = len(cov_q)
+    low_q, low_k = (_cholesky(c) for c in (cov_q, cov_k))
+    u, s, _ = torch.linalg.svd(low_q.T @ low_k)
+    root = s.clamp_min(s.max() * 1e-6).sqrt()
+    # M^T cov_q M = M^-1 cov_k M^-T = diag(s), with M = low_q^-T u root.
+    m = torch.linalg.solve_triangular(low_q.T, u * root, upper=True)
+    basis = flat_basis(d)
+    return basis.T @ m.T, basis.T @ torch.linalg.inv(m)
+
+
+def _cholesky(cov: Tensor) -> Tensor:
+    """With a floor under the eigenvalues, so that the transform stays well conditioned in float32."""
+    floor = 1e-3 * cov.diagonal().mean().clamp_min(1e-12)
+    return torch.linalg.cholesky(cov + floor * torch.eye(len(cov), dtype=cov.dtype))
+
+
+@torch.no_grad()
+def balance_heads(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
+    """Centres keys and values, balances q with k, spreads v over its head and scales it against `out`, in
+    place."""
+    moments = _moments(model, batches)
+    for i, block in enumerate(blocks_of(model)):
+        if block.attention is None:
+            continue
+        a = block.attention
+        mean_k, mean_v = (moments[f"block{i}.attention.{p}"].mean for p in ("k", "v"))
+        _balance_qk(
+            a, moments[f"block{i}.attention.q"].heads(a), moments[f"block{i}.attention.k"].heads(a), mean_k
+        )
+        _spread_v(a, moments[f"block{i}.attention.v"].heads(a), mean_v)
+
+
+@torch.no_grad()
+def scale_values(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, float]:
+    """SmoothQuant's scales between v and the output projection, in place; returns site -> alpha (0: off)."""
+    sites = [n for n in model.sites() if n.endswith(".attention.context")]
+    stats = measure(model, batches, sites)
+    chosen = {}
+    for i, block in enumerate(blocks_of(model)):
+        if block.attention is None:
+            continue
+        name = f"block{i}.attention.context"
+        a = block.attention
+        scales, chosen[name] = smooth_scales(stats[name], a.out.weight)
+        if chosen[name]:
+            assign(a.v.weight, a.v.weight.double() / scales[:, None])
+            assign(a.v.bias, a.v.bias.double() / scales)
+            assign(a.out.weight, a.out.weight.double() * scales)
+    return chosen
+
+
+def _balance_qk(a: Attention, cov_q: Tensor, cov_k: Tensor, mean_k: Tensor) -> None:
+    assign(a.k.bias, a.k.bias.double() - mean_k)
+    d = a.config.qk_dim
+    for h in range(a.config.heads):
+        rows = slice(h * d, (h + 1) * d)
+        to_q, to_k = balancing(cov_q[h], cov_k[h])
+        for linear, change in ((a.q, to_q), (a.k, to_k)):
+            assign(linear.weight[rows], change @ linear.weight[rows].double())
+            assign(linear.bias[rows], change @ linear.bias[rows].double())
+
+
+def _spread_v(a: Attention, cov_v: Tensor, mean_v: Tensor) -> None:
+    assign(a.out.bias, a.out.bias.double() + a.out.weight.double() @ mean_v)
+    assign(a.v.bias, a.v.bias.double() - mean_v)
+    d = a.config.v_dim
+    for h in range(a.config.heads):
+        rows = slice(h * d, (h + 1) * d)
+        vectors = torch.linalg.eigh(cov_v[h]).eigenvectors
+        pivot = vectors.abs().argmax(0)
+        rotation = flat_basis(d).T @ (vectors * vectors[pivot, torch.arange(d)].sign()).T
+        assign(a.v.weight[rows], rotation @ a.v.weight[rows].double())
+        assign(a.v.bias[rows], rotation @ a.v.bias[rows].double())
+        assign(a.out.weight[:, rows], a.out.weight[:, rows].double() @ rotation.T)
+
+
+class _Moment:
+    """First and second moments of one site [C], [C, C]; the second about the mean, but for q, which keeps its
+    own."""
+
+    def __init__(self, channels: int, centred: bool) -> None:
+        self.stat = ChannelStats.empty(channels)
+        self.gram = torch.zeros(channels, channels, dtype=torch.float64)
+        self.centred = centred
+
+    def update(self, x: Tensor) -> None:
+        flat = x.flatten(0, -2)
+        self.stat.update(x)
+        self.gram += (flat.T @ flat).double()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.stat.mean
+
+    def heads(self, a: Attention) -> Tensor:
+        """Per head [heads, d, d]."""
+        cov = self.gram / self.stat.count
+        if self.centred:
+            cov = cov - torch.outer(self.mean, self.mean)
+        d = len(cov) // a.config.heads
+        return torch.stack([cov[h * d : (h + 1) * d, h * d : (h + 1) * d] for h in range(a.config.heads)])
+
+
+def _moments(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, _Moment]:
+    sites = {n: s for n, s in model.sites().items() if n.split(".")[-1] in ("q", "k", "v")}
+    moments: dict[str, _Moment] = {}
+
+    def see(name: str, x: Tensor) -> None:
+        if name not in moments:
+            moments[name] = _Moment(x.shape[-1], centred=not name.endswith(".q"))
+        moments[name].update(x)
+
+    with hooked(sites, see):
+        for batch in batches:
+            model(batch)
+    return moments
