@@ -50,7 +50,7 @@ def test_a_run_over_real_and_broken_artifacts(small):
         "onnxruntime-int8", "onnxruntime", "int8", write_classifier(folder / "noisy.onnx", 0.002)
     )
     exact = Artifact("onnxruntime-fp32", "onnxruntime", "fp32", reference.path)
-    jobs = [exact, noisy, _fake("crash", do="crash", after=12), _fake("simulator", device="simulator")]
+    jobs = [exact, noisy, _fake("crash", do="crash", after=11), _fake("simulator", device="simulator")]
     reporter = Reporter()
     result = _harness(small, reporter=reporter).run([(job, {"size_mib": 1.0}) for job in jobs])
     json.dumps(result, allow_nan=False)
