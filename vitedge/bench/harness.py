@@ -69,8 +69,8 @@ class Harness:
         self.save(self.result)
         return self.result
 
-    def _kept(self, name: str, *, with_logits: bool) -> evaluate.Kept:
-        return evaluate.Kept(self.work / f"{name}.rec", with_logits=with_logits)
+    def _kept(self, artifact: Artifact, *, with_logits: bool) -> evaluate.Kept:
+        return evaluate.Kept(self.work / f"{artifact.key}.rec", with_logits=with_logits)
 
     def _reference(self) -> tuple[evaluate.Reference | None, np.ndarray | None]:
         """The reference's logits by position and its own records: from the source, or by running it once."""
@@ -81,7 +81,7 @@ class Harness:
                 "There is no FP32 reference: agreement, SQNR and the paired difference are null."
             )
             return None, None
-        kept = self._kept(self.reference_artifact.name, with_logits=True)
+        kept = self._kept(self.reference_artifact, with_logits=True)
         try:
             with self._row(self.reference_artifact) as row, self._progress("FP32 reference") as advance:
                 row.open(**self._open_options())
@@ -133,10 +133,10 @@ class Harness:
                     row["cold_start_ms"] = {"load": opened["load_ms"], "first": cold["first_ms"]}
                     row |= {"peak_rss_mib": cold["peak_rss_mib"], "base_rss_mib": opened["base_rss_mib"]}
                 if self.settings.accuracy and len(self.source):
-                    kept = self._kept(job.artifact.name, with_logits=self.multi_label)
+                    kept = self._kept(job.artifact, with_logits=self.multi_label)
                     with self._progress(job.artifact.name) as advance:
                         job.records = self._limited(process, kept, lookup, advance)
-                    row["records"] = kept.path.name
+                    row["records"] = f"{kept.path.parent.name}/{kept.path.name}"
                     row |= accuracy.figures(job.records, self._same_images(baseline, job.records))
                     self._multi_label(row, kept, job.records)
                 process.close()
@@ -167,7 +167,7 @@ class Harness:
         targets = self.source.labels[done["index"]].astype(bool)
         row["map"] = accuracy.mean_average_precision(kept.logits(0, done.size), targets)
         if self.reference_artifact is not None and self.result["reference"]:
-            other = self._kept(self.reference_artifact.name, with_logits=True)
+            other = self._kept(self.reference_artifact, with_logits=True)
             if np.array_equal(other.load()["index"], done["index"]):
                 before = accuracy.mean_average_precision(other.logits(0, done.size), targets)
                 self.result["reference"]["map"] = before

@@ -29,6 +29,7 @@ class Artifact:
         path: the file that the target opens.
         metadata: what its build wrote beside it.
         module: a module with a TARGET that is not registered; None for a registered target.
+        sha256: of the files that make it up; its first digits tell records of an older build apart.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Artifact:
     platform: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     module: str | None = None
+    sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """File name of its records."""
+        return f"{self.name}-{self.sha256[:10]}" if self.sha256 else self.name
 
 
 class RowFailed(Exception):

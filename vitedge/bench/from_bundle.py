@@ -1,0 +1,170 @@
+"""What a run folder has to measure: its artifacts, its FP32 reference, its data. Runs on a board: no torch, no onnx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitedge import targets
+from vitedge.bench import host
+from vitedge.bench.row import Artifact
+from vitedge.bench.source import DatasetSource, NoiseSource, Source
+from vitedge.bundle import Bundle
+from vitedge.data.folder import open_dataset
+from vitedge.data.preprocess import Preprocess
+from vitedge.data.sample import sample
+from vitedge.errors import VitedgeError
+
+Facts = dict[str, Any]
+
+_NOT_THE_MODEL = ("metadata.json", "build.log")
+
+
+def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artifact, Facts]]:
+    """All artifacts of the run with what is known of each; those that can't run here have their reason.
+
+    Args:
+        only: names of artifacts, of targets or of precisions; empty for all.
+
+    Raises:
+        VitedgeError: the run has no artifact, `only` matches none, or a file was changed since it was built.
+    """
+    names = sorted({path.split("/")[1] for path in bundle.manifest["artifacts"] if path.startswith("build/")})
+    if not names:
+        raise VitedgeError(
+            f"The run '{bundle.root}' has no artifact to measure.",
+            "Nothing was built yet.",
+            f"Make one: vitedge build --target onnxruntime --run {bundle.root}",
+        )
+    found = [read_artifact(bundle, name) for name in names]
+    chosen = [one for one in found if not only or {one[0].name, one[0].target, one[0].precision} & set(only)]
+    if not chosen:
+        raise VitedgeError(
+            f"No artifact is called {', '.join(only)}.", "", f"The run has: {', '.join(names)}."
+        )
+    return chosen
+
+
+def need_runnable(jobs: list[tuple[Artifact, Facts]]) -> None:
+    """Raises VitedgeError where none of them runs on this machine, with the commands that would make one."""
+    if any("status" not in facts for _, facts in jobs):
+        return
+    commands = [
+        f"vitedge build --target {name}" for name in targets.names() if targets.get(name).probe().can_run
+    ]
+    raise VitedgeError(
+        "None of the artifacts runs on this machine.",
+        " ".join(f"{artifact.name}: {facts['reason']}" for artifact, facts in jobs),
+        f"Make one that does: {' or '.join(commands)}" if commands else "See `vitedge doctor`.",
+        exit_code=1,
+    )
+
+
+def read_artifact(bundle: Bundle, name: str) -> tuple[Artifact, Facts]:
+    """One artifact below `build/`, its files checked by hash, and the row's known figures."""
+    prefix = f"build/{name}/"
+    files = [path for path in bundle.manifest["artifacts"] if path.startswith(prefix)]
+    sizes = 0
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        file = bundle.verified(path)
+        digest.update(bundle.manifest["artifacts"][path]["sha256"].encode())
+        if file.name not in _NOT_THE_MODEL:
+            sizes += file.stat().st_size
+    metadata = json.loads(bundle.verified(f"{prefix}metadata.json").read_text(encoding="utf-8"))
+    artifact = Artifact(
+        name,
+        metadata["target"],
+        metadata["precision"],
+        bundle.path(prefix + metadata["artifact"]),
+        metadata.get("platform"),
+        metadata,
+        sha256=digest.hexdigest(),
+    )
+    return artifact, known_facts(artifact, sizes)
+
+
+def known_facts(artifact: Artifact, size_bytes: int) -> Facts:
+    """What a row has before it runs; `status` and `reason` where it can't run here."""
+    metadata = artifact.metadata
+    facts: Facts = {"size_mib": size_bytes / 2**20, "warnings": metadata.get("warnings", [])}
+    facts |= {"macs": metadata.get("macs"), "params": metadata.get("params")}
+    facts["accepted"] = (metadata.get("check") or {}).get("accepted")
+    facts["session"] = metadata.get("session")
+    target = targets.get(artifact.target)
+    try:
+        cost = target.cost(artifact.path, metadata)
+        facts["vendor_cycles"] = cost.total_cycles if cost else None
+    except Exception:  # the vendor's own tool; the row is worth measuring without its estimate
+        facts["vendor_cycles"] = None
+    probe = target.probe()
+    if not probe.can_run:
+        facts |= {"status": "unavailable", "reason": f"{probe.reason} {probe.fix}".strip(), "device": None}
+    return facts
+
+
+def find_reference(bundle: Bundle) -> Artifact | None:
+    """The FP32 model before compression, in ONNX Runtime: `onnx/reference.onnx`, else `onnx/float32.onnx`."""
+    for name in ("onnx/reference.onnx", "onnx/float32.onnx"):
+        if bundle.has(name):
+            digest = bundle.manifest["artifacts"][name]["sha256"]
+            return Artifact("fp32-reference", "onnxruntime", "fp32", bundle.verified(name), sha256=digest)
+    return None
+
+
+def find_preprocess(bundle: Bundle) -> Preprocess:
+    """The run's preprocessing."""
+    for name in ("model/preprocess.json", "source/preprocess.json"):
+        if bundle.has(name):
+            return Preprocess.load(bundle.verified(name))
+    raise VitedgeError(
+        f"The run '{bundle.root}' has no preprocessing.", "", "Run `vitedge compress` on it again."
+    )
+
+
+def find_classes(bundle: Bundle) -> tuple[str, ...] | None:
+    """The class names, or None where they are not known."""
+    for name in ("model/classes.txt", "source/classes.txt"):
+        if bundle.has(name):
+            return tuple(bundle.verified(name).read_text(encoding="utf-8").splitlines())
+    return None
+
+
+def class_count(bundle: Bundle) -> int | None:
+    """The model's number of outputs, or None."""
+    path = bundle.path("model/arch.json")
+    return json.loads(path.read_text(encoding="utf-8")).get("classes") if path.is_file() else None
+
+
+def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) -> Source:
+    """The images: the folder `data`, else the one that the run was calibrated on, else noise.
+
+    Raises:
+        VitedgeError: the folder is missing or its labels don't fit the model.
+    """
+    calibrated = bundle.facts("calib").get("path")
+    folder = data or calibrated
+    preprocess = find_preprocess(bundle)
+    if folder is None:
+        return NoiseSource(preprocess.crop)
+    if data is None and not Path(folder).is_dir():
+        raise VitedgeError(
+            f"The data that the run was calibrated on is gone: {folder}.", "", "Name a data set with --data DIR."
+        )
+    count = class_count(bundle)
+    dataset = open_dataset(folder, find_classes(bundle), count)
+    if dataset.labels is not None and count is not None:
+        dataset.require_labels("Accuracy", count)
+    on_calibration = calibrated is not None and Path(folder).resolve() == Path(calibrated).resolve()
+    extra = {"limit": limit, "seed": seed, "of": len(dataset), "calibration": on_calibration}
+    return DatasetSource(sample(dataset, limit, seed), preprocess, extra)
+
+
+def work_folder(root: Path, source: Source) -> Path:
+    """Where the records of this data on this machine are kept: other data or library versions, other folder."""
+    facts = source.facts()
+    recipe = json.dumps([facts["sha256"], facts["n"], host.versions()], sort_keys=True)
+    return root / "bench" / "work" / hashlib.sha256(recipe.encode()).hexdigest()[:12]
