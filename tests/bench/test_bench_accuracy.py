@@ -27,9 +27,7 @@ def test_every_figure_against_its_definition():
     assert found["top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(1).mean())
     assert found["agreement"] == pytest.approx((logits.argmax(1) == reference.argmax(1)).mean())
     noise = np.square(logits.astype(np.float64) - reference).sum()
-    assert found["sqnr_db"] == pytest.approx(
-        10 * math.log10(np.square(reference.astype(np.float64)).sum() / noise)
-    )
+    assert found["sqnr_db"] == pytest.approx(10 * math.log10(np.square(reference.astype(np.float64)).sum() / noise))
     special = pytest.importorskip("scipy.special")
     q, p = (special.log_softmax(x.astype(np.float64), axis=1) for x in (reference, logits))
     assert found["kl"] == pytest.approx((np.exp(q) * (q - p)).sum(1).mean(), rel=1e-5)
@@ -50,9 +48,7 @@ def test_a_model_equal_to_its_reference_has_no_sqnr_and_full_agreement():
     labels, reference, _ = _logits()
     base = records.make(np.arange(600), reference, labels, reference)
     found = accuracy.figures(base, base)
-    assert (
-        found["sqnr_db"] is None and found["agreement"] == 1 and found["kl"] == 0 and found["mcnemar_p"] == 1
-    )
+    assert found["sqnr_db"] is None and found["agreement"] == 1 and found["kl"] == 0 and found["mcnemar_p"] == 1
 
 
 def test_without_labels_or_reference_those_figures_are_none():
@@ -94,9 +90,7 @@ def test_other_images_are_no_baseline():
 
 def test_per_class_lists_the_worst_first():
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 0]]
-    rows = accuracy.per_class(
-        records.make(np.arange(4), logits, np.array([0, 0, 1, 1])), ["cat", "dog", "eel"]
-    )
+    rows = accuracy.per_class(records.make(np.arange(4), logits, np.array([0, 0, 1, 1])), ["cat", "dog", "eel"])
     assert [(row["name"], row["n"], row["top1"]) for row in rows] == [("dog", 2, 0.5), ("cat", 2, 1.0)]
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from bench_small import SIZE, write_classifier, write_pictures
 
 from vitedge.bench import records, rounds
@@ -39,16 +37,12 @@ def _fake(name, **metadata):
 
 def _harness(small, settings=QUICK, **options):
     source, reference, folder = small
-    return Harness(
-        source, folder / "work", settings, reference=reference, preprocess=PREPROCESS.to_dict(), **options
-    )
+    return Harness(source, folder / "work", settings, reference=reference, preprocess=PREPROCESS.to_dict(), **options)
 
 
 def test_a_run_over_real_and_broken_artifacts(small):
     _, reference, folder = small
-    noisy = Artifact(
-        "onnxruntime-int8", "onnxruntime", "int8", write_classifier(folder / "noisy.onnx", 0.002)
-    )
+    noisy = Artifact("onnxruntime-int8", "onnxruntime", "int8", write_classifier(folder / "noisy.onnx", 0.002))
     exact = Artifact("onnxruntime-fp32", "onnxruntime", "fp32", reference.path)
     jobs = [exact, noisy, _fake("crash", do="crash", after=11), _fake("simulator", device="simulator")]
     reporter = Reporter()
@@ -65,11 +59,7 @@ def test_a_run_over_real_and_broken_artifacts(small):
         assert row["stages_ms"]["end_to_end"]["p50"] >= row["stages_ms"]["preprocess"]["p50"] > 0
     assert int8["latency_ratio"]["to"] == "onnxruntime-fp32" and fp32["latency_ratio"] is None
     assert "SIGSEGV" in crash["reason"] and crash["latency_ms"] is None and crash["top1"] is None
-    assert (
-        simulator["latency_ms"] is None
-        and simulator["cold_start_ms"] is None
-        and simulator["top1"] is not None
-    )
+    assert simulator["latency_ms"] is None and simulator["cold_start_ms"] is None and simulator["top1"] is not None
     assert simulator["latency_ratio"] is None and simulator["throughput_ips"] is None
     assert any(line.startswith("crash:") for line in reporter.warnings)
     assert result["data"]["n"] == 40 and result["host"]["name"] is None
@@ -114,16 +104,14 @@ def test_multi_label_rows_get_a_mean_average_precision(small):
     (folder / "pictures/labels.csv").write_text(text.replace(",0;0", ",0") + "\n")
     source = DatasetSource(open_dataset(folder / "pictures", class_count=4), PREPROCESS)
     assert source.labels.ndim == 2
-    row = _harness((source, reference, folder)).run(
-        [(Artifact("a", "onnxruntime", "fp32", reference.path), {})]
-    )["rows"][0]
+    row = _harness((source, reference, folder)).run([(Artifact("a", "onnxruntime", "fp32", reference.path), {})])[
+        "rows"
+    ][0]
     assert row["status"] == "ok" and 0.5 < row["map"] <= 1 and row["delta_map"] == 0 and row["top1"] is None
 
 
 def test_throughput_and_sustained(small):
-    settings = Settings(
-        scenarios=("throughput", "sustained"), seconds=0.2, sustained_s=0.5, contexts=2, batch=4
-    )
+    settings = Settings(scenarios=("throughput", "sustained"), seconds=0.2, sustained_s=0.5, contexts=2, batch=4)
     artifact = Artifact("a", "onnxruntime", "fp32", write_classifier(small[2] / "free.onnx", batch="N"))
     row = _harness(small, settings).run([(artifact, {})])["rows"][0]
     assert row["status"] == "ok" and row["batch"] == 4 and row["throughput"]["contexts"] == 2

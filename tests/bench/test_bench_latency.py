@@ -103,10 +103,7 @@ def test_energy_of_rapl_and_of_a_jetsons_rail_from_recorded_trees(tmp_path):
         (rapl / "energy_uj").write_text("500000")  # the counter has wrapped: 1.5 J were used
 
     found = energy.measure(infer, INPUT, 0.0, tmp_path)
-    assert (
-        found["mj_per_image"] == pytest.approx(1500 / len(calls), rel=1e-3)
-        and found["rail"] == "RAPL package-0"
-    )
+    assert found["mj_per_image"] == pytest.approx(1500 / len(calls), rel=1e-3) and found["rail"] == "RAPL package-0"
     jetson = tmp_path / "jetson"
     monitor = jetson / "sys/class/hwmon/hwmon3"
     monitor.mkdir(parents=True)

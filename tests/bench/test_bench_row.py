@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench_fakes import FakeRunner
 
 from vitedge.bench.row import Artifact, Row, RowFailed
 
@@ -21,9 +22,7 @@ def fake(tmp_path, monkeypatch):
     rows = []
 
     def start(timeout_s=60.0, **metadata):
-        artifact = Artifact(
-            "fake-fp32", "fake", "fp32", tmp_path / "x", metadata=metadata, module="bench_fakes"
-        )
+        artifact = Artifact("fake-fp32", "fake", "fp32", tmp_path / "x", metadata=metadata, module="bench_fakes")
         rows.append(Row(artifact, tmp_path / "row.log", timeout_s=timeout_s))
         return rows[-1]
 
@@ -39,9 +38,6 @@ def test_a_row_opens_infers_and_times(fake):
     row = fake(batch=2, ms=1)
     opened = row.open()
     assert opened["device"] == "cpu" and opened["batch"] == 2 and opened["load_ms"] > 0
-    sys.path.insert(0, str(HERE))
-    from bench_fakes import FakeRunner
-
     expected = FakeRunner({}, None).infer(PIXELS)
     assert np.array_equal(row.infer(PIXELS), expected)  # five images through a fixed batch of two
     assert row.load(PIXELS) == {"batch": 2, "inputs": 2}

@@ -24,9 +24,7 @@ def test_wilson_agrees_with_statsmodels(hits, n):
     assert stats.wilson(hits, n) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b"), [(0, 0), (0, 5), (7, 3), (3, 7), (120, 90), (900, 1100), (4, 4)]
-)
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 5), (7, 3), (3, 7), (120, 90), (900, 1100), (4, 4)])
 def test_mcnemar_agrees_with_statsmodels_and_scipy(only_a, only_b):
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
     expected = tables.mcnemar([[50, only_a], [only_b, 30]], exact=True).pvalue

@@ -11,9 +11,7 @@ def test_tables_come_in_the_order_of_their_files_and_a_bad_file_is_named(tmp_pat
     def write(name, value):
         (tmp_path / name).write_text(value if isinstance(value, str) else json.dumps(value))
 
-    write(
-        "30-b.json", {"title": "B", "columns": ["layer", "sqnr_db"], "rows": [["fc1", 31.5], ["fc2", None]]}
-    )
+    write("30-b.json", {"title": "B", "columns": ["layer", "sqnr_db"], "rows": [["fc1", 31.5], ["fc2", None]]})
     write(
         "10-a.json",
         {

@@ -108,9 +108,7 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float | N
         The mean over the classes that have a positive image; None where no class has one. The same as
         scikit-learn's `average_precision_score(..., average="macro")` on those classes.
     """
-    found = [
-        _average_precision(scores[:, c], targets[:, c]) for c in range(scores.shape[1]) if targets[:, c].any()
-    ]
+    found = [_average_precision(scores[:, c], targets[:, c]) for c in range(scores.shape[1]) if targets[:, c].any()]
     return float(np.mean(found)) if found else None
 
 

@@ -1,4 +1,5 @@
-"""What a run folder has to measure: its artifacts, its FP32 reference, its data. Runs on a board: no torch, no onnx."""
+"""What a run folder has to measure: its artifacts, its FP32 reference, its data. Runs on a board: no torch,
+no onnx."""
 
 from __future__ import annotations
 
@@ -42,9 +43,7 @@ def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artif
     found = [read_artifact(bundle, name) for name in names]
     chosen = [one for one in found if not only or {one[0].name, one[0].target, one[0].precision} & set(only)]
     if not chosen:
-        raise VitedgeError(
-            f"No artifact is called {', '.join(only)}.", "", f"The run has: {', '.join(names)}."
-        )
+        raise VitedgeError(f"No artifact is called {', '.join(only)}.", "", f"The run has: {', '.join(names)}.")
     return chosen
 
 
@@ -52,9 +51,7 @@ def need_runnable(jobs: list[tuple[Artifact, Facts]]) -> None:
     """Raises VitedgeError where none of them runs on this machine, with the commands that would make one."""
     if any("status" not in facts for _, facts in jobs):
         return
-    commands = [
-        f"vitedge build --target {name}" for name in targets.names() if targets.get(name).probe().can_run
-    ]
+    commands = [f"vitedge build --target {name}" for name in targets.names() if targets.get(name).probe().can_run]
     raise VitedgeError(
         "None of the artifacts runs on this machine.",
         " ".join(f"{artifact.name}: {facts['reason']}" for artifact, facts in jobs),
@@ -120,9 +117,7 @@ def find_preprocess(bundle: Bundle) -> Preprocess:
     for name in ("model/preprocess.json", "source/preprocess.json"):
         if bundle.has(name):
             return Preprocess.load(bundle.verified(name))
-    raise VitedgeError(
-        f"The run '{bundle.root}' has no preprocessing.", "", "Run `vitedge compress` on it again."
-    )
+    raise VitedgeError(f"The run '{bundle.root}' has no preprocessing.", "", "Run `vitedge compress` on it again.")
 
 
 def find_classes(bundle: Bundle) -> tuple[str, ...] | None:
@@ -164,7 +159,8 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
 
 
 def work_folder(root: Path, source: Source) -> Path:
-    """Where the records of this data on this machine are kept: other data or library versions, other folder."""
+    """Where the records of this data on this machine are kept: other data or library versions, other
+    folder."""
     facts = source.facts()
     recipe = json.dumps([facts["sha256"], facts["n"], host.versions()], sort_keys=True)
     return root / "bench" / "work" / hashlib.sha256(recipe.encode()).hexdigest()[:12]

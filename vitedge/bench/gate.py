@@ -67,8 +67,8 @@ def parse_gates(text: str) -> list[Gate]:
 def check_gates(gates: list[Gate], rows: list[dict[str, Any]]) -> list[str]:
     """What the rows violate, a line each; empty where all is well.
 
-    A row that failed violates every gate; one that can't run here is left out, as is a figure that a simulator
-    does not give. A gate that no row could be held to is violated too: nothing was checked.
+    A row that failed violates every gate; one that can't run here is left out, as is a figure that a
+    simulator does not give. A gate that no row could be held to is violated too: nothing was checked.
     """
     out = [f"{row['artifact']} failed: {row['reason']}" for row in rows if row["status"] == "failed" and gates]
     for gate in gates:

@@ -53,8 +53,7 @@ class Harness:
             "schema": SCHEMA,
             "host": self.host,
             "data": self.source.facts(),
-            "settings": vars(self.settings)
-            | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))},
+            "settings": vars(self.settings) | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))},
             "reference": None,
             "rows": [job.row for job in self.jobs],
         }
@@ -77,9 +76,7 @@ class Harness:
         if self.source.reference(np.arange(1)) is not None:
             return self.source.reference, None
         if self.reference_artifact is None:
-            self.reporter.warn(
-                "There is no FP32 reference: agreement, SQNR and the paired difference are null."
-            )
+            self.reporter.warn("There is no FP32 reference: agreement, SQNR and the paired difference are null.")
             return None, None
         kept = self._kept(self.reference_artifact, with_logits=True)
         try:
@@ -112,9 +109,7 @@ class Harness:
         def step(n: int) -> None:
             advance(n)
             if time.monotonic() > limit:
-                raise RowFailed(
-                    f"stopped after {self.settings.row_limit_s:.0f} s; the next run goes on from there"
-                )
+                raise RowFailed(f"stopped after {self.settings.row_limit_s:.0f} s; the next run goes on from there")
 
         return evaluate.evaluate(row, self.source, kept, lookup, step)
 

@@ -102,9 +102,7 @@ def temperatures(root: Path = Path("/")) -> dict[str, float]:
     out = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*"), key=_number):
         milli = read_int(zone / "temp")
-        if (
-            milli is not None and -40_000 < milli < 200_000
-        ):  # an unused sensor reads as -256 degrees and the like
+        if milli is not None and -40_000 < milli < 200_000:  # an unused sensor reads as -256 degrees and the like
             out[read(zone / "type") or zone.name] = milli / 1000
     return out
 
@@ -129,9 +127,7 @@ def slug(host: dict[str, Any]) -> str:
     """A file name for this host: its given name, else its board, else its processor and cores."""
     text = host.get("name") or (host.get("board") if _is_board(host) else None)
     text = text or f"{host.get('cpu') or host.get('machine') or 'host'}-{host.get('cores') or 0}-cores"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)| cpu\b| processor\b|@.*", "", text.lower())).strip(
-        "-"
-    )[:60]
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)| cpu\b| processor\b|@.*", "", text.lower())).strip("-")[:60]
 
 
 def _is_board(host: dict[str, Any]) -> bool:

@@ -28,9 +28,7 @@ class Timed:
     def latency_ms(self, *, samples: int = 400) -> dict[str, Any] | None:
         """Summary in ms over all rounds, with an even choice of at most `samples` sorted times for the
         plots."""
-        flat = (
-            np.sort(np.concatenate([np.asarray(one) for one in self.rounds])) / 1e6 if self.rounds else None
-        )
+        flat = np.sort(np.concatenate([np.asarray(one) for one in self.rounds])) / 1e6 if self.rounds else None
         if flat is None:
             return None
         chosen = flat[np.unique(np.linspace(0, flat.size - 1, min(samples, flat.size)).round().astype(int))]

@@ -143,9 +143,7 @@ class Row:
     def open(self, **options: Any) -> dict[str, Any]:
         """Opens the artifact (see `child.Child.open`)."""
         a = self.artifact
-        return self.ask(
-            "open", target=a.target, artifact=str(a.path), metadata=a.metadata, module=a.module, **options
-        )
+        return self.ask("open", target=a.target, artifact=str(a.path), metadata=a.metadata, module=a.module, **options)
 
     def load(self, pixels: np.ndarray, batch: int = 1) -> dict[str, Any]:
         """Gives the process its images for timing, uint8 [N, H, W, 3]."""

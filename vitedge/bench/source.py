@@ -69,18 +69,15 @@ class DatasetSource:
 
     def facts(self) -> dict[str, Any]:
         known = {"path": str(self.dataset.root), "n": len(self), "sha256": self.dataset.sha256()}
-        return (
-            known | {"skipped": [f"{file}: {reason}" for file, reason in self.skipped.items()]} | self._extra
-        )
+        return known | {"skipped": [f"{file}: {reason}" for file, reason in self.skipped.items()]} | self._extra
 
 
 class NoiseSource:
     """Random pixels where there is no data set: good for latency, useless for accuracy."""
 
-    labels = None
-    names = None
-
     def __init__(self, size: int) -> None:
+        self.labels: np.ndarray | None = None
+        self.names: list[str] | None = None
         self.pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
 
     def __len__(self) -> int:
