@@ -63,9 +63,9 @@ def refuse_old(version: str) -> None:
         return
     raise VitedgeError(
         f"TensorRT {version} is not supported.",
-        "JetPack 5 ships TensorRT 8.5 and Python 3.8; vitedge builds strongly typed networks, as TensorRT 10 and "
-        "11 have them, and needs Python 3.10.",
-        "Flash JetPack 6 (TensorRT 10.3) or newer. A Xavier has no JetPack 6: use --target onnxruntime there.",
+        "JetPack 5 ships TensorRT 8.5 and Python 3.8; vitedge builds the strongly typed networks of "
+        "TensorRT 10 and 11, and needs Python 3.10.",
+        "Flash JetPack 6 (TensorRT 10.3) or newer. On a Xavier, which has none, use --target onnxruntime.",
     )
 
 

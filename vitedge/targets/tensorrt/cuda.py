@@ -86,8 +86,8 @@ class Cuda:
             return VitedgeError(
                 "The GPU's memory is full.",
                 why,
-                "Stop other programs, use a smaller batch, lower --workspace-mib; on a Jetson add swap and build "
-                "without a desktop (sudo systemctl isolate multi-user.target).",
+                "Stop other programs, use a smaller batch, lower --workspace-mib; on a Jetson add swap, "
+                "and build without a desktop (sudo systemctl isolate multi-user.target).",
                 exit_code=1,
             )
         if code in _NO_DRIVER:
