@@ -77,11 +77,11 @@ def make_logger(trt: Any, sink: Callable[[str], None]) -> Any:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING):
-                self.lines.append(message)
+                self.lines.append(msg)
             if severity != trt.ILogger.VERBOSE:
-                sink(f"{str(severity).rpartition('.')[2]}: {message}")
+                sink(f"{str(severity).rpartition('.')[2]}: {msg}")
 
     return Logger()
 

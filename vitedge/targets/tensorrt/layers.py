@@ -27,7 +27,7 @@ def onnx_nodes(layer: dict[str, Any]) -> list[str]:
 
 
 def layer_type(layer: dict[str, Any]) -> str:
-    """"fp16", "fp32", "int8" or "other": the type of a layer's first output."""
+    """ "fp16", "fp32", "int8" or "other": the type of a layer's first output."""
     outputs = layer.get("Outputs") or [{}]
     text = str(outputs[0].get("Format/Datatype", outputs[0].get("Datatype", "")))
     return next((short for long, short in _TYPES.items() if long in text), "other")
@@ -37,7 +37,8 @@ def summarize(layers: list[dict[str, Any]], softmaxes: list[str]) -> dict[str, A
     """How many layers there are, in which types, and how many of the attention blocks were fused.
 
     softmaxes: names of the graph's Softmax nodes; an attention is fused where one kernel, known by its name
-    (`_gemm_mha_v2`, `fmha`), was made from that Softmax. Kernels that carry no ONNX names are counted one by one.
+    (`_gemm_mha_v2`, `fmha`), was made from that Softmax. Kernels that carry no ONNX names are counted one by
+    one.
     """
     kernels = [layer for layer in layers if _is_fused(layer)]
     named = {node for layer in kernels for node in onnx_nodes(layer)}

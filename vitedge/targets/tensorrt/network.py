@@ -1,4 +1,6 @@
-"""From a typed ONNX file to a serialised engine: a strongly typed network, the same calls on TensorRT 10 and 11."""
+"""From a typed ONNX file to a serialised engine: a strongly typed network, the same calls on TensorRT 10 and
+11.
+"""
 
 from __future__ import annotations
 

@@ -20,12 +20,8 @@ class TensorRTOptions(TargetOptions):
     workspace_mib: int | None = Field(
         None, ge=16, description="Scratch memory of a layer at most, in MiB. [default: all]"
     )
-    opt_level: int | None = Field(
-        None, ge=0, le=5, description="Effort of the builder. [default: TensorRT's 3]"
-    )
-    timing_cache: str | None = Field(
-        None, description="File of measured kernel times. [default: by GPU and version]"
-    )
+    opt_level: int | None = Field(None, ge=0, le=5, description="Effort of the builder. [default: TensorRT's 3]")
+    timing_cache: str | None = Field(None, description="File of measured kernel times. [default: by GPU and version]")
     version_compatible: bool = Field(False, description="An engine that later versions of TensorRT run too.")
     hardware_compatible: bool = Field(
         False, description="An engine for all GPUs since Ampere; not on Jetson, and slower."
@@ -46,7 +42,7 @@ class Profile:
 
 
 def parse_profiles(text: str | None) -> list[Profile]:
-    """"1:8:16" -> one profile; "1,8" -> a profile for each size; None -> 1 to 8, tuned for 1."""
+    """ "1:8:16" -> one profile; "1,8" -> a profile for each size; None -> 1 to 8, tuned for 1."""
     if text is None:
         return [Profile(1, 1, 8)]
     if match := re.fullmatch(r"(\d+):(\d+):(\d+)", text.strip()):

@@ -38,7 +38,8 @@ class TensorRTRunner:
         self._buffers: tuple[Pinned, Pinned] | None = None
         self._graph: int | None = None
         runtime = trt.Runtime(self.logger)
-        # Version-compatible engines carry their runtime as code; vitedge opens only engines of the user's own.
+        # Version-compatible engines carry their runtime as code; vitedge opens only engines of the user's
+        # own.
         runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -69,7 +70,7 @@ class TensorRTRunner:
                 engine.get_tensor_profile_shape(self.input_name, index)
                 for index in range(engine.num_optimization_profiles)
             ]
-            self.profiles = [Profile(*(int(tuple(dims)[0]) for dims in each)) for each in bounds]
+            self.profiles = [Profile(*(int(next(iter(dims))) for dims in each)) for each in bounds]
         self.runtime, self.engine, self.context = runtime, engine, context
         self._profile = 0
         self._prepared: int | None = None
@@ -85,7 +86,7 @@ class TensorRTRunner:
 
     def pieces(self, n: int) -> Iterator[tuple[int, int, int]]:
         """(start, end, batch that is run) of each pass for `n` images; a short last piece is padded."""
-        largest = max(profile.hi for profile in self.profiles)
+        largest = max(p.hi for p in self.profiles)
         for start in range(0, n, largest):
             end = min(start + largest, n)
             wanted = end - start
@@ -119,7 +120,7 @@ class TensorRTRunner:
             return
         context = self.context
         if self._buffers is None:
-            self._capacity = max(profile.hi for profile in self.profiles)
+            self._capacity = max(p.hi for p in self.profiles)
             self._buffers = (
                 Pinned(self.cuda, (self._capacity, *self.image_shape), np.uint8),
                 Pinned(self.cuda, (self._capacity, self.classes), np.float32),

@@ -1,4 +1,6 @@
-"""The same build by NVIDIA's own command-line tool, for boards without the Python bindings and for bug reports."""
+"""The same build by NVIDIA's own command-line tool, for boards without the Python bindings and for bug
+reports.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def find_trtexec() -> str | None:
 
 
 def trtexec_version(tool: str) -> str | None:
-    """"10.3.0" from trtexec's banner (`[TensorRT v100300]`), or None."""
+    """ "10.3.0" from trtexec's banner (`[TensorRT v100300]`), or None."""
     try:
         result = subprocess.run([tool, "--help"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -46,7 +48,9 @@ def command(
     timing_cache: Path | None = None,
     layers: Path | None = None,
 ) -> list[str]:
-    """The command line that builds the same engine. TensorRT 11 is always strongly typed and has no flag for it."""
+    """The command line that builds the same engine. TensorRT 11 is always strongly typed and has no flag for
+    it.
+    """
     line = [tool, f"--onnx={spec.onnx}", f"--saveEngine={engine}", "--skipInference"]
     if version < (11, 0):
         line.append("--stronglyTyped")
