@@ -102,9 +102,7 @@ def test_one_folder_a_class_is_torchvisions_image_folder(tmp_path: Path) -> None
     theirs = pytest.importorskip("torchvision.datasets").ImageFolder(tmp_path, allow_empty=True)
     visible = [(p, c) for p, c in theirs.samples if "/." not in p]
     shift = theirs.class_to_idx.get("10", 0)  # theirs counts the hidden folder too
-    assert {str(dataset.path(i)): int(dataset.labels[i]) + shift for i in range(len(dataset))} == dict(
-        visible
-    )
+    assert {str(dataset.path(i)): int(dataset.labels[i]) + shift for i in range(len(dataset))} == dict(visible)
     assert dataset.classes == ("10", "2", "cat")
 
 

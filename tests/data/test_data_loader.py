@@ -106,11 +106,7 @@ def test_samples_follow_the_seed_and_keep_the_order() -> None:
     assert numbers == sorted(numbers)
     assert sample(dataset, 20, 0).files == sample(dataset, 20, 0).files != sample(dataset, 20, 1).files
     assert set(sample(dataset, 20, 0).files) < set(sample(dataset, 50, 0).files)
-    assert (
-        sample(dataset, None) is dataset
-        and sample(dataset, 100) is dataset
-        and sample(dataset, 101) is dataset
-    )
+    assert sample(dataset, None) is dataset and sample(dataset, 100) is dataset and sample(dataset, 101) is dataset
     unlabelled = Dataset(Path("."), dataset.files)
     assert len(set(sample(unlabelled, 20, 0).files)) == 20
     several = Dataset(Path("."), dataset.files, np.eye(3, dtype=np.uint8)[dataset.labels])

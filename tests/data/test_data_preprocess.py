@@ -18,9 +18,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
-@pytest.mark.parametrize(
-    "size", [(640, 479), (333, 500), (37, 53), (224, 224), (257, 256), (1, 3), (501, 90)]
-)
+@pytest.mark.parametrize("size", [(640, 479), (333, 500), (37, 53), (224, 224), (257, 256), (1, 3), (501, 90)])
 @pytest.mark.parametrize("resize, crop", [(256, 224), (248, 224), (239, 224), (48, 48), (61, 32)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("squash", [False, True])

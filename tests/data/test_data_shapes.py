@@ -22,9 +22,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
 
 def test_seeds_splits_and_pictures_differ() -> None:
-    drawn = [
-        draw_shapes(20, seed, 32, split)[0] for seed in (0, 1) for split in ("train", "val", "test", "calib")
-    ]
+    drawn = [draw_shapes(20, seed, 32, split)[0] for seed in (0, 1) for split in ("train", "val", "test", "calib")]
     pictures = {picture.tobytes() for pixels in drawn for picture in pixels}
     assert len(pictures) == 8 * 20
 
