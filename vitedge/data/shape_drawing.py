@@ -80,8 +80,8 @@ def draw(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
     for _ in range(rng.integers(2, 6)):
         _clutter(canvas, x, y, rng)
     textured = label >= len(FIGURES)
-    radius = size * rng.uniform(*((0.34, 0.46) if textured else (0.26, 0.42)))
-    middle = rng.uniform(0.9 * radius, size - 0.9 * radius, 2)
+    radius = size * rng.uniform(*((0.34, 0.46) if textured else (0.3, 0.44)))
+    middle = size * rng.uniform(0.36, 0.64, 2)
     angle = rng.uniform(-0.35, 0.35)
     u = (np.cos(angle) * (x - middle[0]) + np.sin(angle) * (y - middle[1])) / radius
     v = (np.cos(angle) * (y - middle[1]) - np.sin(angle) * (x - middle[0])) / radius
