@@ -7,6 +7,7 @@ made again.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -138,6 +139,14 @@ class Bundle:
             yield
         finally:
             os.close(handle)  # releases the lock
+
+    def remove_if_empty(self) -> None:
+        """Removes the run folder where no step has succeeded yet: a wrong call leaves nothing behind."""
+        if not self.manifest["steps"]:
+            for name in (".lock", "manifest.json"):
+                (self.root / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
 
     def path(self, relative: str) -> Path:
         """Where that file of the bundle is."""

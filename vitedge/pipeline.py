@@ -22,8 +22,12 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     reporter = reporter or Reporter()
     bundle = Bundle.create(root)
     with bundle.lock():
+        try:
+            _tell(import_model(bundle, config.model, reporter), reporter)
+        except BaseException:
+            bundle.remove_if_empty()
+            raise
         save_config(root / CONFIG, config)
-        _tell(import_model(bundle, config.model, reporter), reporter)
         record = sample_calibration(bundle, config.calib, reporter)
         if record:
             _tell(record, reporter)

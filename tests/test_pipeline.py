@@ -1,0 +1,168 @@
+"""The way from a checkpoint to an artifact, through the command line as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitedge.bundle import Bundle
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def vitedge(folder: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in that folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vitedge", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder, shapes_folder) -> Path:
+    """A folder in which a tiny ViT was compressed and built for ONNX Runtime."""
+    root = tmp_path_factory.mktemp("work")
+    vitedge(root, "compress", "--model", tiny_folder, "--calib", shapes_folder)
+    vitedge(root, "build")
+    return root
+
+
+def test_bundle_holds_what_the_design_says(folder) -> None:
+    run = folder / "vitedge-run"
+    for name in ("vitedge.toml", "manifest.json", "onnx/float32.onnx", "build/onnxruntime-fp32/metadata.json"):
+        assert (run / name).is_file()
+    assert {p.name for p in (run / "model").iterdir()} == {
+        "model.safetensors",
+        "arch.json",
+        "preprocess.json",
+        "classes.txt",
+    }
+    bundle = Bundle.open(run)
+    for name in bundle.manifest["artifacts"]:
+        bundle.verified(name)
+    facts = bundle.facts("export")
+    assert facts["check_images"] == "40 calibration pictures"
+    assert facts["onnx/float32.onnx"]["logit_difference"] < 1e-5
+    metadata = json.loads((run / "build/onnxruntime-fp32/metadata.json").read_text())
+    assert metadata["check"]["accepted"] is True and metadata["check"]["agreement"] == 1.0
+    assert metadata["session"]["intra_op_threads"] >= 1
+
+
+def test_nothing_is_done_twice(folder, tiny_folder, shapes_folder) -> None:
+    before = (folder / "vitedge-run/manifest.json").read_bytes()
+    done = vitedge(folder, "compress", "--model", tiny_folder, "--calib", shapes_folder)
+    assert done.stderr.count("up to date") == 4
+    assert "up to date" in vitedge(folder, "build").stderr
+    assert (folder / "vitedge-run/manifest.json").read_bytes() == before
+
+
+def test_predict(folder, shapes_folder) -> None:
+    result = json.loads(vitedge(folder, "predict", shapes_folder, "--json", "--top", 3).stdout)
+    assert len(result["images"]) == 40 and result["device"] == "cpu"
+    top = result["images"][0]["top"]
+    assert len(top) == 3 and top[0]["probability"] >= top[1]["probability"] > 0
+    text = vitedge(folder, "predict", next(iter(shapes_folder.rglob("*.png")))).stdout
+    assert "%" in text
+
+
+def test_inspect_and_doctor(folder, tiny_folder) -> None:
+    tables = json.loads(vitedge(folder, "inspect", "--json").stdout)["tables"]
+    assert tables["Layers"]["rows"][-1][0] == "total"
+    assert ["Softmax", 2] in tables["Operators"]["rows"]
+    assert "2 heads of 16" in vitedge(folder, "inspect", tiny_folder).stdout
+    assert any(t["target"] == "onnxruntime" for t in json.loads(vitedge(folder, "doctor", "--json").stdout)["targets"])
+
+
+def test_batches_agree(tmp_path, folder, tiny_folder, shapes_folder) -> None:
+    """Batch 1, batch 8 and a free batch give the same logits."""
+    common = ["compress", "--model", tiny_folder, "--calib", shapes_folder, "--run"]
+    vitedge(tmp_path, *common, "b8", "--batch", 8)
+    vitedge(tmp_path, *common, "free", "--dynamic-batch")
+    one = np.load(folder / "vitedge-run/onnx/logits.npy")
+    for run in ("b8", "free"):
+        np.testing.assert_allclose(np.load(tmp_path / run / "onnx/logits.npy"), one, atol=1e-5)
+
+
+def test_without_calibration_pictures(tmp_path, tiny_folder) -> None:
+    done = vitedge(tmp_path, "compress", "--model", tiny_folder)
+    assert "pictures of noise" in done.stdout
+    vitedge(tmp_path, "build")
+
+
+def test_drawn_pictures_for_a_model_of_something_else(tmp_path, tiny_folder, shapes_folder) -> None:
+    for name in ("model.safetensors", "arch.json", "preprocess.json"):
+        (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
+    (tmp_path / "classes.txt").write_text("\n".join(f"animal{i}" for i in range(10)))
+    done = vitedge(tmp_path, "compress", "--model", tmp_path, "--calib", shapes_folder, "--run", tmp_path / "run")
+    assert "warning: " in done.stderr and "will not fit photographs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("build",), 2, "There is no run in 'vitedge-run'"),
+        (("build", "--target", "abacus"), 2, "There is no target 'abacus'"),
+        (("compress", "--model", "nothing.pth"), 2, "There is no model 'nothing.pth'"),
+        (("compress", "--config", "none.toml"), 2, "can't be read"),
+        (("compress", "--calib-size", "0"), 2, "calib_size"),
+        (("predict", "x.jpg"), 2, "There is no run"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_wrong_calls(tmp_path, arguments, code, words) -> None:
+    done = vitedge(tmp_path, *arguments, code=code)
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_debug_shows_the_traceback(tmp_path) -> None:
+    assert "Traceback" in vitedge(tmp_path, "build", "--debug", code=2).stderr
+
+
+def test_an_artifact_changed_by_hand(folder, tmp_path) -> None:
+    import shutil
+
+    shutil.copytree(folder / "vitedge-run", tmp_path / "run")
+    with (tmp_path / "run/build/onnxruntime-fp32/model.onnx").open("ab") as file:
+        file.write(b"x")
+    done = vitedge(tmp_path, "predict", "x.png", "--run", "run", code=1)
+    assert "was changed after vitedge wrote it" in done.stderr and "vitedge build" in done.stderr
+
+
+def test_config_file_and_unknown_option(tmp_path, tiny_folder, shapes_folder) -> None:
+    (tmp_path / "a.toml").write_text(f'[model]\nmodel = "{tiny_folder}"\n[calib]\ncalib = "{shapes_folder}"\ncalib_size = 9\n')
+    vitedge(tmp_path, "compress", "--config", "a.toml")
+    assert len(np.load(tmp_path / "vitedge-run/calib/pixels.npy")) == 9
+    (tmp_path / "b.toml").write_text("[calib]\ncalib_sice = 9\n")
+    assert "did you mean 'calib_size'" in vitedge(tmp_path, "compress", "--config", "b.toml", code=2).stderr
+
+
+@pytest.mark.real
+def test_trained_vit_on_photographs(tmp_path, shared_data) -> None:
+    """ViT-Ti/16: the accuracy that torchvision measured, through the exported graph."""
+    from vitedge.data.folder import open_dataset
+    from vitedge.data.loader import iter_batches
+    from vitedge.steps.source import read_preprocess
+    from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
+
+    names = ("--model", shared_data / "vit_ti_16", "--classes", shared_data / "classes.txt")
+    vitedge(tmp_path, "compress", *names, "--calib", shared_data / "calib", "--calib-size", 32, "--batch", 8)
+    vitedge(tmp_path, "build")
+    bundle = Bundle.open(tmp_path / "vitedge-run")
+    dataset = open_dataset(shared_data / "val", class_count=1000)
+    runner = OnnxRuntimeRunner(bundle.verified("build/onnxruntime-fp32/model.onnx"))
+    batches = iter_batches(dataset, read_preprocess(bundle), 40)
+    order = np.concatenate([np.argsort(-runner.infer(p), axis=1)[:, :5] for p, _ in batches])
+    hits = order == dataset.labels[:, None]
+    assert hits[:, 0].mean() == pytest.approx(0.734, abs=0.002)
+    assert hits.any(1).mean() == pytest.approx(0.936, abs=0.002)
