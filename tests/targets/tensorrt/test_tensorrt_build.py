@@ -291,3 +291,61 @@ def test_a_machine_with_all_of_it(trt, device):
     probe = TARGET.probe()
     assert probe.can_build and probe.can_run and probe.device == "gpu"
     assert probe.versions["compute_capability"] == "8.7"
+
+
+TRTEXEC = """#!/bin/sh
+case "$1" in --help) echo "[TensorRT v100300]"; exit 0;; esac
+for a in "$@"; do
+  case $a in
+    --saveEngine=*) printf plan > "${a#*=}";;
+    --exportLayerInfo=*) echo '{"Layers": [{"Name": "_gemm_mha_v2_1"}, {"Name": "_gemm_mha_v2_9"}]}' > "${a#*=}";;
+    --exportOutput=*) cp "$(dirname "$0")/logits.json" "${a#*=}";;
+  esac
+done
+"""
+
+
+@pytest.fixture
+def only_trtexec(tmp_path, monkeypatch):
+    """A board with trtexec and no Python module; its engine gives the logits of `logits.json`."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    tool = tmp_path / "trtexec"
+    tool.write_text(TRTEXEC)
+    tool.chmod(0o755)
+    monkeypatch.setattr(trtexec, "find_trtexec", lambda: str(tool))
+
+    def give(logits: np.ndarray) -> None:
+        entry = {"name": "logits", "dimensions": "1x10", "values": logits.ravel().tolist()}
+        (tmp_path / "logits.json").write_text(json.dumps([entry]))
+
+    return give
+
+
+def test_a_board_with_trtexec_alone(only_trtexec, request_for):
+    from dataclasses import replace
+
+    reference = np.arange(40, dtype=np.float32).reshape(4, 10)
+    probe = TARGET.probe()
+    assert probe.can_build and not probe.can_run and probe.versions["trtexec"] == "10.3.0"
+    request = replace(request_for(opt_level=3), reference_logits=reference)
+    only_trtexec(reference[:1] + 0.01)
+    result = TARGET.build(request)
+    assert result.metadata["machine"] == {"tensorrt": "10.3.0"}
+    assert "--stronglyTyped" in result.metadata["built_by"]
+    assert result.metadata["engine"]["attention_fused"] == "2/2"
+    assert result.metadata["trtexec_check"]["sqnr_db"] > 40
+    # A miscompiled engine is refused.
+    only_trtexec(-reference[:1])
+    with pytest.raises(VitedgeError, match=r"does not compute what the model computes.*4723"):
+        TARGET.build(request)
+
+
+def test_print_trtexec(request_for):
+    request = request_for(batch=None, dynamic_batch="1:4:8", opt_level=3, print_trtexec=True)
+    line = TARGET.preview(request)
+    assert line.startswith("trtexec ") and f"--onnx={request.out / 'model.onnx'}" in line
+    assert "--optShapes=pixels:4x32x32x3" in line and "--builderOptimizationLevel=3" in line
+    assert (request.out / "model.onnx").is_file()
+    assert TARGET.preview(request_for()) is None

@@ -33,9 +33,9 @@ def trtexec_version(tool: str) -> str | None:
     if not (found := re.search(r"TensorRT[. ]v(\d{4,6})", result.stdout + result.stderr)):
         return None
     number = int(found[1])
-    # Six digits since 10: major * 10000 + minor * 100 + patch; four before.
-    base = 100 if number >= 100000 else 10
-    return f"{number // base**2}.{number // base % base}.{number % base}"
+    # 10.3.0 is 100300, 8.5.2 was 8502.
+    digits, unit = (10000, 100) if number >= 100000 else (1000, 10)
+    return f"{number // digits}.{number // 100 % unit}.{number % 100}"
 
 
 def command(
