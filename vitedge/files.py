@@ -27,7 +27,8 @@ def write_error(error: BaseException, path: Path) -> VitedgeError | None:
     """
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL or "No space left on device" in str(error):
-        why, todo = "The disk is full.", "Free some space or choose another folder, then run it again."
+        why = f"The disk is full, or a limit is reached ({os.strerror(number or errno.ENOSPC)})."
+        todo = "Free some space or choose another folder, then run it again."
     elif number in _READ_ONLY or "Read-only file system" in str(error):
         why = f"The folder {path.parent} can't be written to ({os.strerror(number or errno.EROFS)})."
         todo = "Change its permissions or choose another folder."
