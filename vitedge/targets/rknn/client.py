@@ -21,7 +21,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # "E RKNN: [22:42:40.330] text", "E build: text", and the last line of a Python traceback.
 _ERROR = re.compile(r"^(?:E |ERROR|[A-Za-z_.]+(?:Error|Exception):)")
 # Printed in every successful build too.
-_HARMLESS = ("Unkown op target: 0",)
+_HARMLESS = ("Unkown op target: 0", "rknn-toolkit2 version:")
 _FULL = ("No space left on device", "Disk quota exceeded")
 
 

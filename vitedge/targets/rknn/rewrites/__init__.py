@@ -1,0 +1,19 @@
+"""Exact rewrites of the graph for Rockchip's compiler, one a file, in the order in which they are applied."""
+
+from __future__ import annotations
+
+import onnx
+
+from vitedge.targets.rknn.rewrites import patch_embed, pixels
+
+REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite}
+
+
+def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A rewritten copy and the names of the rewrites that found something."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    done = [name for name, rewrite in REWRITES.items() if rewrite(copy)]
+    copy = onnx.shape_inference.infer_shapes(copy)
+    onnx.checker.check_model(copy)
+    return copy, done
