@@ -11,6 +11,7 @@ from vitedge.targets.base import Target
 _TARGETS = {
     "onnxruntime": "vitedge.targets.onnxruntime",
     "tensorrt": "vitedge.targets.tensorrt",
+    "rknn": "vitedge.targets.rknn",
 }
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import traceback
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Session:
     """One RKNN object and what was built with it."""
 
     def __init__(self):
-        self.rknn = None
+        self.rknn: Any = None
         self.base = ""
 
     def fresh(self, request=None):
@@ -108,7 +109,7 @@ class Session:
         base = request.get("base", self.base)
         config = self.yaml(request.get("cfg", f"{base}.quantization.cfg"))
         if "float16" in request:
-            config["custom_quantize_layers"] = {name: "float16" for name in request["float16"]}
+            config["custom_quantize_layers"] = dict.fromkeys(request["float16"], "float16")
         for name, (low, high) in request.get("ranges", {}).items():
             set_range(config["quantize_parameters"][name], low, high)
         path = f"{os.path.basename(base)}.assembled.cfg"

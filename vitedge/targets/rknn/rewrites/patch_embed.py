@@ -28,9 +28,7 @@ def strides(patch: int) -> tuple[int, ...] | None:
     if patch <= MAX_STRIDE:
         return (patch,)
     found = [
-        (s, *rest)
-        for s in range(2, MAX_STRIDE + 1)
-        if patch % s == 0 and (rest := strides(patch // s)) is not None
+        (s, *rest) for s in range(2, MAX_STRIDE + 1) if patch % s == 0 and (rest := strides(patch // s)) is not None
     ]
     # 16 as 4 x 4, not 2 x ... : cheaper, since the last convolution is then over fewer positions.
     return min(found, key=lambda f: (len(f), max(f), f), default=None)
@@ -72,7 +70,7 @@ def rewrite(model: onnx.ModelProto) -> bool:
 
 
 def _steps(node: onnx.NodeProto) -> tuple[int, ...] | None:
-    if node.op_type != "Conv" or any(edit.attribute(node, "pads", [])):  # type: ignore[call-overload]
+    if node.op_type != "Conv" or any(edit.attribute(node, "pads", [])):  # type: ignore[arg-type]
         return None
     kernel, stride = edit.attribute(node, "kernel_shape"), edit.attribute(node, "strides")
     if kernel != stride or not kernel or kernel[0] != kernel[-1] or kernel[0] <= MAX_STRIDE:  # type: ignore[index]
@@ -81,6 +79,4 @@ def _steps(node: onnx.NodeProto) -> tuple[int, ...] | None:
 
 
 def _conv(inputs: list[str], output: str, s: int, name: str = "") -> onnx.NodeProto:
-    return onnx.helper.make_node(
-        "Conv", inputs, [output], name=name or output, kernel_shape=[s, s], strides=[s, s]
-    )
+    return onnx.helper.make_node("Conv", inputs, [output], name=name or output, kernel_shape=[s, s], strides=[s, s])

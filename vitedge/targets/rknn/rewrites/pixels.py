@@ -32,9 +32,7 @@ def rewrite(model: onnx.ModelProto) -> bool:
         node.input[:] = [source.name if name == second[0].output[0] else name for name in node.input]
     edit.replace_nodes(model, [first[0], second[0]], [])
     n, height, width, channels = shape
-    source.CopyFrom(
-        onnx.helper.make_tensor_value_info(source.name, TensorProto.FLOAT, [n, channels, height, width])
-    )
+    source.CopyFrom(onnx.helper.make_tensor_value_info(source.name, TensorProto.FLOAT, [n, channels, height, width]))
     return True
 
 

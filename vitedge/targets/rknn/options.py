@@ -1,0 +1,34 @@
+"""What can be chosen for an RKNN build. Each field is a flag of `vitedge build` and a key of `[build.rknn]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from vitedge.targets.base import TargetOptions
+
+Cores = Literal["auto", "0", "1", "2", "0_1", "0_1_2", "all"]
+
+
+class RknnOptions(TargetOptions):
+    """Options of the RKNN target."""
+
+    preset: Literal["balanced", "full"] = Field(
+        "balanced",
+        description="balanced: INT8 with float16 where --max-drop asks for it; full: no float16 in the blocks.",
+    )
+    max_drop: float = Field(
+        4.0,
+        ge=0,
+        le=100,
+        description="Percent of calibration pictures whose top-1 may differ from the float model's, in the simulator.",
+    )
+    algorithm: Literal["auto", "normal", "kl_divergence", "mmse"] = Field(
+        "auto", description="How the compiler finds INT8 ranges; auto: measured (full) or normal (balanced)."
+    )
+    calib_images: int = Field(32, ge=1, description="Pictures that the compiler calibrates on.")
+    check_images: int = Field(96, ge=1, description="Other calibration pictures that candidates are compared on.")
+    npu_cores: Cores = Field("auto", description="NPU cores that the runner uses on a board (RK3588, RK3576).")
+    rknn_python: str | None = Field(None, description="Python of an environment that has rknn-toolkit2.")
+    time_limit: int = Field(600, ge=1, description="Seconds that one call of the compiler may take.")

@@ -1,0 +1,60 @@
+"""The vendor's simulator on a PC: for accuracy, never for a latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge.errors import VitedgeError
+from vitedge.targets.rknn.calls import SIMULATOR, simulate
+from vitedge.targets.rknn.client import Worker
+from vitedge.targets.rknn.toolchain import Toolchain
+
+
+class SimulatorRunner:
+    """A worker that has rebuilt the artifact's model, and keeps it."""
+
+    device = "simulator"
+    batch: int | None = 1
+
+    def __init__(self, artifact: Path, metadata: dict[str, Any], toolchain: Toolchain, *, limit: float = 600) -> None:
+        """Raises VitedgeError where the toolkit is another version than the artifact's, or its files are gone."""
+        if toolchain.version != metadata["toolkit"]:
+            raise VitedgeError(
+                f"'{artifact.name}' was built by rknn-toolkit2 {metadata['toolkit']}.",
+                f"The toolchain here is {toolchain.version}: its simulator would run another model.",
+                "Build it again with `vitedge build --target rknn`.",
+            )
+        folder = (artifact.parent / SIMULATOR).absolute()
+        if not folder.is_dir():
+            raise VitedgeError(
+                f"'{artifact}' can't be simulated: '{folder}' is missing.",
+                "The simulator can't load a .rknn; it starts from what the build left there.",
+                "Build it again with `vitedge build --target rknn`.",
+            )
+        self.limit = limit
+        self.worker = Worker(toolchain)
+        try:
+            if (graph := folder / "model.onnx").is_file():
+                fields = {
+                    "onnx": str(graph),
+                    "platform": metadata["platform"],
+                    "channels": metadata["input"]["shape"][3],
+                }
+                self.worker.request("build_float", limit=limit, **fields)
+            else:
+                base = str(folder / "model")
+                self.worker.request("assemble", limit=limit, base=base, cfg=f"{base}.cfg")
+        except BaseException:
+            self.worker.close()
+            raise
+
+    def infer(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, C] -> float32 logits [N, classes]."""
+        return simulate(self.worker, pixels, self.limit)
+
+    def close(self) -> None:
+        """Ends the worker."""
+        self.worker.close()

@@ -1,0 +1,42 @@
+"""The compiler's tensors, by the part of the ViT that they belong to.
+
+The compiler renames what it fuses: `block3.mlp.gelu_tp-rs`, `block0.attention.context.heads_2sdpa_q_softmax`. The
+names of our graph stay in front, so a tensor belongs to the part whose name it begins with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# What is cheap to keep in float16: no convolution's cycles, or few of them.
+STREAM, NORM, PATCH, HEAD = "stream", "norm", "patch", "head"
+
+_PARTS = (
+    (re.compile(r"block(\d+)\.(residual[12]|cls)(?![a-z])"), STREAM),
+    (re.compile(r"(patches|embed)(?![a-z_])"), STREAM),
+    (re.compile(r"(block(\d+)\.norm[12]|norm|cls\.flat)(?![a-z])"), NORM),
+    (re.compile(r"patch_embed(?!\.space_to_depth)"), PATCH),
+    (re.compile(r"(head|logits)(?![a-z])"), HEAD),
+)
+_BLOCK = re.compile(r"block(\d+)\.(attention|mlp)(?![a-z])")
+
+
+def part_of(tensor: str) -> str | None:
+    """stream, norm, patch, head, or "block3.mlp", "block3.attention"; None for the input."""
+    for pattern, part in _PARTS:
+        if pattern.match(tensor):
+            return part
+    match = _BLOCK.match(tensor)
+    return f"block{match[1]}.{match[2]}" if match else None
+
+
+def by_part(tensors: Iterable[str], constants: Iterable[str]) -> dict[str, list[str]]:
+    """Part -> its tensors. Constants are left out: the compiler refuses their names in an assignment."""
+    fixed = set(constants)
+    parts: dict[str, list[str]] = {}
+    for tensor in tensors:
+        part = part_of(tensor)
+        if part and tensor not in fixed and not tensor.endswith("_int8"):
+            parts.setdefault(part, []).append(tensor)
+    return parts
