@@ -19,7 +19,7 @@ class RknnOptions(TargetOptions):
         description="balanced: INT8 with float16 where --max-drop asks for it; full: no float16 in the blocks.",
     )
     max_drop: float = Field(
-        4.0,
+        3.0,
         ge=0,
         le=100,
         description="Percent of calibration pictures whose top-1 may differ from the float model's, in the simulator.",

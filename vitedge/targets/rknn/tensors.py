@@ -14,7 +14,7 @@ STREAM, NORM, PATCH, HEAD = "stream", "norm", "patch", "head"
 
 _PARTS = (
     (re.compile(r"block(\d+)\.(residual[12]|cls)(?![a-z])"), STREAM),
-    (re.compile(r"(patches|embed)(?![a-z_])"), STREAM),
+    (re.compile(r"(patches|embed)(?![a-z])"), STREAM),
     (re.compile(r"(block(\d+)\.norm[12]|norm|cls\.flat)(?![a-z])"), NORM),
     (re.compile(r"patch_embed(?!\.space_to_depth)"), PATCH),
     (re.compile(r"(head|logits)(?![a-z])"), HEAD),

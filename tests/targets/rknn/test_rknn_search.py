@@ -1,0 +1,142 @@
+"""The pure parts: tensor names, the search, the layer table, the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vitedge.targets.rknn import cost
+from vitedge.targets.rknn.dataset import split, write_dataset
+from vitedge.targets.rknn.search import CHEAP, Trial, search
+from vitedge.targets.rknn.tensors import by_part, part_of
+
+# Lines of a log of rknn-toolkit2 2.5.0.
+LOG = """
+D RKNN: [23:08:00.696]                                       Network Layer Information Table
+D RKNN: [23:08:00.696] --------------------------------------------------------------------
+D RKNN: [23:08:00.696] ID   OpType             DataType Target InputShape  OutputShape  Cycles(DDR/NPU/Total)    RW(KB)
+D RKNN: [23:08:00.696] --------------------------------------------------------------------
+D RKNN: [23:08:00.696] 1    InputOperator      INT8     CPU    \\                                  (1,3,224,224)          \
+0/0/0                    0            InputOperator:pixels
+D RKNN: [23:08:00.696] 2    Conv               INT8     NPU    (1,3,224,224),(48,3,4,4),(48)      (1,48,56,56)           \
+12847/100352/100352      149          Conv:patch_embed.space_to_depth0
+D RKNN: [23:08:00.696] 3    exNorm             FLOAT16  NPU    (1,192,1,197),(1,192,1,1),...      (1,192,1,197)          \
+0/0/0                    37           exNorm:block0.norm1#1
+D RKNN: [23:08:00.696] 4    Reshape            INT8     CPU    (1,1000,1,1),(2)                   (1,1000)               \
+0/0/0                    1            Reshape:head.matmul_rs
+D RKNN: [23:08:00.696] --------------------------------------------------------------------
+D RKNN: [23:08:00.696] <<<<<<<< end: rknn::RKNNModelRegCmdbuildPass
+D RKNN: [23:08:00.725] Total Internal Memory Size: 1078.19KB
+D RKNN: [23:08:00.725] Total Weight Memory Size: 6143.69KB
+"""
+
+
+def test_the_layer_table_becomes_a_cost_table() -> None:
+    table = cost.parse_layers(LOG)
+    assert table is not None
+    assert [(r.op, r.dtype, r.device, r.cycles, r.kib) for r in table.rows] == [
+        ("InputOperator", "int8", "cpu", None, 0.0),
+        ("Conv", "int8", "npu", 100352, 149.0),
+        ("exNorm", "float16", "npu", None, 37.0),
+        ("Reshape", "int8", "cpu", None, 1.0),
+    ]
+    assert table.total_cycles == 100352
+    assert "exNorm" in table.not_modelled and "InputOperator" not in table.not_modelled
+    assert cost.cpu_fallbacks(table) == ["Reshape Reshape:head.matmul_rs"]
+    assert cost.from_json(cost.to_json(table)) == table
+    assert cost.parse_memory(LOG) == {"weight_kib": 6143.69, "internal_kib": 1078.19}
+
+
+def test_the_last_table_counts_and_none_is_none() -> None:
+    second = LOG.replace("100352/100352", "7/7")
+    table = cost.parse_layers(LOG + second)
+    assert table is not None and table.total_cycles == 7
+    assert cost.parse_layers("D RKNN: nothing") is None
+
+
+def test_the_compilers_names_are_told_apart_by_part() -> None:
+    # As rknn-toolkit2 2.5.0 names them.
+    names = {
+        "patch_embed": "patch",
+        "patch_embed.flat_sw": "patch",
+        "patches.positioned_sw-rs": "stream",
+        "patches_sw_rs": "stream",
+        "block0.norm1#1": "norm",
+        "block11.norm1.cls-rs": "norm",
+        "block11.cls-rs": "stream",
+        "block0.attention.q.heads_tp_rs": "block0.attention",
+        "block0.attention.context.heads_2sdpa_q_softmax": "block0.attention",
+        "block10.attention.out.matmul_mm_tp_sw": "block10.attention",
+        "block0.residual1-rs": "stream",
+        "block7.mlp.gelu.0_tp-rs": "block7.mlp",
+        "norm#1": "norm",
+        "head.matmul": "head",
+        "logits": "head",
+        "pixels": None,
+        "patch_embed.space_to_depth0": None,
+    }
+    assert {name: part_of(name) for name in names} == names
+    parts = by_part(["block0.norm1#1", "block0.norm1.scale", "logits", "logits_int8"], ["block0.norm1.scale"])
+    assert parts == {"norm": ["block0.norm1#1"], "head": ["logits"]}
+
+
+class Model:
+    """Each part in INT8 adds its noise; agreement falls with the noise."""
+
+    def __init__(self, noise: dict[str, float]) -> None:
+        self.noise = noise
+        self.builds = 0
+
+    def __call__(self, parts: Sequence[str], few: bool) -> Trial:
+        self.builds += 1
+        left = sum(v for k, v in self.noise.items() if k not in parts) + 1e-6
+        cycles = 100 + sum(10 for p in parts if p.startswith("block"))
+        return Trial(tuple(parts), cycles, 1 - left, -10 * np.log10(left))
+
+
+def noises(**blocks: float) -> dict[str, float]:
+    return {"stream": 0.3, "norm": 0.02, "patch": 0.01, "head": 0.01} | blocks
+
+
+def test_all_int8_is_taken_where_it_is_good_enough() -> None:
+    model = Model({"stream": 0.01, "block0.mlp": 0.01})
+    assert search(model, model.noise, 0.95)[-1].parts == ()
+    assert model.builds == 1
+
+
+def test_the_cheap_parts_are_enough_without_a_bad_block() -> None:
+    model = Model(noises(b=0.0))
+    assert set(search(model, model.noise, 0.95)[-1].parts) == set(CHEAP)
+
+
+def test_the_worst_blocks_are_taken_and_no_more_than_needed() -> None:
+    blocks = {f"block{i}.mlp": 0.002 for i in range(12)} | {"block7.mlp": 0.2, "block3.mlp": 0.05, "block5.mlp": 0.04}
+    model = Model(noises(**blocks))
+    best = search(model, model.noise, 0.95)[-1]
+    assert best.agreement >= 0.95
+    assert {p for p in best.parts if p.startswith("block")} == {"block7.mlp", "block3.mlp", "block5.mlp"}
+
+
+def test_where_nothing_is_enough_the_best_is_taken() -> None:
+    model = Model(noises(**{"block0.mlp": 0.1}) | {"other": 0.5})
+    best = search(model, [k for k in model.noise if k != "other"], 0.99)[-1]
+    assert "block0.mlp" in best.parts and best.agreement < 0.99
+
+
+def test_the_data_set_is_nchw_in_raw_scale_with_the_whole_range(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(40, 200, (3, 8, 6, 3), dtype=np.uint8)
+    lines = write_dataset(pixels, tmp_path / "set").read_text().split()
+    images = [np.load(line) for line in lines]
+    assert [i.shape for i in images] == [(1, 3, 8, 6)] * 3
+    assert images[0].min() == 0 and images[0].max() == 255
+    assert np.array_equal(images[1][0].transpose(1, 2, 0), pixels[1])
+
+
+def test_calibration_and_check_pictures_are_different_ones() -> None:
+    calibrate, check = split(256, 32, 96)
+    assert len(calibrate) == 32 and len(check) == 96 and not set(calibrate) & set(check)
+    calibrate, check = split(10, 32, 96)
+    assert len(calibrate) == 5 and len(check) == 5 and not set(calibrate) & set(check)
+    assert len(split(1, 32, 96)[1]) == 1
