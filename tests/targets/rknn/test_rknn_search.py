@@ -14,18 +14,18 @@ from vitedge.targets.rknn.tensors import by_part, part_of
 
 # Lines of a log of rknn-toolkit2 2.5.0.
 LOG = """
-D RKNN: [23:08:00.696]                                       Network Layer Information Table
+D RKNN: [23:08:00.696]      Network Layer Information Table
 D RKNN: [23:08:00.696] --------------------------------------------------------------------
 D RKNN: [23:08:00.696] ID   OpType             DataType Target InputShape  OutputShape  Cycles(DDR/NPU/Total)    RW(KB)
 D RKNN: [23:08:00.696] --------------------------------------------------------------------
-D RKNN: [23:08:00.696] 1    InputOperator      INT8     CPU    \\                                  (1,3,224,224)          \
-0/0/0                    0            InputOperator:pixels
-D RKNN: [23:08:00.696] 2    Conv               INT8     NPU    (1,3,224,224),(48,3,4,4),(48)      (1,48,56,56)           \
+D RKNN: [23:08:00.696] 1    InputOperator      INT8     CPU    \\      (1,3,224,224)          \
+0/0/0      0            InputOperator:pixels
+D RKNN: [23:08:00.696] 2    Conv               INT8     NPU (1,3,224,224),(48,3,4,4),(48)  (1,48,56,56)           \
 12847/100352/100352      149          Conv:patch_embed.space_to_depth0
-D RKNN: [23:08:00.696] 3    exNorm             FLOAT16  NPU    (1,192,1,197),(1,192,1,1),...      (1,192,1,197)          \
-0/0/0                    37           exNorm:block0.norm1#1
-D RKNN: [23:08:00.696] 4    Reshape            INT8     CPU    (1,1000,1,1),(2)                   (1,1000)               \
-0/0/0                    1            Reshape:head.matmul_rs
+D RKNN: [23:08:00.696] 3    exNorm             FLOAT16  NPU (1,192,1,197),(1,192,1,1),...  (1,192,1,197)   \
+0/0/0      37           exNorm:block0.norm1#1
+D RKNN: [23:08:00.696] 4    Reshape            INT8     CPU (1,1000,1,1),(2)   (1,1000)               \
+0/0/0      1            Reshape:head.matmul_rs
 D RKNN: [23:08:00.696] --------------------------------------------------------------------
 D RKNN: [23:08:00.696] <<<<<<<< end: rknn::RKNNModelRegCmdbuildPass
 D RKNN: [23:08:00.725] Total Internal Memory Size: 1078.19KB
