@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 QUICK = ("--seconds", "0.05")
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder: Path, noise: float = 0.0005) -> Path:
     """A run with an FP32 and an INT8 artifact of the small classifier, and one for a target that is not
     here."""
     bundle = Bundle.create(folder / "run")
@@ -41,7 +41,7 @@ def make_run(folder: Path) -> Path:
 
     bundle.run_step("compress", compress, options={}, inputs=[], code="1")
     bundle.run_step("build/fp32", build("fp32", 0.0), options={}, inputs=[], code="1")
-    bundle.run_step("build/int8", build("int8", 0.0005), options={}, inputs=[], code="1")
+    bundle.run_step("build/int8", build("int8", noise), options={}, inputs=[], code="1")
     return folder / "run"
 
 

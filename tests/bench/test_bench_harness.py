@@ -135,7 +135,7 @@ def test_two_equal_artifacts_and_one_that_takes_twice_as_long(tmp_path, monkeypa
     finally:
         for row in rows.values():
             row.kill()
-    assert {len(one.rounds) for one in timed.values()} == {20}
+    assert len({len(one.rounds) for one in timed.values()}) == 1 and len(timed["a"].rounds) >= 10
     assert timed["a"].latency_ms()["n"] >= 10 and timed["a"].latency_ms()["min"] >= 2
     double = rounds.ratio(timed["twice"], timed["a"])
     assert 1.5 < double["ratio"] < 2.5 and double["ci95"][0] <= double["ratio"] <= double["ci95"][1]

@@ -21,7 +21,7 @@ from vitedge.reporter import Reporter
 @dataclass(frozen=True)
 class What:
     """What to measure: `only` names artifacts, targets or precisions (empty: all); `fresh` forgets earlier
-    records."""
+    records; `command` is the line that was typed, for the report."""
 
     only: tuple[str, ...] = ()
     data: str | None = None
@@ -29,6 +29,7 @@ class What:
     seed: int = 0
     fresh: bool = False
     host_name: str | None = None
+    command: str = ""
 
 
 def bench_bundle(bundle: Bundle, what: What, settings: Settings, reporter: Reporter) -> dict[str, Any]:
@@ -45,6 +46,7 @@ def bench_bundle(bundle: Bundle, what: What, settings: Settings, reporter: Repor
         _tell_about_data(source, reporter)
         facts = {
             "run": str(bundle.root),
+            "command": what.command,
             "classes": list(source.names) if source.names else None,
             "steps": {name: _lineage(step) for name, step in bundle.manifest["steps"].items()},
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +61,8 @@ def command(
         memory_limit_mib=memory,
         accuracy=not no_accuracy,
     )
-    what = What(tuple(filter(None, only.split(","))), data, limit, seed, fresh, name)
+    typed = shlex.join(["vitedge", *sys.argv[1:]])
+    what = What(tuple(filter(None, only.split(","))), data, limit, seed, fresh, name, typed)
     result = bench_bundle(Bundle.open(run), what, settings, ConsoleReporter())
     if json:
         write_json(json, result)

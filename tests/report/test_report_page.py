@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from bench_run import QUICK, make_run, vitedge
+from bench_small import write_pictures
+
+from vitedge.bundle import Bundle
+from vitedge.errors import VitedgeError
+from vitedge.report.collect import collect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A measured run, with a table of another room and a file that is none."""
+    folder = tmp_path_factory.mktemp("report")
+    write_pictures(folder / "pictures")
+    run = make_run(folder, noise=0.02)
+    vitedge("bench", "--run", run, "--data", folder / "pictures", *QUICK)
+    (run / "analysis").mkdir()
+    rows = [["block0.<fc1>", 31.5], ["block1.fc1", None]]
+    table = {"title": "Error by layer", "columns": ["layer", "sqnr_db"], "rows": rows, "bars": ["sqnr_db"]}
+    (run / "analysis/40-layers.json").write_text(json.dumps(table))
+    (run / "analysis/50-broken.json").write_text("[1]")
+    vitedge("report", "--run", run)
+    return run
+
+
+class _Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids = [], []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.links += [values[key] for key in ("src", "href") if values.get(key)]
+        self.ids += [values["id"]] if "id" in values else []
+
+
+def test_the_page_is_whole_and_asks_for_nothing(run):
+    html = (run / "report.html").read_text()
+    parser = _Links()
+    parser.feed(html)
+    assert all(link.startswith(("#", "data:")) for link in parser.links)
+    assert {link[1:] for link in parser.links if link[0] == "#"} <= set(parser.ids)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", html)
+    assert "block0.&lt;fc1&gt;" in html and "analysis/50-broken.json" in html
+    assert "onnxruntime-int8" in html and html.count("<svg") >= 3 and "data:image/jpeg;base64," in html
+    assert "sha256" in html and "vitedge build --target" not in html.split("<pre>")[0]
+
+
+def test_the_markdown_has_the_same_rows(run):
+    text = (run / "report.md").read_text()
+    assert "| onnxruntime-int8 |" in text and "**Recommended:" in text and "vitedge bench --run" in text
+
+
+def test_a_run_that_was_not_measured(tmp_path):
+    with pytest.raises(VitedgeError, match="vitedge bench"):
+        collect(Bundle.open(make_run(tmp_path)))
+
+
+def _chromium(*arguments: str, page: Path) -> subprocess.CompletedProcess:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0"]
+    with tempfile.TemporaryDirectory() as profile:
+        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", *arguments, page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+_CHECK = """<script>
+const out = {};
+const box = (e) => e.getBoundingClientRect();
+out.plots = [...document.querySelectorAll("svg.plot")].map((e) => box(e).width > 200 && box(e).height > 50);
+out.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const table = document.querySelector("table.sortable");
+const first = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+table.querySelector("button").click(); const up = first();
+table.querySelector("button").click(); out.sorted = JSON.stringify(up) === JSON.stringify(first().reverse());
+const point = document.querySelector("circle.point");
+point.dispatchEvent(new Event("mouseover", {bubbles: true}));
+out.tip = !document.getElementById("tip").hidden && document.getElementById("tip").textContent;
+const form = document.getElementById("budget");
+form.elements.ms.value = "0.0000001"; form.dispatchEvent(new Event("input", {bubbles: true}));
+out.none = document.getElementById("pick").textContent;
+form.elements.ms.value = ""; form.elements.drop.value = "100"; form.dispatchEvent(new Event("input",
+{bubbles: true})); out.pick = document.getElementById("pick").textContent;
+out.width = document.documentElement.clientWidth;
+out.resources = performance.getEntriesByType("resource").map((one) => one.name);
+document.title = JSON.stringify(out);
+document.body.dataset.out = JSON.stringify(out);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+@pytest.mark.parametrize("width", [1200, 500])
+def test_in_chromium_the_plots_are_drawn_and_nothing_is_asked_of_a_network(run, tmp_path, width):
+    page = tmp_path / "page.html"
+    page.write_text((run / "report.html").read_text().replace("</body>", _CHECK + "</body>"))
+    log = tmp_path / "net.json"
+    done = _chromium(f"--window-size={width},900", f"--log-net-log={log}", "--dump-dom", page=page)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r"<title>({.*?})</title>", done.stdout)
+    assert found, done.stdout[-2000:] + done.stderr
+    out = json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<"))
+    assert len(out["plots"]) >= 3 and all(out["plots"]) and out["overflow"] <= 0
+    assert out["sorted"] and out["tip"] and out["none"] == "none" and out["pick"].startswith("onnxruntime-")
+    assert out["resources"] == []
+    # Chromium asks Google for the time and for updates on its own account.
+    asked = set(re.findall(r'"url":"(https?://[^"/]+)', log.read_text()))
+    assert all(host.endswith((".google.com", ".googleapis.com")) for host in asked), asked
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+def test_chromium_takes_a_picture_of_it(run, tmp_path):
+    from PIL import Image
+
+    _chromium("--window-size=1200,1600", f"--screenshot={tmp_path / 'page.png'}", page=run / "report.html")
+    picture = Image.open(tmp_path / "page.png").convert("L")
+    assert picture.size == (1200, 1600) and len(picture.getcolors(256) or []) > 20

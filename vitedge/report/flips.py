@@ -1,0 +1,98 @@
+"""Which pictures an artifact sees otherwise than FP32, out of the records of a bench run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitedge.bench.records import load
+from vitedge.data.image import UnreadableImage, open_rgb
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One picture: its number in the data set, what FP32 and the artifact say, and what is right (or
+    None)."""
+
+    index: int
+    before: str
+    after: str
+    label: str | None
+    kind: str  # "lost", "won" or "changed"
+    picture: str = ""  # a data: URL, or empty
+
+
+@dataclass(frozen=True)
+class Flips:
+    """All that changed of one artifact: its most frequent pairs of classes (before, after, count), and
+    pictures."""
+
+    artifact: str
+    lost: int
+    won: int
+    changed: int
+    of: int
+    pairs: tuple[tuple[str, str, int], ...]
+    shown: tuple[Flip, ...]
+
+
+def find_flips(
+    artifact: str,
+    path: Path,
+    names: Sequence[str] | None,
+    picture: Callable[[int], str] = lambda index: "",
+    *,
+    most: int = 8,
+) -> Flips | None:
+    """The flips in the records at `path`, the lost ones first; None where there is no reference in them."""
+    records = load(path)
+    if records.size == 0 or (records["reference"] < 0).any():
+        return None
+
+    def name(number: int) -> str:
+        return names[number] if names and 0 <= number < len(names) else f"class {number}"
+
+    changed = records[records["pred"] != records["reference"]]
+    known = changed["label"] >= 0
+    lost = known & (changed["reference"] == changed["label"])
+    won = known & (changed["pred"] == changed["label"])
+    pairs = Counter((int(r["reference"]), int(r["pred"])) for r in changed).most_common(most)
+    order = np.argsort(np.where(lost, 0, np.where(won, 1, 2)), kind="stable")[:most]
+    shown = tuple(
+        Flip(
+            int(changed[k]["index"]),
+            name(int(changed[k]["reference"])),
+            name(int(changed[k]["pred"])),
+            name(int(changed[k]["label"])) if known[k] else None,
+            "lost" if lost[k] else "won" if won[k] else "changed",
+            picture(int(changed[k]["index"])),
+        )
+        for k in order
+    )
+    counted = tuple((name(before), name(after), count) for (before, after), count in pairs)
+    return Flips(artifact, int(lost.sum()), int(won.sum()), int(changed.size), int(records.size), counted, shown)
+
+
+def thumbnail(path: Path, side: int = 128) -> str:
+    """The picture's centre as a small JPEG in a data: URL; empty where it can't be read."""
+    try:
+        image = open_rgb(path)
+    except UnreadableImage:
+        return ""
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    image = image.crop((left, top, left + short, top + short)).resize((side, side))
+    return jpeg_url(image)
+
+
+def jpeg_url(image: object, quality: int = 72) -> str:
+    """A Pillow image as a data: URL."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)  # type: ignore[attr-defined]
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
