@@ -140,7 +140,9 @@ def test_an_artifact_changed_by_hand(folder, tmp_path) -> None:
 
 
 def test_config_file_and_unknown_option(tmp_path, tiny_folder, shapes_folder) -> None:
-    (tmp_path / "a.toml").write_text(f'[model]\nmodel = "{tiny_folder}"\n[calib]\ncalib = "{shapes_folder}"\ncalib_size = 9\n')
+    (tmp_path / "a.toml").write_text(
+        f'[model]\nmodel = "{tiny_folder}"\n[calib]\ncalib = "{shapes_folder}"\ncalib_size = 9\n'
+    )
     vitedge(tmp_path, "compress", "--config", "a.toml")
     assert len(np.load(tmp_path / "vitedge-run/calib/pixels.npy")) == 9
     (tmp_path / "b.toml").write_text("[calib]\ncalib_sice = 9\n")

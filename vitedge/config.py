@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitedge import targets
+from vitedge.condition import ConditionOptions
 from vitedge.errors import VitedgeError
 from vitedge.files import write_text
 
@@ -51,6 +52,12 @@ class CalibSection(Section):
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
 
+class StepsSection(Section):
+    """Which of the optional steps are taken."""
+
+    condition: bool = Field(True, description="Exact float transforms before anything is quantised.")
+
+
 class ExportSection(Section):
     """The ONNX graphs."""
 
@@ -63,6 +70,8 @@ class RunConfig(Section):
 
     model: ModelSection = ModelSection()
     calib: CalibSection = CalibSection()
+    steps: StepsSection = StepsSection()
+    condition: ConditionOptions = ConditionOptions()
     export: ExportSection = ExportSection()
     build: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -121,13 +130,14 @@ def _validated(model: type[Any], values: dict[str, Any], source: str) -> Any:
 def _explain(model: type[BaseModel], values: Any, error: Any) -> str:
     where = [str(part) for part in error["loc"]]
     name = ".".join(where)
-    if error["type"] != "extra_forbidden":
+    if error["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{name} = {error['input']!r}: {error['msg']}."
-    fields: list[str] = list(model.model_fields)
+    options: Any = model
     for part in where[:-1]:
-        annotation = model.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model, fields = annotation, list(annotation.model_fields)
+        annotation = options.model_fields[part].annotation
+        inner = [a for a in get_args(annotation) or (annotation,) if isinstance(a, type) and a is not type(None)]
+        options = inner[0] if inner else options
+    fields = list(getattr(options, "model_fields", None) or getattr(options, "__dataclass_fields__", {}))
     near = difflib.get_close_matches(where[-1], fields, 1, 0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}."
     return f"There is no option '{name}'; {hint}"

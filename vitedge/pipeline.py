@@ -18,6 +18,7 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     from vitedge.steps.export import export_graphs
     from vitedge.steps.model import finish_model
     from vitedge.steps.source import SOURCE, import_model, sample_calibration
+    from vitedge.steps.transform import condition_model
 
     reporter = reporter or Reporter()
     bundle = Bundle.create(root)
@@ -31,8 +32,14 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
         record = sample_calibration(bundle, config.calib, reporter)
         if record:
             _tell(record, reporter)
-        model = SOURCE
-        _tell(finish_model(bundle, model), reporter)
+        model, changed = SOURCE, False
+        if record and config.steps.condition:
+            step = condition_model(bundle, model, config.condition, reporter)
+            model, changed = step.folder, changed or step.function_changed
+            _tell(step.record, reporter)
+        else:
+            bundle.drop_step("condition")
+        _tell(finish_model(bundle, model, function_changed=changed), reporter)
         _tell(export_graphs(bundle, "model", config.export, reporter), reporter)
     return bundle
 

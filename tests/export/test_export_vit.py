@@ -82,7 +82,9 @@ def test_names_and_operators(tiny_model) -> None:
 
 
 def test_last_block_computes_cls_alone(tiny_model) -> None:
-    inferred = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph_of(tiny_model).graph.value_info}
+    inferred = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph_of(tiny_model).graph.value_info
+    }
     assert inferred["block0.mlp.fc1"] == [1, 17, 64]
     assert inferred["block1.mlp.fc1"] == [1, 1, 64]
     assert inferred["block1.attention.k"] == [1, 17, 32]

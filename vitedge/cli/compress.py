@@ -10,10 +10,25 @@ import typer
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
 from vitedge.cli.flags import with_flags
-from vitedge.config import CalibSection, ExportSection, ModelSection, load_config, make_config
+from vitedge.condition import ConditionOptions
+from vitedge.config import CalibSection, ExportSection, ModelSection, StepsSection, load_config, make_config
+
+_SECTIONS = {
+    "model": ModelSection,
+    "calib": CalibSection,
+    "steps": StepsSection,
+    "condition": ConditionOptions,
+    "export": ExportSection,
+}
+_PANELS = {"calib": "Calibration pictures", "steps": "Steps", "condition": "Conditioning", "export": "ONNX"}
+# What few users change has no flag; `[section]` in the TOML file sets it.
+_NAMES: dict[str, str | None] = {
+    f"condition.{name}": None for name in ("fold", "smooth", "balance", "groups", "group_gain", "group_size")
+}
+_NAMES |= {"condition.massive": "massive-drop"}
 
 
-@with_flags({"model": ModelSection, "calib": CalibSection, "export": ExportSection})
+@with_flags(_SECTIONS, panels=_PANELS, names=_NAMES)
 def command(
     *,
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import types
+import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from vitedge.errors import VitedgeError
 
@@ -26,53 +29,97 @@ def _flag_type(annotation: Any) -> Any:
     return str
 
 
-def _help(field: FieldInfo, only: str) -> str:
-    text = field.description or ""
-    if only:
-        text = f"({only}) {text}"
-    default = field.get_default(call_default_factory=True)
-    if default is not None and not isinstance(default, BaseModel) and "(default" not in text:
+@dataclass(frozen=True)
+class OptionField:
+    """One field of an options class: a pydantic model, or a dataclass whose docstring lists its attributes."""
+
+    name: str
+    annotation: Any
+    default: Any
+    description: str
+
+
+def fields_of(options: type[Any]) -> list[OptionField]:
+    """The fields of an options class, in their order."""
+    if issubclass(options, BaseModel):
+        return [
+            OptionField(n, f.annotation, f.get_default(call_default_factory=True), f.description or "")
+            for n, f in options.model_fields.items()
+        ]
+    hints, texts = typing.get_type_hints(options), _attributes(options.__doc__ or "")
+    return [OptionField(f.name, hints[f.name], f.default, texts.get(f.name, "")) for f in dataclasses.fields(options)]
+
+
+def _attributes(docstring: str) -> dict[str, str]:
+    """Name -> text, from the section "Attributes:" of a docstring."""
+    texts: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc(docstring).partition("Attributes:")[2].splitlines():
+        found = re.match(r"    (\w+): (.*)", line)
+        if found:
+            name, texts[found.group(1)] = found.group(1), found.group(2)
+        elif name and line.strip():
+            texts[name] += " " + line.strip()
+    return {key: text[:1].upper() + text[1:] for key, text in texts.items()}
+
+
+def _help(field: OptionField, only: str) -> str:
+    text = f"({only}) {field.description}" if only else field.description
+    default = field.default
+    plain = default is not None and not isinstance(default, BaseModel) and not dataclasses.is_dataclass(default)
+    if plain and "(default" not in text:
         shown = ",".join(str(v) for v in default) if isinstance(default, tuple) else default
         text += f" (default: {shown})" if shown != "" else ""
     return text
 
 
-def _parameter(name: str, field: FieldInfo, panel: str, only: str) -> inspect.Parameter:
+def _parameter(flag: str, field: OptionField, panel: str, only: str) -> inspect.Parameter:
     kind = _flag_type(field.annotation)
-    flag = name.replace("_", "-")
     names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     option = typer.Option(names, help=_help(field, only), rich_help_panel=panel, show_default=False)
     annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return inspect.Parameter(
+        flag.replace("-", "_"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def with_flags(
-    sections: dict[str, type[BaseModel]], *, panels: dict[str, str] | None = None, tag: bool = False
+    sections: dict[str, type[Any]],
+    *,
+    panels: dict[str, str] | None = None,
+    names: dict[str, str | None] | None = None,
+    tag: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command one flag a field of each section's class.
 
     The command gets a parameter `given`: section -> {field: value} of the flags that were used. Where two sections
-    have a field of the same name, there is one flag, and both get its value. With `tag`, the help says which
-    section a flag belongs to.
+    have a flag of the same name, there is one flag, and both get its value.
+
+    names: "section.field" -> another name of its flag, or None for a field that only TOML sets.
+    tag: the help says which section a flag belongs to.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
-        owners: dict[str, list[str]] = {}
+        owners: dict[str, list[tuple[str, str]]] = {}
         parameters: dict[str, inspect.Parameter] = {}
-        for section, model in sections.items():
-            for name, field in model.model_fields.items():
-                owners.setdefault(name, []).append(section)
+        for section, options in sections.items():
+            for field in fields_of(options):
+                flag = (names or {}).get(f"{section}.{field.name}", field.name.replace("_", "-"))
+                if flag is None:
+                    continue
                 panel = (panels or {}).get(section, section.capitalize())
-                parameters.setdefault(name, _parameter(name, field, panel, section if tag else ""))
+                parameter = _parameter(flag, field, panel, section if tag else "")
+                owners.setdefault(parameter.name, []).append((section, field.name))
+                parameters.setdefault(parameter.name, parameter)
 
         def command(**values: Any) -> None:
             given: dict[str, dict[str, Any]] = {}
-            for name, sections_of in owners.items():
+            for name, owned in owners.items():
                 value = values.pop(name, None)
                 if value is not None:
-                    for section in sections_of:
-                        given.setdefault(section, {})[name] = value
+                    for section, field in owned:
+                        given.setdefault(section, {})[field] = value
             function(**values, given=given)
 
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]

@@ -1,0 +1,100 @@
+"""The steps that turn a float model into another one: each reads a folder of the bundle and writes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.condition import ConditionOptions
+from vitedge.files import write_json
+from vitedge.reporter import Reporter
+from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess
+
+if TYPE_CHECKING:
+    from vitedge.vit.model import VisionTransformer
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """Where the new model is, and whether it computes something else than the one before."""
+
+    folder: str
+    function_changed: bool
+    record: StepRecord
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a transform gives back: the model, facts for the manifest, a table for the report."""
+
+    model: VisionTransformer
+    facts: dict[str, Any]
+    table: dict[str, Any]
+
+
+def transform_model(
+    bundle: Bundle,
+    name: str,
+    parent: str,
+    apply: Callable[[VisionTransformer], Outcome],
+    *,
+    options: Mapping[str, Any],
+    rooms: tuple[str, ...],
+    order: int,
+) -> StepRecord:
+    """Runs `apply` on the model in `parent` and keeps the result in `steps/<name>/`.
+
+    rooms: packages whose sources make the result. order: place of its table in the report.
+    """
+
+    def work(folder: Path) -> dict[str, Any]:
+        from vitedge.vit.checkpoint import read_model, save_model
+
+        outcome = apply(read_model(bundle.path(parent)))
+        save_model(folder / "steps" / name, outcome.model)
+        write_json(folder / "analysis" / f"{order}-{name}.json", outcome.table | {"step": name})
+        return outcome.facts
+
+    return bundle.run_step(
+        name,
+        work,
+        options=options,
+        inputs=[f"{parent}/model.safetensors", f"{parent}/arch.json", f"{SOURCE}/preprocess.json", PIXELS],
+        code=code_version("vitedge.vit.model", *rooms),
+    )
+
+
+def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, reporter: Reporter) -> Transformed:
+    """Exact float transforms (and, where a budget is given, the near-exact one) on the model in `parent`."""
+    pixels = need_pixels(bundle, "Conditioning")
+
+    def apply(model: VisionTransformer) -> Outcome:
+        from vitedge.condition import condition
+
+        reporter.info(f"conditioning on {len(pixels)} pictures")
+        conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
+        return Outcome(conditioned, report.to_dict(), condition_table(report.to_dict()))
+
+    record = transform_model(
+        bundle, "condition", parent, apply, options=asdict(options), rooms=("vitedge.condition",), order=20
+    )
+    changed = any(not step["exact"] for step in record.facts["steps"])
+    return Transformed("steps/condition", changed, record)
+
+
+def condition_table(report: Mapping[str, Any]) -> dict[str, Any]:
+    """One row a transform: what it did to the ranges of each kind of activation, and to the logits."""
+    kinds = sorted({kind for step in report["steps"] for kind in step["crest"]})
+    rows = []
+    for step in report["steps"]:
+        crests = [" -> ".join(f"{v:.1f}" for v in step["crest"][k]) if k in step["crest"] else None for k in kinds]
+        rows.append([step["name"], step["exact"], step["logit_difference"], step["agreement"], *crests])
+    return {
+        "title": "Conditioning: largest absmax over standard deviation, before and after",
+        "columns": ["transform", "exact", "logit_difference", "agreement", *kinds],
+        "rows": rows,
+        "note": "Logit difference: the largest on calibration pictures, as a share of the logits' range.",
+    }
