@@ -41,10 +41,15 @@ def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artif
             f"Make one: vitedge build --target onnxruntime --run {bundle.root}",
         )
     found = [read_artifact(bundle, name) for name in names]
-    chosen = [one for one in found if not only or {one[0].name, one[0].target, one[0].precision} & set(only)]
+    chosen = [one for one in found if is_chosen(one[0], only)]
     if not chosen:
         raise VitedgeError(f"No artifact is called {', '.join(only)}.", "", f"The run has: {', '.join(names)}.")
     return chosen
+
+
+def is_chosen(artifact: Artifact, only: Sequence[str]) -> bool:
+    """Whether `only` names this artifact, its target or its precision, or nothing at all."""
+    return not only or bool({artifact.name, artifact.target, artifact.precision} & set(only))
 
 
 def need_runnable(jobs: list[tuple[Artifact, Facts]]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitedge.bench import from_bundle, host
+from vitedge.bench import from_bundle, host, unpack
 from vitedge.bench.harness import Harness
 from vitedge.bench.jobs import Settings
 from vitedge.bench.row import Artifact
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle
+from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.reporter import Reporter
 
@@ -51,6 +55,39 @@ def bench_bundle(bundle: Bundle, what: What, settings: Settings, reporter: Repor
             "steps": {name: _lineage(step) for name, step in bundle.manifest["steps"].items()},
         }
         return measure(jobs, source, bundle.root, what, settings, reporter, reference, preprocess, facts)
+
+
+def bench_pack(pack: Path, what: What, settings: Settings, reporter: Reporter) -> dict[str, Any]:
+    """Measures a pack's artifacts; the result is also written to `bench/<host>.json` in its unpacked
+    folder."""
+    folder, index = unpack.unpack(pack)
+    with locked(folder / ".lock", wait_s=30):
+        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one[0], what.only)]
+        from_bundle.need_runnable(jobs)
+        source = unpack.PackSource(folder, index)
+        return measure(
+            jobs, source, folder, what, settings, reporter, None, index["preprocess"], {"command": what.command}
+        )
+
+
+@contextmanager
+def locked(path: Path, wait_s: float) -> Iterator[None]:
+    """Holds a lock file; a run whose link was cut may go on for some seconds, which are waited for."""
+    with path.open("w") as file:
+        for left in range(round(wait_s), -1, -1):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if left == 0:
+                    raise VitedgeError(
+                        f"Another vitedge process is measuring in '{path.parent}'.",
+                        "",
+                        "Wait until it is done.",
+                        exit_code=1,
+                    ) from None
+                time.sleep(1)
+        yield
 
 
 def measure(

@@ -11,7 +11,7 @@ import typer
 
 from vitedge.bench.gate import check_gates, parse_gates
 from vitedge.bench.jobs import Settings
-from vitedge.bench.measure import What, bench_bundle
+from vitedge.bench.measure import What, bench_bundle, bench_pack
 from vitedge.bench.show import accuracy_table, data_line, drop_empty, host_line, latency_table
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, err, out, print_table
@@ -63,7 +63,10 @@ def command(
     )
     typed = shlex.join(["vitedge", *sys.argv[1:]])
     what = What(tuple(filter(None, only.split(","))), data, limit, seed, fresh, name, typed)
-    result = bench_bundle(Bundle.open(run), what, settings, ConsoleReporter())
+    if pack is not None:
+        result = bench_pack(pack, what, settings, ConsoleReporter())
+    else:
+        result = bench_bundle(Bundle.open(run), what, settings, ConsoleReporter())
     if json:
         write_json(json, result)
     show(result)

@@ -1,0 +1,166 @@
+"""`vitedge pack`: all that a board needs in one tar file: artifacts, ready tensors, labels, FP32 logits,
+checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge import __version__
+from vitedge.bench import evaluate, from_bundle
+from vitedge.bench.jobs import Settings
+from vitedge.bench.row import Row, RowFailed
+from vitedge.bench.source import Source
+from vitedge.bundle import Bundle, sha256_file
+from vitedge.errors import VitedgeError
+from vitedge.files import atomic_path
+from vitedge.reporter import Reporter
+
+SCHEMA = 1
+INDEX = "pack.json"
+_BATCH = 64
+
+
+def digest(index: dict[str, Any]) -> str:
+    """SHA-256 of the pack's index itself, its own `digest` left out."""
+    rest = {key: value for key, value in index.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_pack(
+    bundle: Bundle,
+    out: Path,
+    *,
+    data: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    settings: Settings | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Writes the pack `out` (tar, atomically) and returns its index.
+
+    Raises:
+        VitedgeError: no artifact, no data, labels that don't fit, or the FP32 reference fails.
+    """
+    reporter = reporter or Reporter()
+    artifacts = from_bundle.find_artifacts(bundle, only)
+    source = from_bundle.find_source(bundle, data, limit, seed)
+    if len(source) == 0:
+        raise VitedgeError(
+            "A pack needs pictures.", "The run was not calibrated on any.", "Name a data set with --data DIR."
+        )
+    with tempfile.TemporaryDirectory(prefix="vitedge-pack-", dir=out.parent if out.parent.is_dir() else None) as name:
+        folder = Path(name)
+        facts = source.facts()
+        shape, positions = _write_pixels(source, folder / "pixels.u8", reporter)
+        members = {"pixels.u8": folder / "pixels.u8"}
+        if source.labels is not None:
+            np.save(folder / "labels.npy", source.labels[positions])
+            members["labels.npy"] = folder / "labels.npy"
+        classes = _write_reference(
+            bundle, source, positions, folder / "reference.f32", settings or Settings(), reporter
+        )
+        if classes:
+            members["reference.f32"] = folder / "reference.f32"
+        entries = []
+        for artifact, known in artifacts:
+            below = artifact.path.parent
+            for file in sorted(path for path in below.rglob("*") if path.is_file() and path.name != "build.log"):
+                members[f"artifacts/{artifact.name}/{file.relative_to(below).as_posix()}"] = file
+            size = (known.get("size_mib") or 0.0) * 2**20
+            entries.append(
+                {
+                    "name": artifact.name,
+                    "target": artifact.target,
+                    "precision": artifact.precision,
+                    "platform": artifact.platform,
+                    "file": artifact.path.name,
+                    "bytes": round(size),
+                    "sha256": artifact.sha256,
+                }
+            )
+        index: dict[str, Any] = {
+            "schema": SCHEMA,
+            "vitedge": __version__,
+            "shape": shape,
+            "classes": classes,
+            "names": source.names,
+            "preprocess": from_bundle.find_preprocess(bundle).to_dict(),
+            # Only the data set's name: where it lies on this machine is nobody's business on the board.
+            "data": facts | {"path": Path(facts["path"]).name, "n": shape[0]},
+            "artifacts": entries,
+            "files": {
+                path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in members.items()
+            },
+        }
+        index["digest"] = digest(index)
+        with atomic_path(out) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+            _add(tar, INDEX, json.dumps(index, indent=1).encode())
+            for path, file in members.items():
+                with file.open("rb") as opened:
+                    member = tarfile.TarInfo(path)
+                    member.size = file.stat().st_size
+                    tar.addfile(member, opened)
+    return index
+
+
+def _write_pixels(source: Source, path: Path, reporter: Reporter) -> tuple[list[int], np.ndarray]:
+    """Raw uint8 of all readable images; their shape [n, H, W, 3] and their positions in the source."""
+    positions: list[np.ndarray] = []
+    shape: list[int] = []
+    with path.open("wb") as file, reporter.progress("pictures", len(source)) as advance:
+        for at, pixels in source.batches(0, _BATCH):
+            file.write(np.ascontiguousarray(pixels).tobytes())
+            positions.append(at)
+            shape = list(pixels.shape[1:])
+            advance(len(at))
+    found = np.concatenate(positions)
+    return [found.size, *shape], found
+
+
+def _write_reference(
+    bundle: Bundle, source: Source, positions: np.ndarray, path: Path, settings: Settings, reporter: Reporter
+) -> int | None:
+    """Raw float32 logits [n, classes] of the FP32 reference; the number of classes, None without a
+    reference."""
+    reference = from_bundle.find_reference(bundle)
+    if reference is None:
+        reporter.warn("the run has no FP32 graph: the pack has no reference logits")
+        return None
+    work = from_bundle.work_folder(bundle.root, source)
+    kept = evaluate.Kept(work / f"{reference.key}.rec", with_logits=True)
+    log = work / "logs" / f"{reference.name}.log"
+    try:
+        with (
+            Row(reference, log, timeout_s=settings.timeout_s) as row,
+            reporter.progress("FP32", len(source)) as advance,
+        ):
+            row.open(threads=settings.threads)
+            evaluate.evaluate(row, source, kept, None, advance)
+            row.close()
+    except RowFailed as failed:
+        raise VitedgeError("The FP32 reference failed.", failed.reason, f"See {log}.", exit_code=1) from None
+    lookup = evaluate.kept_reference(kept)
+    classes = None
+    with path.open("wb") as file:
+        for start in range(0, positions.size, _BATCH):
+            logits = lookup(positions[start : start + _BATCH])
+            assert logits is not None, "the reference was run on every readable image"
+            file.write(logits.tobytes())
+            classes = logits.shape[1]
+    return classes
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

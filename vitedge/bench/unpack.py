@@ -1,0 +1,172 @@
+"""Reading a pack on a board: nothing is trusted, nothing leaves the folder, every byte is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge.bench import from_bundle
+from vitedge.bench.pack import INDEX, SCHEMA, digest
+from vitedge.bench.row import Artifact
+from vitedge.bundle import sha256_file
+from vitedge.errors import VitedgeError
+from vitedge.files import atomic_dir, write_json
+
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_MOST_INDEX = 64 * 2**20  # bytes
+
+
+def unpack(pack: Path, into: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder that the pack is unpacked to (`NAME.unpacked` beside it), and its index.
+
+    A folder of the very same pack is taken as it is, once its files are checked.
+
+    Raises:
+        VitedgeError: no pack, truncated, altered, of another schema, or with paths that leave the folder.
+    """
+    folder = into or pack.with_name(pack.name + ".unpacked")
+    try:
+        with tarfile.open(pack, "r:") as tar:
+            index = _read_index(tar, pack)
+            if not _is_there(folder, index):
+                earlier = folder / "bench"
+                with atomic_dir(folder) as fresh:
+                    for path, facts in index["files"].items():
+                        _extract(tar, pack, path, facts, fresh / path)
+                    write_json(fresh / INDEX, index)
+                    if earlier.is_dir():  # records of an earlier pack: each is kept by its data's own digest
+                        shutil.copytree(earlier, fresh / "bench")
+    except tarfile.ReadError as error:
+        raise _damaged(pack, f"it is no tar file, or was cut off ({error})") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise VitedgeError(f"There is no pack '{pack}'.", "", "Make one with `vitedge pack`.") from error
+        raise
+    return folder, index
+
+
+def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
+    first = tar.next()
+    if first is None or first.name != INDEX or not first.isreg() or first.size > _MOST_INDEX:
+        raise _damaged(pack, f"it does not begin with {INDEX}")
+    opened = tar.extractfile(first)
+    try:
+        index = json.loads(opened.read() if opened else b"")
+        schema = index["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(pack, f"its {INDEX} is no JSON") from error
+    if schema != SCHEMA:
+        raise VitedgeError(
+            f"'{pack}' was made by another version of vitedge.",
+            f"Its schema is {schema}; this version ({from_bundle.host.versions()['vitedge']}) reads {SCHEMA}.",
+            "Use the same version on both machines.",
+        )
+    if index.get("digest") != digest(index):
+        raise _damaged(pack, f"its {INDEX} was changed")
+    for path in index["files"]:
+        if not _SAFE.fullmatch(path) or path == INDEX:
+            raise _damaged(pack, f"the path {path!r} leaves the folder or is not plain")
+    return index
+
+
+def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: dict[str, Any], to: Path) -> None:
+    """One member, copied by hand: tarfile's own extraction would follow links and set modes."""
+    try:
+        member = tar.getmember(path)
+    except KeyError:
+        raise _damaged(pack, f"{path} is missing: it was cut off") from None
+    opened = tar.extractfile(member) if member.isreg() else None
+    if opened is None or member.size != facts["bytes"]:
+        raise _damaged(pack, f"{path} is no file of {facts['bytes']:,} bytes")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    check = hashlib.sha256()
+    with to.open("wb") as file:
+        while chunk := opened.read(1 << 20):
+            check.update(chunk)
+            file.write(chunk)
+    if check.hexdigest() != facts["sha256"]:
+        raise _damaged(pack, f"{path} has another checksum")
+
+
+def _is_there(folder: Path, index: dict[str, Any]) -> bool:
+    """Whether the folder holds this very pack, whole."""
+    try:
+        if json.loads((folder / INDEX).read_text(encoding="utf-8"))["digest"] != index["digest"]:
+            return False
+        return all(
+            (folder / path).stat().st_size == facts["bytes"] and sha256_file(folder / path) == facts["sha256"]
+            for path, facts in index["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _damaged(pack: Path, why: str) -> VitedgeError:
+    return VitedgeError(
+        f"The pack '{pack}' is damaged.", f"It can't be used: {why}.", "Copy it again, or make it anew."
+    )
+
+
+def pack_jobs(folder: Path, index: dict[str, Any]) -> list[tuple[Artifact, dict[str, Any]]]:
+    """The artifacts of an unpacked pack, with what is known of each on this machine."""
+    out = []
+    for entry in index["artifacts"]:
+        below = folder / "artifacts" / entry["name"]
+        metadata = json.loads((below / "metadata.json").read_text(encoding="utf-8"))
+        artifact = Artifact(
+            entry["name"],
+            entry["target"],
+            entry["precision"],
+            below / entry["file"],
+            entry["platform"],
+            metadata,
+            sha256=entry["sha256"],
+        )
+        out.append((artifact, from_bundle.known_facts(artifact, entry["bytes"])))
+    return out
+
+
+class PackSource:
+    """The ready tensors of an unpacked pack, read in pieces."""
+
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+        self.folder, self.index = folder, index
+        self.shape: list[int] = index["shape"]
+        self.classes: int | None = index["classes"]
+        self.names: list[str] | None = index["names"]
+        labels = folder / "labels.npy"
+        self.labels: np.ndarray | None = np.load(labels, allow_pickle=False) if labels.is_file() else None
+        if self.labels is not None and len(self.labels) != len(self):
+            raise VitedgeError("The pack's labels don't fit its pictures.", "", "Make the pack anew.")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def batches(self, start: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        each = int(np.prod(self.shape[1:]))
+        for first in range(start, len(self), size):
+            last = min(first + size, len(self))
+            flat = np.fromfile(self.folder / "pixels.u8", np.uint8, (last - first) * each, offset=first * each)
+            yield np.arange(first, last), flat.reshape(-1, *self.shape[1:])
+
+    def reference(self, positions: np.ndarray) -> np.ndarray | None:
+        if not self.classes or positions.size == 0:
+            return None
+        first, last = int(positions[0]), int(positions[-1]) + 1
+        count, offset = (last - first) * self.classes, 4 * first * self.classes
+        flat = np.fromfile(self.folder / "reference.f32", np.float32, count, offset=offset)
+        return flat.reshape(-1, self.classes)[positions - first]
+
+    def files(self, count: int) -> list[Path]:
+        return []
+
+    def facts(self) -> dict[str, Any]:
+        return self.index["data"]
