@@ -46,6 +46,10 @@ class TargetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def names_compiler(self) -> bool:
+        """Whether these options name a compiler that `probe` can't know of."""
+        return False
+
 
 @dataclass(frozen=True)
 class BuildRequest:

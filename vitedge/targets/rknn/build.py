@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.calls import SIMULATOR, Compiler
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.dataset import split, write_dataset
+from vitedge.targets.rknn.graph import constants, prepare, run_graph
 from vitedge.targets.rknn.options import RknnOptions
 from vitedge.targets.rknn.search import OUTSIDE, Trial, search
 from vitedge.targets.rknn.tensors import by_part
-from vitedge.targets.rknn.toolchain import Toolchain, find
+from vitedge.targets.rknn.toolchain import Toolchain, adopt, find
 
 ARTIFACT = "model.rknn"
 # Pictures on which the parts are ranked by SQNR: a stable order needs few.
@@ -36,7 +36,7 @@ def build(request: BuildRequest) -> BuildResult:
     space = 8 * request.onnx.stat().st_size + 200 * 10**6
     with Worker(toolchain, log=request.out / "build.log", space=space) as worker:
         graph = worker.folder / "model.onnx"
-        shape, rewrites = _prepare(request.onnx, graph)
+        shape, rewrites = prepare(request.onnx, graph, request.pixels)
         compiler = Compiler(worker, graph, platform, shape[3], options.time_limit)
         if request.precision == "fp16":
             compiler.build_float()
@@ -58,28 +58,16 @@ def build(request: BuildRequest) -> BuildResult:
             "op_types": _count(row.dtype for row in table.rows),
             "cost": cost.to_json(table),
         }
+    adopt(toolchain)
     fallbacks = metadata["cpu_fallbacks"]
     if fallbacks:
         warnings.append(f"{len(fallbacks)} layers run on the CPU: {', '.join(fallbacks[:5])}.")
     return BuildResult(ARTIFACT, metadata, warnings)
 
 
-def _prepare(source: Path, target: Path) -> tuple[list[int], list[str]]:
-    """Writes the rewritten graph; the shape of the picture [N, H, W, C], and the rewrites that were applied."""
-    import onnx
-
-    from vitedge.targets.rknn import rewrites
-
-    model = onnx.load(source)
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    rewritten, done = rewrites.apply(model)
-    onnx.save(rewritten, target)
-    return shape, done
-
-
 def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[dict[str, Any], list[str]]:
     """Quantises and leaves the chosen model in the compiler; what was chosen, and warnings."""
-    if request.pixels is None or request.reference_logits is None or not len(request.pixels):
+    if request.pixels is None or not len(request.pixels):
         raise VitedgeError(
             "INT8 for RKNN needs calibration pictures, and the run has none.",
             "The compiler takes its ranges from them.",
@@ -87,17 +75,18 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         )
     calibrate, check = split(len(request.pixels), options.calib_images, options.check_images)
     dataset = write_dataset(request.pixels[calibrate], compiler.worker.folder / "dataset")
-    judge = _Judge(compiler, request.pixels[check], request.reference_logits[check])
+    # The float model of this very graph: what an exact compiler would give.
+    judge = _Judge(compiler, request.pixels[check], run_graph(request.onnx, request.pixels[check]))
     full = options.preset == "full"
     algorithms = (options.algorithm,) if options.algorithm != "auto" else ALGORITHMS if full else ALGORITHMS[:1]
     results: list[tuple[str, Trial]] = []
     for algorithm in algorithms:
-        judge.parts = by_part(compiler.quantize(dataset, algorithm), _constants(compiler.graph))
+        judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
         trials = [judge(OUTSIDE, False)] if full else search(judge, judge.parts, 1 - options.max_drop / 100)
         results += [(algorithm, trial) for trial in trials]
     algorithm, chosen = max(results, key=lambda r: r[1].sqnr_db) if full else results[-1]
     if algorithm != algorithms[-1]:
-        judge.parts = by_part(compiler.quantize(dataset, algorithm), _constants(compiler.graph))
+        judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
     if judge.last != chosen.parts or algorithm != algorithms[-1]:
         compiler.assemble(judge.tensors(chosen.parts))
     quantisation = {
@@ -143,12 +132,6 @@ class _Judge:
             float((logits.argmax(1) == reference.argmax(1)).mean()),
             float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / noise)),
         )
-
-
-def _constants(graph: Path) -> set[str]:
-    import onnx
-
-    return {tensor.name for tensor in onnx.load(graph, load_external_data=False).graph.initializer}
 
 
 def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> dict[str, Any]:

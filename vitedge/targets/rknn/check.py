@@ -32,9 +32,7 @@ def check_graph(path: Path) -> list[Problem]:
     shape = edit.static_shape(model.graph.input[0])
     if shape is None or shape[0] != 1:
         batch = "free" if shape is None else str(shape[0])
-        problems.append(
-            Problem("pixels", "input", f"its batch is {batch}; Softmax and Slice want batch 1")
-        )
+        problems.append(Problem("pixels", "input", f"its batch is {batch}; Softmax and Slice want batch 1"))
     for node in model.graph.node:
         if reason := _reason(node):
             problems.append(Problem(node.name or node.output[0], node.op_type, reason))

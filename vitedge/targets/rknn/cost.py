@@ -8,7 +8,7 @@ fused attention, LayerNorm, additions, conversions and reshapes print 0, so a to
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from vitedge.targets.base import CostRow, CostTable
@@ -55,6 +55,9 @@ def parse_layers(log: str) -> CostTable | None:
 def make_table(rows: list[CostRow]) -> CostTable:
     """The table of these rows, with its total and what the vendor leaves out of it."""
     total = sum(row.cycles for row in rows if row.cycles)
+    if not total:
+        # The compiler has a model of the RK3588 alone.
+        return CostTable([replace(row, cycles=None) for row in rows], None, "No cycles are given for this platform.")
     left_out = sorted({row.op for row in rows if row.cycles is None and not row.op.endswith("putOperator")})
     words = f"No cycles are given for {', '.join(left_out)}: the total is a lower bound." if left_out else ""
     return CostTable(rows, total, words)

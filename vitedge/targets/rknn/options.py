@@ -32,3 +32,7 @@ class RknnOptions(TargetOptions):
     npu_cores: Cores = Field("auto", description="NPU cores that the runner uses on a board (RK3588, RK3576).")
     rknn_python: str | None = Field(None, description="Python of an environment that has rknn-toolkit2.")
     time_limit: int = Field(600, ge=1, description="Seconds that one call of the compiler may take.")
+
+    def names_compiler(self) -> bool:
+        """True where --rknn-python names an environment."""
+        return self.rknn_python is not None

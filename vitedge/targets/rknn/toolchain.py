@@ -85,12 +85,19 @@ def find(rknn_python: str | None = None) -> Toolchain:
         )
     if not Path(known[-1].python).exists():
         raise VitedgeError(
-            f"The RKNN toolchain in '{known[-1].folder}' is gone.",
+            f"The RKNN toolchain in '{known[-1].folder or known[-1].python}' is gone.",
             f"There is no '{known[-1].python}' any more.",
             f"Install it again with `{INSTALL_COMMAND}`.",
             exit_code=1,
         )
     return known[-1]
+
+
+def adopt(toolchain: Toolchain) -> None:
+    """Remembers an environment that the user named and that has built something, where none is installed: what was
+    built with it is then measured with it too. It is never deleted."""
+    if toolchain.source == "--rknn-python" and not installed():
+        _remember([Toolchain(toolchain.python, toolchain.version, source=toolchain.source)])
 
 
 def _existing(python: str, source: str) -> str:

@@ -1,0 +1,64 @@
+"""The bundle's graph made ready for the compiler, and proved to compute the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vitedge.errors import VitedgeError
+
+# Share of the logits' range that the rewrites may move them by.
+TOLERANCE = 1e-5
+# Pictures that the rewrites are checked on.
+CHECKED = 4
+
+
+def prepare(source: Path, target: Path, pixels: np.ndarray | None) -> tuple[list[int], list[str]]:
+    """Writes the rewritten graph; the shape of the input [N, H, W, C], and the rewrites that were applied.
+
+    pixels: uint8 [N, H, W, C] to check them on, or None for pictures of noise. Raises VitedgeError where the
+    rewritten graph computes anything else.
+    """
+    import onnx
+
+    from vitedge.targets.rknn import rewrites
+
+    model = onnx.load(source)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    rewritten, done = rewrites.apply(model)
+    onnx.save(rewritten, target)
+    if pixels is None or not len(pixels):
+        pixels = np.random.default_rng(0).integers(0, 256, (CHECKED, *shape[1:]), dtype=np.uint8)
+    before, after = run_graph(source, pixels[:CHECKED]), run_graph(target, pixels[:CHECKED])
+    difference = float(np.abs(after - before).max() / (np.ptp(before) or 1))
+    if not difference <= TOLERANCE:
+        raise VitedgeError(
+            "The rewrites for RKNN changed the model.",
+            f"Logits differ by {difference:.2g} of their range, more than {TOLERANCE:g}: {', '.join(done)}.",
+            "This is a fault of vitedge: please report it with the model's configuration.",
+            exit_code=1,
+        )
+    return shape, done
+
+
+def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Float32 logits [N, classes] in ONNX Runtime of uint8 [N, H, W, C], one picture at a time."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0]
+    logits = []
+    for picture in pixels:
+        x = picture[None]
+        if source.type == "tensor(float)":
+            x = x.transpose(0, 3, 1, 2).astype(np.float32)
+        logits.append(session.run(None, {source.name: np.ascontiguousarray(x)})[0])
+    return np.concatenate(logits)
+
+
+def constants(path: Path) -> set[str]:
+    """The names of the graph's initialisers."""
+    import onnx
+
+    return {tensor.name for tensor in onnx.load(path, load_external_data=False).graph.initializer}
