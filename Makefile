@@ -1,0 +1,41 @@
+# The two commands that set everything up by themselves: `make demo` and `make test`.
+# PYTHON is the interpreter that the virtual environment is made with.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= demo-run
+
+.PHONY: demo test test-fast lint toolchains hardware-test clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vitedge demo --dir $(RUN)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check vitedge tests benchmarks calib
+	$(BIN)/mypy vitedge
+	$(BIN)/python -m pytest
+
+# Without the tests that take long, need the trained model, or a vendor's compiler.
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow and not real"
+
+# What the tests of the target rknn need besides: the vendor's compiler (5.6 GB).
+toolchains: $(VENV)/.installed-dev
+	$(BIN)/vitedge toolchain install rknn
+
+# On a machine with a GPU and TensorRT, or on a board.
+hardware-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m hardware
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[compress,report]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(RUN) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

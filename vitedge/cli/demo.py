@@ -1,0 +1,68 @@
+"""`vitedge demo`: every command of the README once, on pictures that vitedge draws and a ViT that it trains on them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitedge.bundle import DEFAULT_RUN
+from vitedge.cli.console import ConsoleReporter, err, out
+from vitedge.errors import VitedgeError
+from vitedge.files import atomic_dir, write_json
+
+# Pictures a split; the test split gives the accuracy that is quoted.
+SPLITS = {"train": 6000, "val": 500, "test": 1000, "calib": 256}
+SIDE = 48
+
+
+def command(
+    folder: Annotated[Path, typer.Option("--dir", help="Folder that the demo works in.")] = Path("vitedge-demo"),
+    minutes: Annotated[float, typer.Option("--minutes", help="Longest time for the training.")] = 2.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the pictures and the training.")] = 0,
+) -> None:
+    """Draws, trains, and takes the trained model through every step. What is already there is kept."""
+    from vitedge.train.scratch import train_small_vit
+
+    reporter = ConsoleReporter()
+    data, model = folder / "shapes", folder / "trained"
+    if not data.exists():
+        reporter.info(f"drawing {sum(SPLITS.values())} pictures of shapes into {data}")
+        _draw(data, seed)
+    if not (model / "model.safetensors").exists():
+        reporter.info(f"training a small ViT on them, for {minutes:g} minutes at most")
+        metrics = train_small_vit(data, model, minutes=minutes, seed=seed)
+        write_json(folder / "training.json", metrics)
+        out.print(f"trained: top-1 {metrics['top1']:.3f} on the {metrics['part']} part, {metrics['seconds']:.0f} s")
+    run = ["--run", str(folder / DEFAULT_RUN)]
+    test = str(data / "test")
+    _call("compress", "--model", str(model), "--calib", str(data / "calib"), *run)
+    _call("build", "--target", "onnxruntime", "--precision", "fp32", *run)
+    _call("bench", "--data", test, *run)
+    _call("report", *run)
+    out.print(f"The report: {folder / DEFAULT_RUN / 'report.html'}")
+
+
+def _draw(folder: Path, seed: int) -> None:
+    from vitedge.data.shapes import write_shapes
+
+    with atomic_dir(folder) as temporary:
+        for split, n in SPLITS.items():
+            write_shapes(temporary / split, n, seed=seed, size=SIDE, split=split)  # type: ignore[arg-type]
+
+
+def _call(*arguments: str) -> None:
+    """Runs a command of vitedge as a user would, and shows it."""
+    err.print(f"\n$ {shlex.join(['vitedge', *arguments])}", style="bold", markup=False)
+    done = subprocess.run([sys.executable, "-m", "vitedge", *arguments], check=False)
+    if done.returncode:
+        raise VitedgeError(
+            f"`vitedge {arguments[0]}` failed with exit status {done.returncode}.",
+            "Its own message stands above.",
+            "Mend that and run the demo again: it continues where it stopped.",
+            exit_code=done.returncode,
+        )
