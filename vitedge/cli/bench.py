@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vitedge.bench.gate import check_gates, parse_gates
+from vitedge.bench.fleet import bench_fleet
+from vitedge.bench.gate import Gate, check_gates, parse_gates
 from vitedge.bench.jobs import Settings
 from vitedge.bench.measure import What, bench_bundle, bench_pack
 from vitedge.bench.show import accuracy_table, data_line, drop_empty, host_line, latency_table
@@ -44,6 +45,11 @@ def command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run measured.")] = False,
     gate: Annotated[str, typer.Option("--gate", help="Limits, as top1-drop=1.0,p50-ms=20; broken: exit 1.")] = "",
     json: Annotated[Path | None, typer.Option("--json", help="Write the result to this file too.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option("--host", help="user@board: measure there; may be repeated.")
+    ] = None,
+    ssh: Annotated[str, typer.Option("--ssh", help="How ssh is called.")] = "ssh",
+    python: Annotated[str, typer.Option("--remote-python", help="Python 3.10 or newer on the board.")] = "python3",
     name: Annotated[str | None, typer.Option("--host-name", help="Your name for this machine.")] = None,
 ) -> None:
     """Measures latency and accuracy."""
@@ -63,6 +69,12 @@ def command(
     )
     typed = shlex.join(["vitedge", *sys.argv[1:]])
     what = What(tuple(filter(None, only.split(","))), data, limit, seed, fresh, name, typed)
+    if host:
+        found = bench_fleet(
+            Bundle.open(run), pack, host, what, settings, ConsoleReporter(), ssh=shlex.split(ssh), python=python
+        )
+        _finish_fleet(found, json, gates)
+        return
     if pack is not None:
         result = bench_pack(pack, what, settings, ConsoleReporter())
     else:
@@ -92,6 +104,20 @@ def show(result: dict[str, Any]) -> None:
             out.print(f"{row['artifact']}: {row['status']}: {row['reason']}", markup=False)
     if any(row["device"] == "simulator" for row in ok):
         out.print("A simulator shows what the figures will be right or wrong about, never how fast they come.")
+
+
+def _finish_fleet(found: dict[str, dict[str, Any]], json: Path | None, gates: list[Gate]) -> None:
+    """Shows each host's result; with several hosts the JSON file is one a host, numbered in their order."""
+    for number, (called, result) in enumerate(found.items(), 1):
+        if json:
+            write_json(json if len(found) == 1 else json.with_name(f"{json.stem}-{number}{json.suffix}"), result)
+        out.print(f"\n{called}", style="bold", markup=False)
+        show(result)
+    rows = [row for result in found.values() for row in result["rows"]]
+    broken = [line for result in found.values() for line in check_gates(gates, result["rows"])]
+    finish(broken, {"rows": rows})
+    if any(all(row["status"] != "ok" for row in result["rows"]) for result in found.values()):
+        raise typer.Exit(1)
 
 
 def finish(broken: list[str], result: dict[str, Any]) -> None:
