@@ -1,1 +1,1 @@
-"""One training loop; fine-tuning, distillation and QAT are configurations of it."""
+"""One training loop and its configurations: fine-tuning, a small ViT from scratch, distillation, QAT."""

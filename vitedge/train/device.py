@@ -1,0 +1,50 @@
+"""What a device can do: its precision, and what to say when its memory is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from vitedge.errors import VitedgeError
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 matrices in hardware (Ampere and later; AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context in which a forward pass runs: matrix products in bf16, or as they are."""
+    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is the allocator's refusal, of CUDA or of the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def out_of_memory(batch: int, accumulate: int, fits: Callable[[int], bool]) -> VitedgeError:
+    """The error for a full memory, with the largest halved batch for which `fits(batch)` was true."""
+    smaller, factor = batch // 2, 2
+    while smaller >= 1 and not fits(smaller):
+        smaller, factor = smaller // 2, factor * 2
+    if smaller:
+        why = f"A batch of {smaller} fits (tried just now)."
+        todo = f"Run with --batch {smaller} --accumulate {accumulate * factor}: the steps stay as large."
+    else:
+        why, todo = "Not even one picture fits.", "Use a smaller model or image size, or a larger device."
+    return VitedgeError(f"Out of memory at batch {batch}.", why, todo, exit_code=1)

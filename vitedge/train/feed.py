@@ -1,0 +1,109 @@
+"""Which picture is seen when, and with which random changes.
+
+Everything random is drawn from a seed made of (run's seed, epoch, picture). The place in the run is thus the whole
+state of the feed: a resumed run continues bit for bit, and two processes draw what one with twice the batch draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Key = tuple[int, int]
+Augment = Callable[[Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Source(Protocol):
+    """Labelled pictures: `source[i]` is uint8 [3, H, W] and a target tensor of one shape for all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+def draw_seed(*parts: int) -> int:
+    """One seed of several whole numbers, the same in every process (Python salts only the hashes of text)."""
+    return hash(parts) & 0x7FFF_FFFF_FFFF_FFFF
+
+
+class Order:
+    """Endless lists of (picture, epoch): what one process computes, batch by batch, from optimiser step `start`.
+
+    The epochs' permutations follow one another without a gap, so no picture is dropped at an epoch's end. Each
+    step takes batch * accumulate * world of them; process r takes the r-th batch of each `world` batches.
+    """
+
+    def __init__(
+        self, count: int, batch: int, *, accumulate: int = 1, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0
+    ) -> None:
+        self.count, self.batch, self.accumulate = count, batch, accumulate
+        self.rank, self.world, self.seed, self.start = rank, world, seed, start
+
+    def epoch(self, number: int) -> list[int]:
+        """The permutation of epoch `number`."""
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, number))
+        return torch.randperm(self.count, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        micro = self.start * self.accumulate
+        number, order = -1, []
+        while True:
+            first = (micro * self.world + self.rank) * self.batch
+            keys = []
+            for place in range(first, first + self.batch):
+                if place // self.count != number:
+                    number = place // self.count
+                    order = self.epoch(number)
+                keys.append((order[place % self.count], number))
+            yield keys
+            micro += 1
+
+
+class Samples(Dataset):
+    """A source with its augmentation; fetches a whole batch by its keys."""
+
+    def __init__(
+        self, source: Source, *, augment: Augment | None = None, mix: Mix | None = None, seed: int = 0
+    ) -> None:
+        self.source, self.augment, self.mix, self.seed = source, augment, mix, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
+        pixels, targets = [], []
+        for index, epoch in keys:
+            picture, target = self.source[index]
+            if self.augment is not None:
+                # torchvision's transforms draw from the process's generator and take no other.
+                torch.default_generator.manual_seed(draw_seed(self.seed, epoch, index))
+                picture = self.augment(picture)
+            pixels.append(picture)
+            targets.append(target)
+        batch = torch.stack(pixels), torch.stack(targets)
+        if self.mix is None:
+            return batch
+        torch.default_generator.manual_seed(draw_seed(self.seed, keys[0][1], keys[0][0], len(self)))
+        return self.mix(*batch)
+
+
+def feed(samples: Samples, order: Order, workers: int = 0, pin: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches (uint8 [B, 3, H, W], targets) in the given order."""
+    loader: DataLoader = DataLoader(
+        samples,
+        batch_sampler=order,  # type: ignore[arg-type]
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+    return iter(loader)
+
+
+def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch

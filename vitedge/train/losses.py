@@ -1,0 +1,66 @@
+"""Losses as pure functions. Each is a mean over pictures, so that batches may be split over processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def soft_cross_entropy(
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of `logits` [B, C] with class shares `targets` [B, C] that sum to 1.
+
+    `smoothing` spreads that share evenly over all classes (arXiv 1512.00567). `weights` [C] multiply each
+    picture's loss by its class's weight; the mean stays one over B, not over the weights of the batch, so that
+    the gradient of a batch is the mean of its parts' gradients.
+    """
+    smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
+    loss = -(smoothed * F.log_softmax(logits.float(), dim=1)).sum(1)
+    if weights is not None:
+        loss = loss * (targets @ weights)
+    return loss.mean()
+
+
+def multi_label_loss(
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of `logits` [B, C] with `targets` [B, C] in [0, 1]; `weights` [C] for the positives."""
+    smoothed = targets * (1 - smoothing) + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), smoothed, pos_weight=weights)
+
+
+def class_weights(counts: Tensor, classes_per_picture: bool = True) -> Tensor:
+    """Weights [C] inverse to the root of how often each class occurs (`counts` [C]), their mean over pictures 1.
+
+    The root, not the inverse itself: a class with one picture should not drown the rest. Absent classes get 1.
+    """
+    seen = counts.double().clamp_min(1)
+    weights = seen.rsqrt()
+    share = counts.double() / counts.sum().clamp_min(1)
+    mean = (weights * share).sum()
+    weights = weights / mean if mean > 0 else torch.ones_like(weights)
+    return torch.where(counts > 0, weights, torch.ones_like(weights)).float()
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the student's class shares [B, C] from the teacher's at `temperature`, times its square.
+
+    Hinton et al., arXiv 1503.02531.
+    """
+    student = F.log_softmax(logits.float() / temperature, dim=1)
+    target = F.log_softmax(teacher.float() / temperature, dim=1)
+    return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of features [B, N, C] over the teacher's squared norm, per token, then averaged.
+
+    Relative per token: a trained ViT's few massive tokens (norms fifty times the others') would otherwise be
+    all that is learned.
+    """
+    student, teacher = student.float(), teacher.float()
+    centred = teacher - teacher.mean(-1, keepdim=True)
+    distance = (student - teacher).square().sum(-1)
+    return (distance / centred.square().sum(-1).clamp_min(1e-6)).mean()

@@ -1,0 +1,102 @@
+"""Figures of a model on labelled pictures, and where they are logged."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitedge.files import write_text
+
+
+class Tally:
+    """Sums over pictures from which every figure follows; sums of processes may be added.
+
+    For one label a picture `confusion` [C, C] counts (true class, predicted class). For several, `table` [C, 3]
+    counts true positives, false positives and false negatives of each class at probability 0.5.
+    """
+
+    def __init__(self, classes: int, activation: Literal["softmax", "sigmoid"]) -> None:
+        self.activation = activation
+        self.confusion = torch.zeros(classes, classes, dtype=torch.float64)
+        self.table = torch.zeros(classes, 3, dtype=torch.float64)
+        self.sums = torch.zeros(3, dtype=torch.float64)  # pictures, loss, top-5 hits
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Counts `logits` [B, C] against class shares or labels `targets` [B, C]."""
+        logits, targets = logits.float().cpu(), targets.float().cpu()
+        if self.activation == "softmax":
+            truth, best = targets.argmax(1), logits.topk(min(5, logits.shape[1]), dim=1).indices
+            pairs = truth * len(self.confusion) + best[:, 0]
+            self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
+            loss = -(targets * logits.log_softmax(1)).sum()
+            hits = (best == truth[:, None]).any(1).sum()
+        else:
+            said, true = logits > 0, targets > 0.5
+            self.table += torch.stack(
+                [(said & true).sum(0), (said & ~true).sum(0), (~said & true).sum(0)], dim=1
+            )
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+            loss, hits = loss / logits.shape[1], (said == true).all(1).sum()
+        self.sums += torch.tensor([len(logits), float(loss), float(hits)], dtype=torch.float64)
+
+    def figures(self) -> dict[str, float]:
+        """`score` (what the best model is chosen by), `loss`, and top-1 and top-5, or F1 and exact matches."""
+        n = max(1.0, float(self.sums[0]))
+        out = {"loss": float(self.sums[1]) / n}
+        if self.activation == "softmax":
+            top1 = float(self.confusion.diagonal().sum()) / n
+            return {"score": top1, "top1": top1, "top5": float(self.sums[2]) / n, **out}
+        f1 = float(_f1(self.table.sum(0)))
+        return {"score": f1, "f1": f1, "exact": float(self.sums[2]) / n, **out}
+
+    def per_class(self) -> list[float | None]:
+        """Accuracy of each class (its F1 where pictures have several labels); None for a class not seen."""
+        if self.activation == "sigmoid":
+            seen = self.table[:, 0] + self.table[:, 2]
+            values = _f1(self.table)
+        else:
+            seen = self.confusion.sum(1)
+            values = self.confusion.diagonal() / seen.clamp_min(1)
+        return [float(v) if s else None for v, s in zip(values, seen, strict=True)]
+
+
+def _f1(table: Tensor) -> Tensor:
+    hit, wrong, missed = table.unbind(-1)
+    return 2 * hit / (2 * hit + wrong + missed).clamp_min(1)
+
+
+class MetricsLog:
+    """The rows of a run in `metrics.csv`, and in TensorBoard's format where that package is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.written = 0
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(str(folder / "tensorboard"))
+        except ImportError:
+            self.board = None
+
+    def write(self, history: list[dict[str, float]]) -> None:
+        """Writes all rows to the CSV at once (a resumed run may have gone back) and the new ones to TensorBoard."""
+        if not history:
+            return
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+        if self.board is not None:
+            for row in history[self.written :]:
+                for key, value in row.items():
+                    if key != "step":
+                        self.board.add_scalar(key, value, int(row["step"]))
+            self.board.flush()
+        self.written = len(history)
