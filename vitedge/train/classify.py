@@ -1,0 +1,88 @@
+"""The task of a classifier: labelled pictures in, cross-entropy (or BCE for several labels a picture) out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitedge.data.dataset import Dataset
+from vitedge.data.loader import iter_batches
+from vitedge.data.preprocess import Preprocess
+from vitedge.train.losses import multi_label_loss, soft_cross_entropy
+from vitedge.train.metrics import Tally
+from vitedge.train.pictures import Normalizer, one_hot
+
+
+class Holdout:
+    """Pictures to evaluate on, exactly as `preprocess` gives them: batches uint8 [B, 3, H, W] with targets [B, C].
+
+    Held in memory after the first pass where they fit into `memory_mib`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, preprocess: Preprocess, classes: int, batch: int = 64, memory_mib: int = 1024
+    ) -> None:
+        self.dataset, self.preprocess, self.batch = dataset, preprocess, batch
+        self.targets = one_hot(dataset, classes)
+        self.hold = len(dataset) * preprocess.crop**2 * 3 <= memory_mib * 2**20
+        self.held: list[tuple[Tensor, Tensor]] = []
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.held:
+            yield from self.held
+            return
+        kept = []
+        for pixels, indices in iter_batches(self.dataset, self.preprocess, self.batch):
+            batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), self.targets[indices]
+            if self.hold:
+                kept.append(batch)
+            yield batch
+        self.held = kept
+
+
+class Classification:
+    """What `loop.fit` teaches a classifier.
+
+    Args:
+        holdout: what the best weights are chosen by; processes share its batches.
+        weights: of the classes [C], or None.
+    """
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        holdout: Holdout,
+        accelerator: Any,
+        *,
+        activation: Literal["softmax", "sigmoid"] = "softmax",
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.normalize, self.holdout, self.accelerator = Normalizer(preprocess), holdout, accelerator
+        self.activation, self.smoothing = activation, smoothing
+        self.weights = None if weights is None else weights.to(accelerator.device)
+
+    def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+        criterion = soft_cross_entropy if self.activation == "softmax" else multi_label_loss
+        return criterion(
+            model(self.normalize(pixels)), targets, smoothing=self.smoothing, weights=self.weights
+        )
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return self.tally(model, self.holdout).figures()
+
+    def tally(self, model: nn.Module, holdout: Holdout) -> Tally:
+        """The counts of `model` on `holdout`, added up over the processes."""
+        tally = Tally(holdout.targets.shape[1], self.activation)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        for number, (pixels, targets) in enumerate(holdout):
+            if number % world == rank:
+                tally.add(model(self.normalize(pixels.to(self.accelerator.device))), targets)
+        if world > 1:
+            for name in ("confusion", "table", "sums"):
+                summed = self.accelerator.reduce(getattr(tally, name).to(self.accelerator.device), "sum")
+                setattr(tally, name, summed.cpu())
+        return tally
