@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,31 +11,13 @@ from torch import Tensor
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import missing_package
 from vitedge.train.feed import Augment, Mix
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """Which random changes a training picture goes through.
-
-    Attributes:
-        scale: least share of the picture's area that a random crop keeps; 1 for the plain centre crop.
-        flip: mirror half of the pictures.
-        jitter: strength of the changes of brightness, contrast and saturation; 0 for none.
-        randaugment: magnitude (0 to 30) of two random operations (arXiv 1909.13719); 0 for none.
-        mixup, cutmix: alpha of the Beta distribution (arXiv 1710.09412, 1905.04899); 0 for none. With both, one
-            of them is drawn for each batch.
-    """
-
-    scale: float = 0.35
-    flip: bool = True
-    jitter: float = 0.0
-    randaugment: int = 0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+from vitedge.train.options import AugmentOptions
 
 
 def make_augment(options: AugmentOptions, preprocess: Preprocess) -> Augment:
-    """uint8 [3, h, w] -> uint8 [3, crop, crop], with random changes from torch's own generator."""
+    """uint8 [3, h, w] -> uint8 [3, crop, crop], with random changes from torch's own generator.
+
+    Random resized crop and flip as in every ViT's training; RandAugment is arXiv 1909.13719."""
     v2 = _transforms()
     size = preprocess.crop
     steps: list[Callable] = []
@@ -59,6 +40,7 @@ def make_augment(options: AugmentOptions, preprocess: Preprocess) -> Augment:
 def make_mix(options: AugmentOptions) -> Mix | None:
     """(uint8 [B, 3, H, W], class shares [B, C]) -> the same, mixed; None where the options ask for no mixing.
 
+    MixUp is arXiv 1710.09412, CutMix 1905.04899; with both, one of them is drawn for each batch.
     The partners are the batch in reverse: the batch is in random order already.
     """
     if not (options.mixup or options.cutmix):

@@ -1,72 +1,71 @@
-"""What a training run is asked to do. Imports no torch: the command line builds it."""
+"""What a training run is asked to do. Imports no torch: the command line makes its flags of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from vitedge.errors import VitedgeError
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """Options of the loop itself, the same for every kind of training.
+class LoopOptions(BaseModel):
+    """Options of the loop itself, the same for every kind of training."""
 
-    Attributes:
-        epochs: passes over the training images; may be a fraction.
-        minutes: bound of the wall time, evaluations included; None for none. The schedule follows whichever of
-            the two runs out first, so that a run that the clock ends has still had its whole cosine.
-        batch: images a process computes at once.
-        accumulate: batches a step is summed over. One step sees batch * accumulate * processes images.
-        lr: peak learning rate of AdamW.
-        layer_decay: factor on the learning rate from each layer to the one before it; 1 for none.
-        weight_decay: of matrices only; biases, norms and embeddings have none.
-        warmup: share of the run in which the learning rate rises linearly.
-        final_lr: share of `lr` that the cosine ends at.
-        clip: bound of the gradient's norm; 0 for none.
-        ema: decay of the averaged weights, which are then what is evaluated and kept; 0 for none.
-        evaluations: evenly spread over the run; the first one, before any step, comes on top.
-        patience: evaluations without a better score after which the run ends; None for never.
-        precision: of the matrix products; "auto" takes bf16 where the device has it in hardware.
-        seed: of the order, the augmentation and the new weights.
-        workers: processes that load and augment; None: none on a CPU, where they would take its cores.
-        save_seconds: between two states on disk; 0 saves after every step.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: float = 10
-    minutes: float | None = None
-    batch: int = 32
-    accumulate: int = 1
-    lr: float = 5e-4
-    layer_decay: float = 1.0
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    final_lr: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
-    evaluations: int = 10
-    patience: int | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
-    workers: int | None = None
-    save_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        positive = ("epochs", "batch", "accumulate", "lr", "layer_decay", "evaluations")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise _bad(name, getattr(self, name), "It must be greater than 0.")
-        if self.minutes is not None and not self.minutes > 0:
-            raise _bad("minutes", self.minutes, "It must be greater than 0.")
-        for name in ("warmup", "final_lr", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise _bad(name, getattr(self, name), "It must be at least 0 and below 1.")
+    epochs: float = Field(10, gt=0, description="Passes over the training pictures; may be a fraction.")
+    minutes: float | None = Field(
+        None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
+    )
+    batch: int = Field(32, ge=1, description="Pictures that a process computes at once.")
+    accumulate: int = Field(
+        1, ge=1, description="Batches a step: it sees batch x accumulate x processes pictures."
+    )
+    lr: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate from each layer to the one before it."
+    )
+    weight_decay: float = Field(
+        0.05, ge=0, description="Of matrices only; biases, norms, embeddings have none."
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises."
+    )
+    final_lr: float = Field(0.01, ge=0, le=1, description="Share of the learning rate that the cosine ends at.")
+    clip: float = Field(1.0, ge=0, description="Bound of the gradient's norm; 0 for none.")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of averaged weights, which then are the result; 0: none."
+    )
+    evaluations: int = Field(10, ge=1, description="Evaluations, evenly spread over the run.")
+    patience: int | None = Field(
+        None, ge=1, description="Evaluations without a better score after which the run ends."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the order, the augmentation and new weights.")
+    workers: int | None = Field(
+        None, ge=0, description="Processes that augment. [default: 0 on a CPU, 4 with a GPU]"
+    )
+    save_seconds: float = Field(60.0, ge=0, description="Time between two saved states; 0 saves every step.")
 
     def identity(self) -> dict[str, Any]:
-        """The options that a resumed run must share with the one that it continues."""
-        free = ("minutes", "patience", "workers", "save_seconds")
-        return {k: v for k, v in asdict(self).items() if k not in free}
+        """The options that a resumed run must share with the one that it continues.
+
+        More time, patience or workers change nothing of the steps that were done.
+        """
+        return self.model_dump(exclude={"minutes", "patience", "workers", "save_seconds"})
 
 
-def _bad(name: str, value: Any, why: str) -> VitedgeError:
-    return VitedgeError(f"{value} is no value for --{name.replace('_', '-')}.", why, "Choose another value.")
+class AugmentOptions(BaseModel):
+    """Which random changes a training picture goes through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float = Field(
+        0.35, gt=0, le=1, description="Least share of the area that a random crop keeps; 1: centre crop."
+    )
+    flip: bool = Field(True, description="Mirror half of the pictures.")
+    jitter: float = Field(0.0, ge=0, le=1, description="Changes of brightness, contrast, saturation.")
+    randaugment: int = Field(0, ge=0, le=30, description="Magnitude of RandAugment's two operations; 0: none.")
+    mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
+    cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta distribution; 0: none.")

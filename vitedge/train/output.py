@@ -1,0 +1,51 @@
+"""What a finished training leaves: a model folder, and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.files import write_json, write_text
+from vitedge.train.metrics import Tally
+from vitedge.vit.checkpoint import save_model
+from vitedge.vit.model import VisionTransformer
+
+
+def save_folder(
+    folder: Path, model: VisionTransformer, preprocess: Preprocess, classes: list[str] | None
+) -> None:
+    """Writes the folder that `--model` takes: weights, `arch.json`, `preprocess.json`, `classes.txt`."""
+    save_model(folder, model)
+    preprocess.save(folder / "preprocess.json")
+    if classes:
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: list[str]) -> None:
+    """Writes `training.json`: the figures of the run, and tables of each class and of the confusions.
+
+    The tables have the form that the report renders. The largest confusions are listed, not the whole matrix,
+    which stands under "confusion".
+    """
+    sigmoid = tally.activation == "sigmoid"
+    support = (tally.table[:, 0] + tally.table[:, 2]) if sigmoid else tally.confusion.sum(1)
+    rows = [
+        [name, int(n), value]
+        for name, n, value in zip(classes, support.tolist(), tally.per_class(), strict=True)
+    ]
+    measure = "F1" if sigmoid else "accuracy"
+    tables = [{"title": "Each class", "columns": ["class", "pictures", measure], "rows": rows}]
+    wrong = tally.confusion.clone().fill_diagonal_(0)
+    if not sigmoid:
+        order = wrong.flatten().argsort(descending=True)[:10].tolist()
+        pairs = [divmod(i, len(classes)) for i in order if wrong.flatten()[i] > 0]
+        tables.append(
+            {
+                "title": "Most frequent confusions",
+                "columns": ["is", "taken for", "pictures"],
+                "rows": [[classes[t], classes[p], int(wrong[t, p])] for t, p in pairs],
+            }
+        )
+    confusion = [] if sigmoid else tally.confusion.long().tolist()
+    write_json(folder / "training.json", {**figures, "tables": tables, "confusion": confusion})

@@ -1,0 +1,102 @@
+"""Which pictures teach, which choose the best weights, which are only for the final figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vitedge.data.dataset import Dataset
+from vitedge.data.folder import open_dataset
+from vitedge.errors import VitedgeError
+
+_VALIDATION = ("val", "valid", "validation")
+
+
+def split_folder(
+    folder: str | Path, fraction: float, seed: int, classes: tuple[str, ...] | None = None
+) -> tuple[Dataset, Dataset, Dataset | None]:
+    """Training, validation and test pictures of a data set.
+
+    A folder with `train` and `val` (or `validation`) below it is split by them. Else `fraction` of each class is
+    drawn for validation, with the seed. `test` below the folder is the test set; without it there is none.
+
+    Raises:
+        VitedgeError: no labels, or a class without pictures in the training or validation part.
+    """
+    root = Path(folder)
+    if (root / "train").is_dir():
+        train = _part(root, "train", classes)
+        names = train.classes
+        chosen = next((name for name in _VALIDATION if (root / name).is_dir()), None)
+        if chosen is not None:
+            val = _part(root, chosen, names)
+        else:
+            train, val = split_dataset(train, fraction, seed)
+        test = _part(root, "test", names) if (root / "test").is_dir() else None
+    else:
+        train, val = split_dataset(open_dataset(root, classes), fraction, seed)
+        test = None
+    check_parts(train, val)
+    return train, val, test
+
+
+def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """`dataset` without and with about `fraction` of each class, at least one picture; fixed by the seed.
+
+    Multi-label sets are split as a whole.
+    """
+    labels = dataset.require_labels("Training", _count(dataset))
+    generator = np.random.default_rng(seed)
+    groups = np.zeros(len(dataset), np.int64) if dataset.multi_label else labels
+    held = np.zeros(len(dataset), bool)
+    for label in np.unique(groups):
+        members = generator.permutation(np.flatnonzero(groups == label))
+        held[members[: max(1, round(len(members) * fraction))]] = True
+    return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def class_counts(dataset: Dataset, classes: int) -> np.ndarray:
+    """Pictures of each class, int64 [classes]."""
+    labels = dataset.require_labels("Training", classes)
+    if dataset.multi_label:
+        return labels.sum(0, dtype=np.int64)
+    return np.bincount(labels, minlength=classes)
+
+
+def check_parts(train: Dataset, val: Dataset) -> None:
+    """Raises VitedgeError for a class that one part has pictures of and the other has none of."""
+    classes = max(_count(train), _count(val))
+    ours, theirs = class_counts(train, classes) > 0, class_counts(val, classes) > 0
+    for missing, where, other in (
+        (theirs & ~ours, "training", "validation"),
+        (ours & ~theirs, "validation", "training"),
+    ):
+        if missing.any():
+            names = [_name(train, int(i)) for i in np.flatnonzero(missing)]
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise VitedgeError(
+                f"{len(names)} class{'es have' if len(names) > 1 else ' has'} no {where} pictures.",
+                f"Without any in the {where} part, but with some for {other}: {', '.join(names[:5])}{more}.",
+                "Give each class at least two pictures, or move some from one part to the other.",
+            )
+
+
+def _part(root: Path, name: str, classes: tuple[str, ...] | None) -> Dataset:
+    # Class names of the whole set may stand above its parts.
+    beside = root / "classes.txt"
+    if classes is None and beside.is_file() and not (root / name / "classes.txt").is_file():
+        classes = tuple(line.strip() for line in beside.read_text().splitlines() if line.strip())
+    return open_dataset(root / name, classes)
+
+
+def _count(dataset: Dataset) -> int:
+    if dataset.classes is not None:
+        return len(dataset.classes)
+    if dataset.labels is None:
+        return 0
+    return dataset.labels.shape[1] if dataset.multi_label else int(dataset.labels.max()) + 1
+
+
+def _name(dataset: Dataset, index: int) -> str:
+    return dataset.classes[index] if dataset.classes else str(index)
