@@ -7,7 +7,7 @@ state of the feed: a resumed run continues bit for bit, and two processes draw w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,7 +39,15 @@ class Order:
     """
 
     def __init__(
-        self, count: int, batch: int, *, accumulate: int = 1, rank: int = 0, world: int = 1, seed: int = 0, start: int = 0
+        self,
+        count: int,
+        batch: int,
+        *,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        start: int = 0,
     ) -> None:
         self.count, self.batch, self.accumulate = count, batch, accumulate
         self.rank, self.world, self.seed, self.start = rank, world, seed, start
@@ -105,5 +113,5 @@ def feed(samples: Samples, order: Order, workers: int = 0, pin: bool = False) ->
     return iter(loader)
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,6 +112,7 @@ class _Run:
         self.step_images = options.batch * options.accumulate * accelerator.num_processes
         self.total = max(1, math.ceil(options.epochs * len(samples) / self.step_images))
         self.losses: list[Tensor] = []
+        self.last = self.saved = time.monotonic()
         self.mark = (0, 0.0)  # step and seconds at the last evaluation, for the speed
 
     # -- time ---------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 self.optimizer.zero_grad(set_to_none=True)
-                raise out_of_memory(o.batch, o.accumulate, lambda n: self.fits(pixels, targets, n)) from error
+                raise out_of_memory(o.batch, o.accumulate, partial(self.fits, pixels, targets)) from error
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip) if o.clip else total
