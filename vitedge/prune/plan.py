@@ -1,0 +1,30 @@
+"""What pruning decided, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitedge.vit.config import BlockConfig
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What stays of one block: which heads and how large, and which MLP units. Empty: that half goes."""
+
+    heads: tuple[int, ...]
+    qk_dim: int
+    v_dim: int
+    units: tuple[int, ...]
+
+    @property
+    def attention_gone(self) -> bool:
+        return not self.heads
+
+    @property
+    def mlp_gone(self) -> bool:
+        return not self.units
+
+
+def everything(block: BlockConfig) -> BlockPlan:
+    """The plan that cuts nothing."""
+    return BlockPlan(tuple(range(block.heads)), block.qk_dim, block.v_dim, tuple(range(block.hidden)))
