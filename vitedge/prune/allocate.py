@@ -26,7 +26,9 @@ def allocate(parts: Sequence[Sequence[Choice[T]]], need: int, bins: int = 8192) 
     Dynamic programming over the savings, in steps of `need / bins`, rounded down: what is found really saves
     enough. None where even the largest choices don't.
     """
-    step = max(need / bins, 1e-9)
+    if need <= 0:
+        return [min(options, key=lambda choice: choice.saved) for options in parts]
+    step = need / bins
     best = np.full(bins + 1, np.inf)  # least harm that saves so many steps, the last entry meaning "or more"
     best[0] = 0.0
     picks = []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vitedge.prune.linear import damped, drop, reduce_logits, reduce_values
+from vitedge.prune.moments import damping_for
 from vitedge.prune.statistics import BlockMoments
 from vitedge.vit.model import Block
 
@@ -42,7 +43,12 @@ def levels(width: int, align: int, fewest: int, most: int = 12) -> list[int]:
 
 
 def eliminate(
-    weight: Tensor, covariance: Tensor, groups: Tensor, scores: Tensor | None, snapshots: list[int], chunk: int,
+    weight: Tensor,
+    covariance: Tensor,
+    groups: Tensor,
+    scores: Tensor | None,
+    snapshots: list[int],
+    chunk: int,
     damping: float,
 ) -> tuple[dict[int, Tensor], list[int]]:
     """Remove groups of inputs one chunk after the other, the rest making up for them each time.
@@ -98,22 +104,23 @@ def find_candidates(
 ) -> Candidates:
     """All cuts of one block; `unit_scores` [hidden] and `head_scores` [heads] replace OBS's own order."""
     found = Candidates()
-    if block.mlp is not None:
+    if block.mlp is not None and stats.hidden is not None:
         weight = block.mlp.fc2.weight.detach().double()
         singles = torch.arange(weight.shape[1])[:, None]
         wanted = levels(len(singles), align, min_hidden)
         chunk = max(1, min(align, len(singles) // 48))
         news, found.unit_order = eliminate(
-            weight, stats.hidden.covariance(), singles, unit_scores, wanted, chunk, damping
+            weight, stats.hidden.covariance(), singles, unit_scores, wanted, chunk, damping_for(damping, stats.hidden)
         )
         found.d_units = {left: (new - weight).float() for left, new in news.items()}
-    if block.attention is not None:
+    if block.attention is not None and stats.attention is not None:
         c = block.attention.config
         weight = block.attention.out.weight.detach().double()
-        covariance = stats.context.covariance()
+        covariance = stats.attention.context.covariance()
         columns = torch.arange(c.heads * c.v_dim).unflatten(0, (c.heads, c.v_dim))
         wanted = levels(c.heads, 1, min_heads)
-        news, order = eliminate(weight, covariance, columns, head_scores, wanted, 1, damping)
+        damped = damping_for(damping, stats.attention.context)
+        news, order = eliminate(weight, covariance, columns, head_scores, wanted, 1, damped)
         for left, new in news.items():
             found.heads[left], found.d_heads[left] = tuple(sorted(order[c.heads - left :])), (new - weight).float()
         for rank in levels(c.v_dim, head_align, head_align, 8):
@@ -123,7 +130,9 @@ def find_candidates(
                 parts.append(w @ b)
             found.d_values[rank] = (torch.cat(parts, 1) - weight).float()
         for rank in levels(c.qk_dim, head_align, head_align, 8):
-            pairs = [reduce_logits(q, k, rank) for q, k in zip(stats.queries, stats.keys, strict=True)]
+            pairs = [
+                reduce_logits(q, k, rank) for q, k in zip(stats.attention.queries, stats.attention.keys, strict=True)
+            ]
             eye = torch.eye(c.qk_dim, dtype=torch.float64)
             found.d_logits[rank] = torch.stack([(a.T @ b).T - eye for a, b in pairs]).float()
     return found

@@ -53,11 +53,11 @@ def curve(effects: dict[int, float], full: int) -> Callable[[int], float]:
 
 def choices(config: ViTConfig, index: int, effects: Effects, options: PruneOptions) -> list[list[Choice]]:
     """The ways to cut one block's attention and its MLP, with what each saves and the harm it does."""
-    block, counted = config.blocks[index], count(options.unit)
+    block, counted = config.blocks[index], count(options.prune_unit)
     dense = counted(config)
 
     def saved(**changes: int) -> int:
-        return dense - counted(config.with_block(index, **changes))
+        return dense - counted(config.with_block(index, groups=(), **changes))
 
     found: list[list[Choice]] = []
     if block.heads:
@@ -78,7 +78,7 @@ def choices(config: ViTConfig, index: int, effects: Effects, options: PruneOptio
     if block.hidden:
         harm_units = curve(effects.units, block.hidden)
         units = [block.hidden, *levels(block.hidden, options.align, options.min_hidden, block.hidden)]
-        found.append([Choice(saved(hidden=n, groups=()), harm_units(n), MLPCut(n)) for n in units])
+        found.append([Choice(saved(hidden=n), harm_units(n), MLPCut(n)) for n in units])
     return found
 
 
@@ -89,15 +89,15 @@ def decide(
 
     Raises: VitedgeError where the constraints don't allow the share; it names the largest that they do.
     """
-    counted = count(options.unit)
+    counted = count(options.prune_unit)
     total = counted(config)
-    need = round(options.share * total)
+    need = round((options.prune or 0.0) * total)
     parts = [part for i, e in enumerate(effects) for part in choices(config, i, e, options)]
     chosen = allocate(parts, need)
     if chosen is None:
         most = sum(max(choice.saved for choice in part) for part in parts) / total
         raise VitedgeError(
-            f"Can't remove {options.share:.0%} of the {options.unit}.",
+            f"Can't remove {options.prune:.0%} of the {options.prune_unit}.",
             f"With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and at "
             f"least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
             f"Ask for at most {int(most * 1000) / 1000}, or lower --align, --min-hidden or --min-heads.",

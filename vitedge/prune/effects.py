@@ -48,7 +48,7 @@ def sampled_gradients(
     """
     for x in batches:
         with ExitStack() as stack, torch.enable_grad():
-            seen = [stack.enter_context(watching(block)) for block in model.blocks]
+            seen = [stack.enter_context(watching(block)) for block in model.encoder()]
             flow = x.detach().float().requires_grad_(True)
             for index in range(len(model.blocks)):
                 flow = model.run_block(index, flow)

@@ -9,9 +9,7 @@ from torch import Tensor
 def damped(covariance: Tensor, damping: float) -> Tensor:
     """The covariance [n, n] with `damping` of its mean diagonal added to the diagonal; never singular."""
     scale = covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
-    return covariance + damping * scale * torch.eye(
-        len(covariance), dtype=covariance.dtype, device=covariance.device
-    )
+    return covariance + damping * scale * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
 
 
 def ridge(covariance: Tensor, cross: Tensor, damping: float = 1e-4, prior: Tensor | None = None) -> Tensor:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 
+def _zeros(*size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.float64)
+
+
 @dataclass
 class Moments:
     """Weighted sums over tokens, in float64; memory is bounded by the widths squared.
@@ -29,10 +33,9 @@ class Moments:
     xy: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        zeros = {"dtype": torch.float64}
-        self.x, self.y = torch.zeros(self.inputs, **zeros), torch.zeros(self.outputs, **zeros)
-        self.xx = torch.zeros(self.inputs, self.inputs, **zeros)
-        self.xy = torch.zeros(self.inputs, self.outputs, **zeros)
+        self.x, self.y = _zeros(self.inputs), _zeros(self.outputs)
+        self.xx = _zeros(self.inputs, self.inputs)
+        self.xy = _zeros(self.inputs, self.outputs)
 
     def add(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Take in tokens x [..., inputs], y [..., outputs] and their weights [...]; 1 by default."""
@@ -61,3 +64,12 @@ class Moments:
         """[inputs, outputs] of x and y around their means."""
         mean_x, mean_y = self.mean()
         return self.xy / self.weight - torch.outer(mean_x, mean_y)
+
+
+def damping_for(damping: float, moments: Moments, caution: float = 1.0) -> float:
+    """More damping where there are few tokens for each input: what is fitted to them must hold on others too.
+
+    caution: 1 where a layer's own output is to be restored, more where it shall also correct what came before,
+        which is noise to it and is soon learnt by heart.
+    """
+    return damping + caution * moments.inputs / moments.tokens

@@ -24,6 +24,9 @@ class BlockPlan:
     def mlp_gone(self) -> bool:
         return not self.units
 
+    def untouched_attention(self, block: BlockConfig) -> bool:
+        return (len(self.heads), self.qk_dim, self.v_dim) == (block.heads, block.qk_dim, block.v_dim)
+
 
 def everything(block: BlockConfig) -> BlockPlan:
     """The plan that cuts nothing."""

@@ -2,99 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitedge.prune.linear import reduce_logits, reduce_values, restrict, ridge
-from vitedge.prune.moments import Moments
+from vitedge.prune.cut import plan_attention, plan_mlp
+from vitedge.prune.fit import Fit, fit_block, fit_end
+from vitedge.prune.linear import ridge
+from vitedge.prune.moments import Moments, damping_for
 from vitedge.prune.plan import BlockPlan
-from vitedge.prune.statistics import BlockMoments, token_weights
-from vitedge.prune.surgery import cut_attention, cut_mlp, set_linear
+from vitedge.prune.statistics import AttentionMoments, token_weights
+from vitedge.prune.store import mixed, parts, through
+from vitedge.prune.surgery import set_linear
 from vitedge.prune.watch import watching
-from vitedge.vit.model import Block
+from vitedge.vit.model import Block, VisionTransformer
+
+# Of the ridge towards the dense residual stream; 10 was best of 0.1 to 1000 on calibration pictures held out.
+CAUTION = 10.0
 
 
-def chunks(x: Tensor, size: int = 32) -> list[Tensor]:
-    """Views of a store of residual streams [I, N, C], `size` images each."""
-    return list(x.split(size))
+@dataclass(frozen=True)
+class Recovery:
+    """How the pruned blocks are reconstructed.
+
+    Attributes:
+        method: "none", "ridge" or "block".
+        damping: of the ridge. images: how many pictures the closed forms see, at most.
+        fit: the gradient steps of "block".
+    """
+
+    method: str
+    damping: float
+    images: int
+    fit: Fit
 
 
-def columns(heads: tuple[int, ...], dim: int) -> Tensor:
-    """Indices of the columns of some heads."""
-    return torch.cat([torch.arange(h * dim, (h + 1) * dim) for h in heads])
+@dataclass(frozen=True)
+class Errors:
+    """Of one block: relative squared error after the closed form and after fitting."""
+
+    cut: float
+    fitted: float
 
 
-def apply_attention(block: Block, plan: BlockPlan, stats: BlockMoments, *, compensate: bool, damping: float) -> None:
-    """Cut the block's attention to its plan, on the moments of what this network feeds it."""
-    attention = block.attention
-    if attention is None:
-        return
-    if plan.attention_gone:
-        block.attention, block.norm1 = None, None
-        return
-    c = attention.config
-    weight, bias = attention.out.weight.detach().double(), attention.out.bias.detach().double()
-    covariance, (mean, _) = stats.context.covariance(), stats.context.mean()
-    kept = columns(plan.heads, c.v_dim)
-    new = restrict(weight, covariance, kept, damping) if compensate else weight[:, kept]
-    if compensate and len(plan.heads) < c.heads:
-        bias = bias + weight @ mean - new @ mean[kept]
-    queries = keys = values = None
-    if plan.qk_dim < c.qk_dim:
-        pairs = [reduce_logits(stats.queries[h], stats.keys[h], plan.qk_dim) for h in plan.heads]
-        queries, keys = [a for a, _ in pairs], [b for _, b in pairs]
-    if plan.v_dim < c.v_dim:
-        values, parts = [], []
-        for i, h in enumerate(plan.heads):
-            own = columns((h,), c.v_dim)
-            here = new[:, i * c.v_dim : (i + 1) * c.v_dim]
-            b, w = reduce_values(here, covariance[own][:, own], plan.v_dim)
-            bias = bias + here @ mean[own] - w @ (b @ mean[own])
-            values.append(b)
-            parts.append(w)
-        new = torch.cat(parts, 1)
-    block.attention = cut_attention(attention, plan.heads, queries, keys, values, new, bias)
-
-
-def apply_mlp(block: Block, plan: BlockPlan, stats: BlockMoments, *, compensate: bool, damping: float) -> None:
-    """Cut the block's MLP to its plan; with `compensate`, the kept units and the bias make up for the others."""
-    mlp = block.mlp
-    if mlp is None:
-        return
-    if plan.mlp_gone:
-        block.mlp, block.norm2 = None, None
-        return
-    kept = torch.as_tensor(plan.units)
-    weight, bias = mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
-    if not compensate or len(kept) == mlp.config.hidden:
-        block.mlp = cut_mlp(mlp, plan.units, weight[:, kept], bias)
-        return
-    mean, _ = stats.hidden.mean()
-    new = restrict(weight.double(), stats.hidden.covariance(), kept, damping)
-    bias = bias.double() + weight.double() @ mean - new @ mean[kept]
-    block.mlp = cut_mlp(mlp, plan.units, new, bias)
+def relative_error(out: Tensor, target: Tensor) -> float:
+    """Mean over tokens of the squared error, relative to the token's variance."""
+    return float(((out.float() - target.float()).pow(2).mean(-1) * token_weights(target)).mean())
 
 
 @torch.no_grad()
-def refit(block: Block, half: str, inputs: Tensor, targets: Tensor, queries: int | None, damping: float) -> None:
-    """Ridge regression of the layer that ends a half ("attention": out, "mlp": fc2), towards the residual stream.
+def refit(
+    layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, damping: float
+) -> None:
+    """Ridge regression of the layer that ends a half, towards the dense residual stream after it.
 
-    `inputs` [I, N, C] is the pruned network's stream before the half, `targets` [I, M, C] the dense one's after it.
+    `x` [I, N, C] is the pruned network's stream before the half `run`, `y` [I, M, C] the dense one after it; `name`
+    is what `watching` calls the layer's input. The pull is towards the layer's weights as they are.
     """
-    layer = block.attention.out if half == "attention" else block.mlp.fc2
     moments = Moments(layer.in_features, layer.out_features)
-    run = block.attend if half == "attention" else block.feed_forward
-    arguments = (queries,) if half == "attention" else ()
-    with watching(block) as seen:
-        for x, y in zip(chunks(inputs), chunks(targets), strict=True):
-            run(x.float(), *arguments)
-            kept = x if queries is None else x[:, :queries]
-            moments.add(
-                seen["context" if half == "attention" else "hidden"],
-                y.float() - (kept if half == "attention" else x).float(),
-                token_weights(y),
-            )
-    prior = layer.weight.double()
-    weight = ridge(moments.covariance(), moments.cross(), damping, prior)
+    with watching(block) as seen, mixed():
+        for before, after in parts(x, y):
+            run(before)
+            moments.add(seen[name], after - before[:, : after.shape[1]], token_weights(after))
+    damped = damping_for(damping, moments, CAUTION)
+    weight = ridge(moments.covariance(), moments.cross(), damped, layer.weight.detach().double())
     mean_x, mean_y = moments.mean()
     set_linear(layer, weight, mean_y - weight @ mean_x)
+
+
+@torch.no_grad()
+def cut_block(
+    block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, out: Tensor, queries: int | None, how: Recovery
+) -> None:
+    """Cut one block in place and reconstruct it in closed form.
+
+    `x` [I, N, C] is what the pruned network feeds it, `middle` and `out` [I, M, C] the dense stream between its
+    halves and after it.
+    """
+
+    def attend(t: Tensor) -> Tensor:
+        return block.attend(t, queries)
+
+    solve = how.method != "none"
+    if block.attention is not None:
+        stats = AttentionMoments(block.attention.config)
+        with watching(block) as seen, mixed():
+            for before, after in parts(x, middle):
+                attend(before)
+                stats.add(seen, after)
+        damped = damping_for(how.damping, stats.context)
+        plan_attention(block, plan, stats, solve, damped)
+    if block.attention is not None and solve:
+        # Where the MLP goes, the attention's layer makes up for it as well.
+        refit(block.attention.out, "context", block, attend, x, out if plan.mlp_gone else middle, how.damping)
+    if block.mlp is not None:
+        between = through(attend, x)
+        hidden = Moments(block.mlp.fc2.in_features)
+        with watching(block) as seen, mixed():
+            for before, after in parts(between, out):
+                block.feed_forward(before)
+                hidden.add(seen["hidden"], weights=token_weights(after))
+        plan_mlp(block, plan, hidden, solve, damping_for(how.damping, hidden))
+        if block.mlp is not None and solve:
+            refit(block.mlp.fc2, "hidden", block, block.feed_forward, between, out, how.damping)
+
+
+def recover(
+    dense: VisionTransformer,
+    pruned: VisionTransformer,
+    plans: Sequence[BlockPlan],
+    start: Tensor,
+    how: Recovery,
+    seed: int,
+    advance: Callable[[int], None],
+) -> list[Errors]:
+    """Carry out the plans in `pruned`, a copy of `dense`, block after block; returns each block's errors.
+
+    `start` [I, N, C] is the stream before block 0. `advance(n)` is told of n pictures that went through a block.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x_dense = x = start
+    found = []
+    last = len(plans) - 1
+    end = max(0, last - 1)
+    for index, (old, block, plan) in enumerate(zip(dense.encoder(), pruned.encoder(), plans, strict=True)):
+        queries = 1 if index == last else None
+        middle = through(partial(old.attend, queries=queries), x_dense)
+        target = through(old.feed_forward, middle)
+        # The last block has one token a picture: it needs them all.
+        few = len(x) if queries else min(how.images, len(x))
+        cut_block(block, plan, x[:few], middle[:few], target[:few], queries, how)
+        sample = min(256, len(x))
+        cut = relative_error(through(partial(block, queries=queries), x[:sample]), target[:sample])
+        if how.method == "block":
+            fit_block(block, x, target, queries, how.fit, generator, advance)
+        if index == end:
+            fed = x
+        x = through(partial(block, queries=queries), x)
+        x_dense = target
+        advance(len(x))
+        found.append(Errors(cut, relative_error(x[:sample], target[:sample])))
+    if how.method == "block" and how.fit.end_steps:
+        with torch.no_grad():
+            logits = torch.cat([dense.classify(t) for (t,) in parts(x_dense)])
+        fit_end(pruned, end, fed, logits, how.fit.of_end(), generator, advance)
+    return found

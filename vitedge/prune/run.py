@@ -3,55 +3,195 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from vitedge.errors import VitedgeError
 from vitedge.prune.candidates import Candidates, find_candidates
-from vitedge.prune.choose import decide
-from vitedge.prune.effects import measure
-from vitedge.prune.fit import fit_block
+from vitedge.prune.choose import count, decide
+from vitedge.prune.effects import Effects, measure
+from vitedge.prune.fit import Fit
+from vitedge.prune.importance import IMPORTANCES, NEEDS_GRADIENTS
 from vitedge.prune.options import PruneOptions
-from vitedge.prune.plan import BlockPlan
-from vitedge.prune.recover import apply_attention, apply_mlp, chunks, refit
-from vitedge.prune.statistics import BlockMoments, gather, token_weights
+from vitedge.prune.plan import everything
+from vitedge.prune.recover import Errors, Recovery, recover
+from vitedge.prune.result import LayerChange, PruneReport
+from vitedge.prune.sparse import sparsify_model
+from vitedge.prune.store import embed_all, parts
 from vitedge.prune.surgery import assemble
-from vitedge.prune.views import augment
+from vitedge.prune.survey import layers, survey
+from vitedge.reporter import Reporter
+from vitedge.vit.config import ViTConfig
+from vitedge.vit.macs import attention_macs, mlp_macs, model_macs, model_params
 from vitedge.vit.model import VisionTransformer
 
 Batches = Callable[[], Iterator[Tensor]]
+# Drawn outputs a picture, and pictures of the measurement of the effects.
+SAMPLES, EFFECT_IMAGES = 4, 96
+# Pictures of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
+RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 512, 2.5e12, 60, 400
 
 
-@torch.no_grad()
-def streams(model: VisionTransformer, batches: Batches, views: int, seed: int) -> Tensor:
-    """The residual stream before block 0 [views * I, N, C], view after view; the first view is the images."""
-    generator = torch.Generator().manual_seed(seed)
-    kept = []
-    for view in range(views):
-        for x in batches():
-            kept.append(model.embed(augment(x, generator) if view else x))
-    return torch.cat(kept)
+@dataclass
+class Look:
+    """The dense model measured once: what any share is then chosen from."""
+
+    candidates: list[Candidates]
+    effects: list[Effects]
 
 
-def queries_of(model: VisionTransformer, index: int) -> int | None:
-    """How many tokens the block works on: the last one only on [CLS]."""
-    return 1 if index == len(model.blocks) - 1 else None
+def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
+    """Raises VitedgeError where the options and the model, or the pictures, don't fit."""
+    config = model.config
+    widest = max((b.hidden for b in config.blocks), default=0)
+    if widest and options.align > widest:
+        raise VitedgeError(
+            f"An alignment of {options.align} is more than any layer has units.",
+            f"The widest MLP has {widest} units.",
+            f"Give at most --align {widest}.",
+        )
+    wide = max((max(b.hidden, b.heads * b.v_dim) for b in config.blocks), default=0)
+    fewest = max(16, math.ceil(wide / config.tokens))
+    if images < fewest:
+        raise VitedgeError(
+            f"{images} calibration pictures are too few to prune this model.",
+            f"Its widest layer has {wide} inputs, and a picture gives {config.tokens} tokens.",
+            f"Give at least {fewest} pictures; some hundred are better.",
+        )
 
 
-@torch.no_grad()
-def observe_all(model: VisionTransformer, x: Tensor) -> list[BlockMoments]:
-    """Every block's moments on the dense model."""
-    found = []
-    for index, block in enumerate(model.blocks):
-        found.append(gather(block, chunks(x), queries_of(model, index)))
-        x = torch.cat([block(part, queries_of(model, index)) for part in chunks(x)])
-    return found
+def look(model: VisionTransformer, start: Tensor, options: PruneOptions) -> Look:
+    """All candidates of all blocks, and the effect of each on the logits.
+
+    Three quarters of the pictures give the moments, the others the effects: a closed form looks too good on
+    what it was solved on.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    cut = max(1, len(start) - min(EFFECT_IMAGES, max(1, len(start) // 4)))
+    solved, tried = start[:cut][:RIDGE_IMAGES], start[cut:]
+    moments = survey(model, solved)
+    gradients = options.importance in NEEDS_GRADIENTS
+    score = IMPORTANCES[options.importance]
+    candidates = []
+    for block, stats, own in zip(
+        model.encoder(), moments, layers(model, tried, moments, gradients, generator), strict=True
+    ):
+        candidates.append(
+            find_candidates(
+                block,
+                stats,
+                align=options.align,
+                head_align=options.head_align,
+                min_hidden=options.min_hidden,
+                min_heads=options.min_heads,
+                damping=options.damping,
+                unit_scores=score(own["units"]) if "units" in own else None,
+                head_scores=score(own["heads"]) if "heads" in own else None,
+            )
+        )
+    means = [stats.means() for stats in moments]
+    small = (p for (whole,) in parts(tried) for p in whole.split(8))
+    effects = measure(model, small, candidates, means, samples=SAMPLES, generator=generator)
+    return Look(candidates, effects)
 
 
-@torch.no_grad()
-def through(block, x: Tensor, queries: int | None, half: str = "both") -> Tensor:
-    """A store of streams through a block or one of its halves."""
-    run = {"both": block, "attention": block.attend}[half]
-    return torch.cat([run(part.float(), queries) for part in chunks(x)])
+def default_steps(config: ViTConfig, batch: int) -> int:
+    """Gradient steps a block, so that models of all sizes take about the same time."""
+    blocks = [attention_macs(config, b) + mlp_macs(config, b) for b in config.blocks]
+    return min(MAX_STEPS, max(MIN_STEPS, round(FIT_MACS / (3 * batch * max(blocks)))))
+
+
+def run(
+    model: VisionTransformer, batches: Batches, options: PruneOptions, progress: Reporter | None = None
+) -> tuple[VisionTransformer, PruneReport]:
+    """See `vitedge.prune.prune`."""
+    reporter = progress or Reporter()
+    clock = Clock()
+    dense = copy.deepcopy(model).eval().requires_grad_(False)
+    images = sum(len(x) for x in batches())
+    check(dense, images, options)
+    steps = default_steps(dense.config, options.fit_batch) if options.fit_steps is None else options.fit_steps
+    if options.recover != "block" or not options.prune:
+        steps = 0
+    fit = Fit(steps, options.fit_batch, options.fit_lr, end_steps=steps)
+    views = options.fit_views or min(4, max(1, math.ceil(fit.steps * fit.batch / images)))
+    start = embed_all(dense, batches, views, options.seed)
+    clock.lap("embed")
+
+    plans, predicted = [everything(b) for b in dense.config.blocks], 0.0
+    if options.prune:
+        reporter.info("measuring what each cut would do to the logits")
+        seen = look(dense, start[:images], options)
+        plans, predicted = decide(dense.config, seen.candidates, seen.effects, options)
+    clock.lap("choose")
+
+    pruned = copy.deepcopy(dense)
+    how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
+    work = len(plans) * (len(start) + 3 * fit.steps * fit.batch) + 3 * fit.end_steps * fit.batch
+    with reporter.progress("pruning: pictures through a block", work) as advance:
+        errors = recover(dense, pruned, plans, start, how, options.seed, advance)
+    clock.lap("recover")
+    sparsity = 0.0
+    if options.sparsity:
+        with reporter.progress("sparsifying: pictures through a block", len(plans) * images) as advance:
+            sparsity = sparsify_model(pruned, start[:images], options.sparsity, advance)
+        clock.lap("sparsity")
+    small = assemble(pruned)
+    facts = report(dense.config, small, options, predicted, errors, fit, images, views, clock.seconds)
+    return small, replace(facts, sparsity=sparsity)
+
+
+class Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self.last, 2)
+        self.last = now
+
+
+def report(
+    before: ViTConfig,
+    small: VisionTransformer,
+    options: PruneOptions,
+    predicted: float,
+    errors: Sequence[Errors],
+    fit: Fit,
+    images: int,
+    views: int,
+    seconds: dict[str, float],
+) -> PruneReport:
+    """The facts of a run."""
+    after = small.config
+    counted = count(options.prune_unit)
+    changes = tuple(
+        LayerChange(
+            i, (a.heads, b.heads), (a.qk_dim, b.qk_dim), (a.v_dim, b.v_dim), (a.hidden, b.hidden), e.cut, e.fitted
+        )
+        for i, (a, b, e) in enumerate(zip(before.blocks, after.blocks, errors, strict=True))
+    )
+    return PruneReport(
+        unit=options.prune_unit,
+        asked=options.prune or 0.0,
+        removed=1 - counted(after) / counted(before),
+        macs=(model_macs(before), model_macs(after)),
+        macs_exported=(model_macs(before, exact_cuts=True), model_macs(after, exact_cuts=True)),
+        params=(model_params(before), model_params(after)),
+        predicted_kl=predicted,
+        layers=changes,
+        sparsity=0.0,
+        images=images,
+        views=views,
+        steps=fit.steps,
+        batch=fit.batch,
+        seconds=seconds,
+    )

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vitedge.prune.moments import Moments
-from vitedge.prune.watch import watching
-from vitedge.vit.model import Block
-
-
-@dataclass
-class BlockMoments:
-    """Of one block, on the pictures it was shown.
-
-    Attributes:
-        hidden: of what fc2 reads. context: of what the output projection reads. None without MLP / attention.
-        queries: E[q q^T] of each head, keys: the keys' covariance within an image, both [heads, dim, dim].
-    """
-
-    hidden: Moments | None
-    context: Moments | None
-    queries: Tensor | None
-    keys: Tensor | None
+from vitedge.vit.config import BlockConfig
 
 
 def token_weights(x: Tensor) -> Tensor:
@@ -37,38 +20,49 @@ def token_weights(x: Tensor) -> Tensor:
     return 1 / x.detach().float().var(-1).clamp_min(1e-12)
 
 
-def empty(block: Block) -> BlockMoments:
-    """Nothing seen yet."""
-    c = block.config
-    square = (c.heads, c.qk_dim, c.qk_dim)
-    return BlockMoments(
-        Moments(c.hidden) if block.mlp is not None else None,
-        Moments(c.heads * c.v_dim) if block.attention is not None else None,
-        torch.zeros(square, dtype=torch.float64) if block.attention is not None else None,
-        torch.zeros(square, dtype=torch.float64) if block.attention is not None else None,
-    )
+@dataclass
+class AttentionMoments:
+    """Of one attention.
 
+    Attributes:
+        context: moments of what the output projection reads.
+        queries: E[q q^T] of each head, keys: the keys' covariance within a picture, both [heads, dim, dim].
+    """
 
-def observe(block: Block, stats: BlockMoments, seen: dict[str, Tensor], out: Tensor) -> None:
-    """Take one batch in: what was seen inside the block, and what it wrote [B, N, C]."""
-    weights = token_weights(out)
-    if stats.hidden is not None:
-        stats.hidden.add(seen["hidden"], weights=weights)
-    if stats.context is not None:
-        heads = block.config.heads
-        stats.context.add(seen["context"], weights=weights)
-        q = seen["q"].detach().float().unflatten(-1, (heads, -1))
-        k = seen["k"].detach().float().unflatten(-1, (heads, -1))
+    config: BlockConfig
+    context: Moments = field(init=False)
+    queries: Tensor = field(init=False)
+    keys: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        c = self.config
+        self.context = Moments(c.heads * c.v_dim)
+        self.queries = torch.zeros(c.heads, c.qk_dim, c.qk_dim, dtype=torch.float64)
+        self.keys = torch.zeros_like(self.queries)
+
+    def add(self, seen: dict[str, Tensor], out: Tensor) -> None:
+        """Take one batch in: what was seen inside (`watching`), and the residual stream after it [B, N, C]."""
+        self.context.add(seen["context"], weights=token_weights(out))
+        q = seen["q"].detach().float().unflatten(-1, (self.config.heads, -1))
+        k = seen["k"].detach().float().unflatten(-1, (self.config.heads, -1))
         k = k - k.mean(1, keepdim=True)
-        stats.queries += torch.einsum("bnhd,bnhe->hde", q, q).double() / q[..., 0, 0].numel()
-        stats.keys += torch.einsum("bnhd,bnhe->hde", k, k).double() / k[..., 0, 0].numel()
+        # Only their directions and relative sizes matter, so sums do as well as means.
+        self.queries += torch.einsum("bnhd,bnhe->hde", q, q).double()
+        self.keys += torch.einsum("bnhd,bnhe->hde", k, k).double()
 
 
-def gather(block: Block, batches: Iterable[Tensor], queries: int | None) -> BlockMoments:
-    """The moments of one block fed with residual streams [B, N, C]."""
-    stats = empty(block)
-    with torch.no_grad(), watching(block) as seen:
-        for x in batches:
-            out = block(x, queries)
-            observe(block, stats, seen, out)
-    return stats
+@dataclass
+class BlockMoments:
+    """Of one block; None where it has no MLP or no attention."""
+
+    hidden: Moments | None
+    attention: AttentionMoments | None
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean "hidden" and "context", float32."""
+        found = {}
+        if self.hidden is not None:
+            found["hidden"] = self.hidden.mean()[0].float()
+        if self.attention is not None:
+            found["context"] = self.attention.context.mean()[0].float()
+        return found

@@ -58,9 +58,7 @@ def cut_attention(
     c = attention.config
     qk_dim = c.qk_dim if queries is None else len(queries[0])
     v_dim = c.v_dim if values is None else len(values[0])
-    new = Attention(
-        attention.q.in_features, replace(c, heads=len(heads), qk_dim=qk_dim, v_dim=v_dim)
-    )
+    new = Attention(attention.q.in_features, replace(c, heads=len(heads), qk_dim=qk_dim, v_dim=v_dim))
     new.q = project_rows(attention.q, heads, c.qk_dim, queries)
     new.k = project_rows(attention.k, heads, c.qk_dim, keys)
     new.v = project_rows(attention.v, heads, c.v_dim, values)
@@ -71,12 +69,14 @@ def cut_attention(
 def settle(block: Block) -> BlockConfig:
     """Make the block's configuration, and that of its halves, say what its parts now are."""
     attention, mlp = block.attention, block.mlp
-    changes: dict = {"heads": 0} if attention is None else {
-        name: getattr(attention.config, name) for name in ("heads", "qk_dim", "v_dim")
-    }
-    changes |= {"hidden": 0, "groups": ()} if mlp is None else {
-        "hidden": mlp.config.hidden, "groups": mlp.config.groups
-    }
+    changes: dict = (
+        {"heads": 0}
+        if attention is None
+        else {name: getattr(attention.config, name) for name in ("heads", "qk_dim", "v_dim")}
+    )
+    changes |= (
+        {"hidden": 0, "groups": ()} if mlp is None else {"hidden": mlp.config.hidden, "groups": mlp.config.groups}
+    )
     block.config = replace(block.config, **changes)
     if attention is None:
         block.norm1 = None
@@ -91,7 +91,7 @@ def settle(block: Block) -> BlockConfig:
 
 def assemble(model: VisionTransformer) -> VisionTransformer:
     """A fresh model, its configuration taken from the blocks as they now are, with the same weights."""
-    config = replace(model.config, blocks=tuple(settle(block) for block in model.blocks))
+    config = replace(model.config, blocks=tuple(settle(block) for block in model.encoder()))
     new = VisionTransformer(config)
     new.load_state_dict(model.state_dict())
     return new.eval()

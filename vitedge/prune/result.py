@@ -1,0 +1,106 @@
+"""What pruning did. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """Widths of one block, (before, after) each, and its error.
+
+    Attributes:
+        error_cut, error: mean squared error of what the block writes, relative to each token's variance, against
+            the dense model, everything before it pruned too: after the closed form, and after fitting. None where
+            it was not measured.
+    """
+
+    block: int
+    heads: tuple[int, int]
+    qk_dim: tuple[int, int]
+    v_dim: tuple[int, int]
+    hidden: tuple[int, int]
+    error_cut: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """JSON-able.
+
+    Attributes:
+        unit: what the share is counted in. asked, removed: the share.
+        macs, macs_exported, params: (before, after); the first with every block on all tokens, the second as the
+            exported graph computes them.
+        predicted_kl: KL divergence of the logits that the cuts alone were expected to make, in nats.
+        layers: one entry a block.
+        sparsity: share of zeros in the Linears of the blocks, 0 where none was asked for.
+        images, views, steps, batch: what the fit saw.
+        seconds: stage -> time.
+    """
+
+    unit: str
+    asked: float
+    removed: float
+    macs: tuple[int, int]
+    macs_exported: tuple[int, int]
+    params: tuple[int, int]
+    predicted_kl: float
+    layers: tuple[LayerChange, ...]
+    sparsity: float
+    images: int
+    views: int
+    steps: int
+    batch: int
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def tables(self) -> dict[str, Any]:
+        """As `analysis/20-prune.json` holds it (see `vitedge.report`)."""
+        columns = ["block", "heads", "qk_dim", "v_dim", "hidden", "kept_hidden_share", "error_cut", "error_fitted"]
+        rows = [
+            [
+                layer.block,
+                *(shown(pair) for pair in (layer.heads, layer.qk_dim, layer.v_dim, layer.hidden)),
+                layer.hidden[1] / layer.hidden[0] if layer.hidden[0] else None,
+                layer.error_cut,
+                layer.error,
+            ]
+            for layer in self.layers
+        ]
+        total = {
+            "title": "Pruning",
+            "columns": ["", "before", "after", "removed_share"],
+            "rows": [
+                [name, a, b, 1 - b / a]
+                for name, (a, b) in (
+                    ("MACs, every block on all tokens", self.macs),
+                    ("MACs of the exported graph", self.macs_exported),
+                    ("parameters", self.params),
+                )
+            ],
+            "note": f"{self.images} calibration pictures in {self.views} views, no labels.",
+            "step": "prune",
+        }
+        return {
+            "tables": [
+                total,
+                {
+                    "title": "Widths before and after pruning",
+                    "columns": columns,
+                    "rows": rows,
+                    "bars": ["kept_hidden_share"],
+                    "note": "Errors are relative to each token's variance, against the dense model's block.",
+                    "step": "prune",
+                },
+            ]
+        }
+
+
+def shown(pair: tuple[int, int]) -> str:
+    """A width, before and after."""
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} -> {pair[1]}"

@@ -1,0 +1,56 @@
+"""The residual streams of all calibration pictures, kept in half precision, and blocks run over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from vitedge.prune.views import augment
+from vitedge.vit.model import VisionTransformer
+
+Batches = Callable[[], Iterator[Tensor]]
+CHUNK = 32
+_HALF_MAX = 65504.0
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX512_BF16 or AMX)."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def mixed() -> torch.autocast:
+    """bfloat16 products where they are fast; weights, sums and residual streams stay wider."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16())
+
+
+def pack(x: Tensor) -> Tensor:
+    """Float16: 11 bits are far finer than any pruning error, and the largest activations of ViTs fit."""
+    return x.clamp(-_HALF_MAX, _HALF_MAX).half()
+
+
+@torch.no_grad()
+def embed_all(model: VisionTransformer, batches: Batches, views: int, seed: int) -> Tensor:
+    """The streams before block 0, [views * I, N, C] in float16: the pictures, then random crops of them."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.cat(
+        [pack(model.embed(augment(x, generator) if view else x)) for view in range(views) for x in batches()]
+    )
+
+
+def parts(*stores: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The stores in step, `CHUNK` pictures at a time, as float32."""
+    for start in range(0, len(stores[0]), CHUNK):
+        yield tuple(s[start : start + CHUNK].float() for s in stores)
+
+
+@torch.no_grad()
+def through(run: Callable[[Tensor], Tensor], store: Tensor) -> Tensor:
+    """A store through a block, or through a half of one."""
+    done = []
+    for (x,) in parts(store):
+        with mixed():
+            out = run(x)
+        done.append(pack(out.float()))
+    return torch.cat(done)

@@ -1,0 +1,79 @@
+"""The dense model looked at: moments of every block, and the gradients that some importances rank by."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from vitedge.prune.effects import sampled_gradients, weight_gradients
+from vitedge.prune.importance import Layer
+from vitedge.prune.moments import Moments
+from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
+from vitedge.prune.store import mixed, parts, through
+from vitedge.prune.watch import watching
+from vitedge.vit.model import VisionTransformer
+
+
+@torch.no_grad()
+def survey(model: VisionTransformer, x: Tensor) -> list[BlockMoments]:
+    """Every block's moments on a store of streams before block 0 [I, N, C]."""
+    found = []
+    last = len(model.blocks) - 1
+    for index, block in enumerate(model.encoder()):
+        queries = 1 if index == last else None
+        stats = BlockMoments(
+            Moments(block.mlp.fc2.in_features) if block.mlp is not None else None,
+            AttentionMoments(block.attention.config) if block.attention is not None else None,
+        )
+        with watching(block) as seen, mixed():
+            for (part,) in parts(x):
+                out = block(part, queries).float()
+                if stats.hidden is not None:
+                    stats.hidden.add(seen["hidden"], weights=token_weights(out))
+                if stats.attention is not None:
+                    stats.attention.add(seen, out)
+        found.append(stats)
+        x = through(partial(block, queries=queries), x)
+    return found
+
+
+def layers(
+    model: VisionTransformer,
+    x: Tensor,
+    moments: list[BlockMoments],
+    gradients: bool,
+    generator: torch.Generator,
+) -> list[dict[str, Layer]]:
+    """For each block "units" and "heads", as an importance takes them."""
+    sums: list[dict[str, list[Tensor]]] = [{} for _ in moments]
+    drawn = 0
+    if gradients:
+        for seen, found in sampled_gradients(model, (p for (p,) in parts(x)), 2, generator):
+            for block, s, g, m, total in zip(model.encoder(), seen, found, moments, sums, strict=True):
+                means = m.means()
+                for name, layer, source, key in (
+                    ("units", block.mlp and block.mlp.fc2, "hidden", "mlp"),
+                    ("heads", block.attention and block.attention.out, "context", "attention"),
+                ):
+                    if not layer:
+                        continue
+                    each = (weight_gradients(g[key], s[source], means[source]) * layer.weight).sum(1)
+                    if name == "heads":
+                        each = each.unflatten(1, (block.config.heads, -1)).sum(-1)
+                    new = [each.abs().sum(0).double(), each.pow(2).sum(0).double()]
+                    total[name] = [a + b for a, b in zip(total[name], new, strict=True)] if name in total else new
+            drawn += len(next(iter(seen[0].values())))
+    result = []
+    for block, total in zip(model.encoder(), sums, strict=True):
+        own = {}
+        for name, pair, size in (
+            ("units", block.mlp and (block.mlp.fc1, block.mlp.fc2), 1),
+            ("heads", block.attention and (block.attention.v, block.attention.out), block.config.v_dim),
+        ):
+            if pair:
+                first, second = (t / drawn for t in total[name]) if name in total else (None, None)
+                own[name] = Layer(pair[0].weight.detach(), pair[1].weight.detach(), size, first, second)
+        result.append(own)
+    return result
