@@ -13,7 +13,7 @@ from vitedge.prune.allocate import Choice, allocate
 from vitedge.prune.candidates import Candidates, levels
 from vitedge.prune.effects import Effects
 from vitedge.prune.options import PruneOptions
-from vitedge.prune.plan import BlockPlan
+from vitedge.prune.plan import BlockPlan, everything
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.macs import model_macs, model_params
 
@@ -104,17 +104,21 @@ def decide(
         )
     plans, left = [], iter(chosen)
     for block, found in zip(config.blocks, candidates, strict=True):
-        attention = next(left).cut if block.heads else AttentionCut(0, 0, 0)
-        mlp = next(left).cut if block.hidden else MLPCut(0)
-        plans.append(
-            BlockPlan(
-                found.heads.get(attention.heads, tuple(range(attention.heads))),
-                attention.qk_dim,
-                attention.v_dim,
-                pick_units(found, mlp.hidden, block.hidden),
-            )
-        )
+        attention = next(left).cut if block.heads else None
+        mlp = next(left).cut if block.hidden else None
+        plans.append(to_plan(block, found, attention, mlp))
     return plans, sum(c.harm for c in chosen)
+
+
+def to_plan(block: BlockConfig, found: Candidates, attention: AttentionCut | None, mlp: MLPCut | None) -> BlockPlan:
+    """A block's plan from the widths chosen; None leaves that half as it is."""
+    plan = everything(block)
+    if attention is not None:
+        heads = found.heads.get(attention.heads, plan.heads)
+        plan = replace(plan, heads=heads, qk_dim=attention.qk_dim, v_dim=attention.v_dim)
+    if mlp is not None:
+        plan = replace(plan, units=pick_units(found, mlp.hidden, block.hidden))
+    return plan
 
 
 def pick_units(found: Candidates, left: int, full: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vitedge.prune.candidates import Candidates
+from vitedge.prune.store import mixed
 from vitedge.prune.watch import watching
 from vitedge.vit.model import VisionTransformer
 
@@ -50,17 +51,18 @@ def sampled_gradients(
         with ExitStack() as stack, torch.enable_grad():
             seen = [stack.enter_context(watching(block)) for block in model.encoder()]
             flow = x.detach().float().requires_grad_(True)
-            for index in range(len(model.blocks)):
-                flow = model.run_block(index, flow)
-            logits = model.classify(flow)
+            with mixed():
+                for index in range(len(model.blocks)):
+                    flow = model.run_block(index, flow)
+            logits = model.classify(flow.float())
             places = [(i, name) for i, s in enumerate(seen) for name in ("q", "attention", "mlp") if name in s]
             for n in range(samples):
                 log_p = log_probability(logits, model.config.activation, generator)
                 found = torch.autograd.grad(log_p, [seen[i][name] for i, name in places], retain_graph=n + 1 < samples)
                 gradients: Gradients = [{} for _ in seen]
                 for (i, name), gradient in zip(places, found, strict=True):
-                    gradients[i][name] = gradient
-                yield [{k: v.detach() for k, v in s.items()} for s in seen], gradients
+                    gradients[i][name] = gradient.float()
+                yield [{k: v.detach().float() for k, v in s.items()} for s in seen], gradients
 
 
 def weight_gradients(gradient: Tensor, inputs: Tensor, mean: Tensor) -> Tensor:

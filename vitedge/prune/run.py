@@ -22,6 +22,7 @@ from vitedge.prune.plan import everything
 from vitedge.prune.recover import Errors, Recovery, recover
 from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparsify_model
+from vitedge.prune.statistics import BlockMoments
 from vitedge.prune.store import embed_all, parts
 from vitedge.prune.surgery import assemble
 from vitedge.prune.survey import layers, survey
@@ -32,17 +33,23 @@ from vitedge.vit.model import VisionTransformer
 
 Batches = Callable[[], Iterator[Tensor]]
 # Drawn outputs a picture, and pictures of the measurement of the effects.
-SAMPLES, EFFECT_IMAGES = 4, 96
+SAMPLES, EFFECT_IMAGES = 2, 96
 # Pictures of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
-RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 512, 2.5e12, 60, 400
+RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 384, 1.2e12, 40, 150
 
 
 @dataclass
 class Look:
-    """The dense model measured once: what any share is then chosen from."""
+    """The dense model measured once: what any share is then chosen from.
 
+    Attributes:
+        solved: how many pictures, from the first on, gave the moments; the effects are of the others.
+    """
+
+    moments: list[BlockMoments]
     candidates: list[Candidates]
     effects: list[Effects]
+    solved: int
 
 
 def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
@@ -97,7 +104,7 @@ def look(model: VisionTransformer, start: Tensor, options: PruneOptions) -> Look
     means = [stats.means() for stats in moments]
     small = (p for (whole,) in parts(tried) for p in whole.split(8))
     effects = measure(model, small, candidates, means, samples=SAMPLES, generator=generator)
-    return Look(candidates, effects)
+    return Look(moments, candidates, effects, cut)
 
 
 def default_steps(config: ViTConfig, batch: int) -> int:
