@@ -92,7 +92,7 @@ def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
     low, high = attention.min(), np.percentile(attention, 98)
     scaled = np.clip((attention - low) / max(float(high - low), 1e-12), 0, 1)
     heat = Image.fromarray((255 * scaled).astype(np.uint8)).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
-    weight = 0.15 + 0.85 * np.asarray(heat, np.float32)[..., None] / 255
+    weight = 0.15 + 0.85 * (np.asarray(heat, np.float32)[..., None] / 255) ** 0.6
     return (picture * weight).astype(np.uint8)
 
 
