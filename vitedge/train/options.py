@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vitedge.errors import VitedgeError
 
 
 class LoopOptions(BaseModel):
@@ -20,9 +22,9 @@ class LoopOptions(BaseModel):
     accumulate: int = Field(
         1, ge=1, description="Batches a step: it sees batch x accumulate x processes pictures."
     )
-    lr: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    lr: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor on the learning rate from each layer to the one before it."
+        0.75, gt=0, le=1, description="Factor on the learning rate from each layer to the one before it."
     )
     weight_decay: float = Field(
         0.05, ge=0, description="Of matrices only; biases, norms, embeddings have none."
@@ -69,3 +71,30 @@ class AugmentOptions(BaseModel):
     randaugment: int = Field(0, ge=0, le=30, description="Magnitude of RandAugment's two operations; 0: none.")
     mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
     cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta distribution; 0: none.")
+
+
+class FineTuneOptions(BaseModel):
+    """What a trained ViT learns anew on the user's classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: str = Field("all", description="What learns: head, last-N (N blocks and the head) or all.")
+    head_epochs: float = Field(
+        2.0, ge=0, description="Passes in which the new head learns alone, before the rest joins; 0: none."
+    )
+    smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
+    reweight: bool = Field(False, description="Weigh rare classes up, by the root of their frequency.")
+    val_share: float = Field(
+        0.1, gt=0, lt=1, description="Share held out for validation, where the data has no val folder."
+    )
+
+
+def checked(options: type[BaseModel], values: dict[str, Any]) -> Any:
+    """`options` of these values. Raises VitedgeError that names what is wrong."""
+    try:
+        return options(**values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}" for e in error.errors()
+        )
+        raise VitedgeError("An option of the training is wrong.", f"{wrong}.", "See vitedge train --help.") from error
