@@ -89,6 +89,31 @@ class FineTuneOptions(BaseModel):
     )
 
 
+class DistilOptions(BaseModel):
+    """How the dense model teaches the pruned one, on pictures without labels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: float = Field(30, gt=0, description="Passes over the calibration pictures.")
+    minutes: float | None = Field(
+        None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
+    )
+    distil_batch: int = Field(16, ge=1, description="Pictures that a process computes at once.")
+    distil_accumulate: int = Field(1, ge=1, description="Batches a step.")
+    distil_lr: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
+    temperature: float = Field(1.0, gt=0, description="Of the class shares that the student learns from.")
+    feature_weight: float = Field(
+        1.0, ge=0, description="Weight of the blocks' outputs beside the logits' KL divergence; 0: logits only."
+    )
+    crop_scale: float = Field(0.35, gt=0, le=1, description="Least share of the area that a random crop keeps.")
+    distil_mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
+    holdout: int = Field(96, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
+    )
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+
+
 def checked(options: type[BaseModel], values: dict[str, Any]) -> Any:
     """`options` of these values. Raises VitedgeError that names what is wrong."""
     try:

@@ -1,0 +1,97 @@
+"""Distillation: a spoiled student comes back towards its teacher, and never leaves worse than it came."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.train.distil import distill
+from vitedge.train.features import block_outputs
+from vitedge.train.options import DistilOptions
+from vitedge.vit.config import uniform
+from vitedge.vit.model import VisionTransformer, init_weights
+
+PREPROCESS = Preprocess(18, 16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> VisionTransformer:
+    config = uniform(image_size=16, patch_size=8, width=32, depth=2, heads=2, hidden=64, classes=6)
+    return init_weights(VisionTransformer(config), 3).eval()
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (96, 2, 2, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def _spoiled(teacher: VisionTransformer, by: float) -> VisionTransformer:
+    student = copy.deepcopy(teacher)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for block in student.blocks:
+            block.mlp.fc2.weight += by * torch.randn(block.mlp.fc2.weight.shape, generator=generator)
+            block.attention.out.weight += by * torch.randn(block.attention.out.weight.shape, generator=generator)
+    return student
+
+
+def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    student = _spoiled(teacher, 0.3)
+    before = {k: v.clone() for k, v in student.state_dict().items()}
+    options = DistilOptions(epochs=20, distil_lr=3e-3, precision="fp32", holdout=24)
+    better, report = distill(student, teacher, pixels, PREPROCESS, options)
+    assert report.kl[1] < 0.5 * report.kl[0]
+    assert report.agreement[1] >= report.agreement[0]
+    assert report.holdout == 24
+    assert report.images == 72
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    x = torch.from_numpy(PREPROCESS.normalize(pixels))
+    with torch.no_grad():
+        error = [(m(x) - teacher(x)).square().mean().item() for m in (student, better)]
+    assert error[1] < 0.5 * error[0]
+    assert not better.training
+
+
+def test_it_is_never_worse_than_its_start(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    options = DistilOptions(epochs=3, distil_lr=10.0, precision="fp32")
+    same, report = distill(teacher, teacher, pixels, PREPROCESS, options)
+    assert report.agreement == (1.0, 1.0)
+    assert report.best_step == 0
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name])
+
+
+def test_minutes_bound_it(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    started = time.monotonic()
+    _, report = distill(
+        _spoiled(teacher, 0.1), teacher, pixels, PREPROCESS, DistilOptions(epochs=1e6, minutes=0.03)
+    )
+    assert report.views < 1e6 * report.images
+    assert time.monotonic() - started < 60
+
+
+def test_outputs_of_every_block(teacher: VisionTransformer) -> None:
+    with torch.no_grad(), block_outputs(teacher) as found:
+        logits = teacher(torch.randn(3, 3, 16, 16))
+        assert [tuple(f.shape) for f in found] == [(3, 5, 32), (3, 1, 32)]
+        torch.testing.assert_close(teacher.classify(found[-1]), logits)
+        teacher(torch.randn(2, 3, 16, 16))
+        assert len(found) == 2
+
+
+def test_refusals(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    with pytest.raises(VitedgeError, match="too few"):
+        distill(teacher, teacher, pixels[:8], PREPROCESS, DistilOptions())
+    other = VisionTransformer(
+        uniform(image_size=16, patch_size=8, width=16, depth=2, heads=2, hidden=64, classes=6)
+    )
+    with pytest.raises(VitedgeError, match="no pruned form"):
+        distill(other, teacher, pixels, PREPROCESS, DistilOptions())
