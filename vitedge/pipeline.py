@@ -14,7 +14,9 @@ CONFIG = "vitedge.toml"
 
 
 def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) -> Bundle:
-    """Everything from the checkpoint to the ONNX graphs, in the run folder `root`; what is up to date is kept."""
+    """Everything from the checkpoint to the ONNX graphs, in the run folder `root`; what is up to date is
+    kept.
+    """
     from vitedge.steps.export import export_graphs
     from vitedge.steps.model import finish_model
     from vitedge.steps.source import SOURCE, import_model, sample_calibration
@@ -66,6 +68,21 @@ def build(
         save_config(root / CONFIG, config)
         _tell(record, reporter)
     return record
+
+
+def preview_build(
+    root: Path, target_name: str, precision: str | None, platform: str | None, options: dict[str, Any]
+) -> str | None:
+    """The command that a target would run, where its options ask for it and not for a build; else None."""
+    from vitedge.steps.build import preview_artifact
+
+    target = targets.get(target_name)
+    bundle = Bundle.open(root)
+    with bundle.lock():
+        config = read_config(root, {"build": {target_name: options}})
+        return preview_artifact(
+            bundle, target, precision or target.precisions[0], platform, config.target_options(target_name)
+        )
 
 
 def read_config(root: Path, *layers: dict[str, Any]) -> RunConfig:

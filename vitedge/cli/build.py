@@ -27,10 +27,14 @@ def command(
     given: dict[str, Any],
 ) -> None:
     """Builds one artifact."""
-    from vitedge.pipeline import build
+    from vitedge.pipeline import build, preview_build
 
     targets.get(target)
-    record = build(run, target, precision, platform, only_for(target, given), ConsoleReporter())
+    options = only_for(target, given)
+    if (line := preview_build(run, target, precision, platform, options)) is not None:
+        print(line)
+        return
+    record = build(run, target, precision, platform, options, ConsoleReporter())
     facts, check = record.facts, record.facts["check"]
     if json:
         print_json(facts)

@@ -11,7 +11,7 @@ import numpy as np
 from vitedge import __version__
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.errors import VitedgeError
-from vitedge.files import write_json
+from vitedge.files import make_folder, write_json
 from vitedge.reporter import Reporter
 from vitedge.steps.export import LOGITS, check_images
 from vitedge.steps.source import read_pixels, read_preprocess
@@ -37,8 +37,9 @@ def build_artifact(
 ) -> StepRecord:
     """`build/<target>-<precision>[-<platform>]/` with the artifact and metadata.json.
 
-    The artifact's logits are compared with FP32's on calibration pictures; one that is outside its tolerance is
-    marked so in the metadata and in the facts ("accepted": False). Raises VitedgeError where the build fails.
+    The artifact's logits are compared with FP32's on calibration pictures; one that is outside its tolerance
+    is marked so in the metadata and in the facts ("accepted": False). Raises VitedgeError where the build
+    fails.
     """
     _check_request(target, precision, platform, options)
     name = folder_name(target.name, precision, platform)
@@ -61,17 +62,7 @@ def build_artifact(
                 "Export again with `vitedge compress`, or choose another target.",
             )
         reporter.info(f"building {name}")
-        request = BuildRequest(
-            onnx=float32,
-            out=out,
-            precision=precision,
-            platform=platform,
-            options=options,
-            pixels=read_pixels(bundle),
-            reference_logits=reference,
-            onnx_by_precision={g: bundle.path(f"onnx/{g}.onnx") for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")},
-            quant=bundle.path("quant") if bundle.path("quant").is_dir() else None,
-        )
+        request = _request(bundle, out, precision, platform, options)
         result = target.build(request)
         export = bundle.facts("export")["onnx/float32.onnx"]
         metadata: dict[str, Any] = {
@@ -101,6 +92,35 @@ def build_artifact(
     )
 
 
+def preview_artifact(
+    bundle: Bundle, target: Target, precision: str, platform: str | None, options: TargetOptions
+) -> str | None:
+    """What the target would run instead of building, where its options ask for that (`--print-trtexec`), else
+    None.
+
+    What the command needs is left in `build/<target>-<precision>-preview/`.
+    """
+    preview = getattr(target, "preview", None)
+    out = bundle.root / "build" / f"{folder_name(target.name, precision, platform)}-preview"
+    return (
+        preview(lambda: _request(bundle, make_folder(out), precision, platform, options), options) if preview else None
+    )
+
+
+def _request(bundle: Bundle, out: Path, precision: str, platform: str | None, options: TargetOptions) -> BuildRequest:
+    return BuildRequest(
+        onnx=bundle.verified("onnx/float32.onnx"),
+        out=out,
+        precision=precision,
+        platform=platform,
+        options=options,
+        pixels=read_pixels(bundle),
+        reference_logits=np.load(bundle.verified(LOGITS)),
+        onnx_by_precision={g: bundle.path(f"onnx/{g}.onnx") for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")},
+        quant=bundle.path("quant") if bundle.path("quant").is_dir() else None,
+    )
+
+
 def _check_request(target: Target, precision: str, platform: str | None, options: TargetOptions) -> None:
     if precision not in target.precisions:
         raise VitedgeError(
@@ -124,7 +144,9 @@ def check_artifact(
     reference: np.ndarray,
     kind: str,
 ) -> dict[str, Any]:
-    """Agreement and logit SQNR against FP32, and whether the build is accepted; None figures where it can't run."""
+    """Agreement and logit SQNR against FP32, and whether the build is accepted; None figures where it can't
+    run.
+    """
     precision = metadata["precision"]
     probe = target.probe()
     if not probe.can_run:

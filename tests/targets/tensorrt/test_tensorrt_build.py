@@ -344,8 +344,8 @@ def test_a_board_with_trtexec_alone(only_trtexec, request_for):
 
 def test_print_trtexec(request_for):
     request = request_for(batch=None, dynamic_batch="1:4:8", opt_level=3, print_trtexec=True)
-    line = TARGET.preview(request)
+    line = TARGET.preview(lambda: request, request.options)
     assert line.startswith("trtexec ") and f"--onnx={request.out / 'model.onnx'}" in line
     assert "--optShapes=pixels:4x32x32x3" in line and "--builderOptimizationLevel=3" in line
     assert (request.out / "model.onnx").is_file()
-    assert TARGET.preview(request_for()) is None
+    assert TARGET.preview(lambda: pytest.fail("not asked for"), TensorRTOptions()) is None

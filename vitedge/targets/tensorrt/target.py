@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,11 @@ class TensorRTTarget:
 
         return check_file(onnx_path)
 
-    def preview(self, request: BuildRequest) -> str | None:
-        """The trtexec command of this build, with the typed graph written to `request.out`; None if not asked
-        for.
-        """
-        if not request.options.print_trtexec:
+    def preview(self, request_for: Callable[[], BuildRequest], options: TensorRTOptions) -> str | None:
+        """The trtexec command of this build where it is asked for; the typed graph is written then."""
+        if not options.print_trtexec:
             return None
+        request = request_for()
         from vitedge.targets.tensorrt.build import ENGINE, GRAPH, engine_spec, prepare_graph
 
         graph = prepare_graph(request)
