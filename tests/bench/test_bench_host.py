@@ -40,6 +40,8 @@ def _rock5(root):
         "sys/class/thermal/thermal_zone1/type": "dead\n",
         "sys/class/thermal/thermal_zone1/temp": "-256000\n",
     }
+    files |= {"proc/driver/nvidia/gpus/0000/information": "Model: \t\t NVIDIA T4\nIRQ: 3\n"}
+    files |= {"sys/kernel/debug/rknpu/version": "RKNPU driver: v0.9.6\n"}
     _write(root, files)
 
 
@@ -53,6 +55,7 @@ def test_an_rk3588_board_is_read_from_its_recorded_files(tmp_path):
     assert (little["max_mhz"], big["max_mhz"], big["now_mhz"], big["min_mhz"]) == (1800, 2352, 408, None)
     assert big["core"] == "Cortex-A76"
     assert host.temperatures(tmp_path) == {"soc-thermal": 41.615}
+    assert found["gpus"] == ["NVIDIA T4"] and found["npu_driver"] == "RKNPU driver: v0.9.6"
     assert host.clocks_mhz(tmp_path) == [408, 408]
     assert host.slug(found) == "radxa-rock-5b"
     assert host.slug(found | {"name": "Lab board #3"}) == "lab-board-3"

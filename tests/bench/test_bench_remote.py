@@ -71,13 +71,15 @@ def board(tmp_path_factory):
         done = Ssh(host, command).run(f'test "$HOME" = {home}')
         if done.returncode != 0:
             pytest.skip("this sshd does not give the board a home of its own")
-        # A Python of its own that has the core's packages and neither torch nor onnx.
+        # A Python of its own: the core's packages, an old vitedge, and neither torch nor onnx.
         blocked = home / "block"
         for name in ("torch", "onnx"):
             (blocked / name).mkdir(parents=True)
             (blocked / name / "__init__.py").write_text("raise ImportError('not on a board')\n")
+        (blocked / "vitedge").mkdir()
+        (blocked / "vitedge/__init__.py").write_text("__version__ = '0.0.1'\n")
         python = home / "python"
-        python.write_text(f'#!/bin/sh\nPYTHONPATH={blocked}:$PYTHONPATH exec {sys.executable} "$@"\n')
+        python.write_text(f'#!/bin/sh\nPYTHONPATH=$PYTHONPATH:{blocked} exec {sys.executable} "$@"\n')
         python.chmod(0o755)
         yield command, host, home, "~/python"
     finally:
@@ -104,6 +106,7 @@ def test_the_whole_way_over_ssh(board, run, tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     assert [row["status"] for row in result["rows"]] == ["ok", "ok"] and result["data"]["n"] == 40
     assert result["rows"][1]["delta_top1"] < 0 and result["rows"][0]["latency_ms"]["n"] >= 10
+    assert "has vitedge 0.0.1" in done.stderr and result["host"]["libraries"]["vitedge"] != "0.0.1"
     assert f"[{host}]" in done.stderr and "onnxruntime-int8" in done.stdout
     assert json.loads((run / "bench/my-board.json").read_text())["rows"] == result["rows"]
     assert (run / "bench/work" / result["rows"][1]["records"]).is_file()

@@ -66,6 +66,8 @@ def facts(root: str | Path = "/", *, name: str | None = None) -> dict[str, Any]:
         "ram_mib": round(int(meminfo[1]) / 1024) if meminfo else None,
         "kernel": _kernel(root),
         "os": _os_name(root),
+        "gpus": gpus(root),
+        "npu_driver": read(root / "sys/kernel/debug/rknpu/version") or read(root / "proc/rknpu/version"),
         "jetson_power_mode": _power_mode(root),
         "python": platform.python_version(),
         "libraries": versions(),
@@ -79,6 +81,15 @@ def board(root: Path) -> str | None:
             return text
     parts = [read(root / f"sys/class/dmi/id/{part}") for part in ("sys_vendor", "product_name")]
     return " ".join(part for part in parts if part) or None
+
+
+def gpus(root: Path) -> list[str]:
+    """The names of NVIDIA's cards, by their driver's own files."""
+    found = []
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        if name := re.search(r"^Model:\s*(.+)$", read(path) or "", re.M):
+            found.append(name[1].strip())
+    return found
 
 
 def cpu_clusters(root: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from vitedge.reporter import Reporter
 SCHEMA = 1
 INDEX = "pack.json"
 _BATCH = 64
+_SAMPLES = 8  # picture files that go along, to time the way from a file on the board
 
 
 def digest(index: dict[str, Any]) -> str:
@@ -66,6 +67,8 @@ def write_pack(
         if source.labels is not None:
             np.save(folder / "labels.npy", source.labels[positions])
             members["labels.npy"] = folder / "labels.npy"
+        for number, file in enumerate(source.files(_SAMPLES)):
+            members[f"samples/{number}{file.suffix.lower()}"] = file
         classes = _write_reference(
             bundle, source, positions, folder / "reference.f32", settings or Settings(), reporter
         )

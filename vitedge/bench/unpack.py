@@ -166,7 +166,7 @@ class PackSource:
         return flat.reshape(-1, self.classes)[positions - first]
 
     def files(self, count: int) -> list[Path]:
-        return []
+        return sorted((self.folder / "samples").glob("*"))[:count]
 
     def facts(self) -> dict[str, Any]:
         return self.index["data"]

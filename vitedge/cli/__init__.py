@@ -95,7 +95,7 @@ def _options(
 
 # Package that the core does without -> the extra that brings it.
 _EXTRAS = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "accelerate": "compress"}
-_EXTRAS |= {"jinja2": "report", "plotly": "report", "openvino": "openvino"}
+_EXTRAS |= {"jinja2": "report", "openvino": "openvino"}
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

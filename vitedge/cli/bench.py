@@ -99,6 +99,9 @@ def show(result: dict[str, Any]) -> None:
             state = {None: "clocks can't be read", True: "it throttled", False: "no throttling"}[held["throttled"]]
             drift = "unknown" if held["p50_drift"] is None else f"{held['p50_drift']:+.1%}"
             out.print(f"{row['artifact']}: {held['seconds']:.0f} s sustained, p50 drift {drift}, {state}", markup=False)
+    for row in ok:
+        if row.get("accepted") is False:
+            out.print(f"{row['artifact']}: outside its tolerance when it was built", markup=False)
     for row in result["rows"]:
         if row["status"] != "ok":
             out.print(f"{row['artifact']}: {row['status']}: {row['reason']}", markup=False)
