@@ -17,6 +17,10 @@ from vitedge.targets.rknn.cost import make_table, parse_layers, parse_memory
 SIMULATOR = "simulator"
 
 
+# The output stays 4-D, as the NPU has it: its Reshape would run on the CPU. The runners flatten it.
+CONFIG = {"remove_reshape": True}
+
+
 class Compiler:
     """One worker and the graph that it has. Paths are absolute; the toolkit works in the worker's folder."""
 
@@ -33,12 +37,12 @@ class Compiler:
     def build_float(self) -> None:
         """The model in float16."""
         self._mark()
-        self.call("build_float", **self.fields)
+        self.call("build_float", **self.fields, config=CONFIG)
 
     def quantize(self, dataset: Path, algorithm: str) -> list[str]:
         """INT8 ranges on the data set; the names of the compiler's tensors."""
         self.precision = "int8"
-        config = {"quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
+        config = CONFIG | {"quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
         answer = self.call("quantize", **self.fields, dataset=str(dataset), config=config)
         return list(answer["tensors"])
 

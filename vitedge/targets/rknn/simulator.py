@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.rknn.calls import SIMULATOR, simulate
+from vitedge.targets.rknn.calls import CONFIG, SIMULATOR, simulate
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.toolchain import Toolchain
 
