@@ -77,8 +77,12 @@ def write_pack(
         entries = []
         for artifact, known in artifacts:
             below = artifact.path.parent
-            for file in sorted(path for path in below.rglob("*") if path.is_file() and path.name != "build.log"):
-                members[f"artifacts/{artifact.name}/{file.relative_to(below).as_posix()}"] = file
+            # What only the machine that built it needs, such as a simulator's files, stays there.
+            skipped = {"build.log", *artifact.metadata.get("host_only", ())}
+            for file in sorted(path for path in below.rglob("*") if path.is_file()):
+                relative = file.relative_to(below)
+                if relative.parts[0] not in skipped:
+                    members[f"artifacts/{artifact.name}/{relative.as_posix()}"] = file
             size = (known.get("size_mib") or 0.0) * 2**20
             entries.append(
                 {

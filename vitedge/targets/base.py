@@ -84,7 +84,8 @@ class BuildResult:
 
     Attributes:
         artifact: file name inside `BuildRequest.out` that `open` starts from.
-        metadata: JSON-able facts: versions, session options, input layout, what the compiler did.
+        metadata: JSON-able facts: versions, session options, input layout, what the compiler did; `host_only`:
+            names of files and folders beside the artifact that a board does not need.
         warnings: lines that the user should read.
     """
 
