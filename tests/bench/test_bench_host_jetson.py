@@ -104,3 +104,10 @@ def test_a_mode_without_a_table(board: Path) -> None:
 )
 def test_jetpacks(l4t: str, version: str) -> None:
     assert jetpack(l4t) == version
+
+
+def test_the_host_facts_hold_them(board: Path) -> None:
+    from vitedge.bench import host
+
+    assert host.facts(board)["jetson"] == jetson_facts(board)
+    assert host.facts(Path("/nowhere"))["jetson"] is None

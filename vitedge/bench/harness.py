@@ -63,6 +63,9 @@ class Harness:
             self._measure(job, lookup, baseline)
             self.save(self.result)
         self._latency([job for job in live if job.timed])
+        if (after := host.jetson()) is not None:
+            # Temperatures, clocks and power after the last inference, beside those before the first.
+            self.host["jetson_after"] = after
         self.result["data"] = self.source.facts()
         self.result["settings"]["seconds_taken"] = round(time.time() - started, 1)
         self.save(self.result)

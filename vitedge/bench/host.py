@@ -68,7 +68,7 @@ def facts(root: str | Path = "/", *, name: str | None = None) -> dict[str, Any]:
         "os": _os_name(root),
         "gpus": gpus(root),
         "npu_driver": read(root / "sys/kernel/debug/rknpu/version") or read(root / "proc/rknpu/version"),
-        "jetson_power_mode": _power_mode(root),
+        "jetson": jetson(root),
         "python": platform.python_version(),
         "libraries": versions(),
     }
@@ -176,6 +176,8 @@ def _os_name(root: Path) -> str | None:
     return found[1] if found else None
 
 
-def _power_mode(root: Path) -> str | None:
-    # nvpmodel writes the chosen power mode of a Jetson here; its clocks depend on it.
-    return read(root / "var/lib/nvpmodel/status")
+def jetson(root: Path = Path("/")) -> dict[str, Any] | None:
+    """What a Jetson says of itself (`host_jetson.jetson_facts`), or None on anything else."""
+    from vitedge.bench.host_jetson import jetson_facts  # which reads files by means of this module
+
+    return jetson_facts(root)
