@@ -80,8 +80,7 @@ def test_leaves_logits(name: str, width: int) -> None:
         before, after = model(x), changed(x)
     assert (before - after).abs().max() / (before.max() - before.min()) < 1e-5
     assert any(
-        not torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), changed.state_dict().values(), strict=True)
+        not torch.equal(a, b) for a, b in zip(model.state_dict().values(), changed.state_dict().values(), strict=True)
     ), "nothing was changed"
 
 

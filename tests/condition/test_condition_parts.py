@@ -98,13 +98,17 @@ def test_dead_channels_are_left_alone() -> None:
 
 
 def test_groups_where_few_units_make_the_range() -> None:
-    energy = torch.ones(96)
-    few = torch.cat([torch.full((4,), 50.0), torch.linspace(5, 1, 92)])
-    sizes = choose_groups(few, energy, 3, 4.0, 16)
-    assert sum(sizes) == 96 and sizes[0] == 16
-    assert group_noise(few, energy, sizes) < group_noise(few, energy, (96,)) / 4
-    assert choose_groups(torch.ones(96), energy, 3, 4.0, 16) == ()
-    assert choose_groups(few[:8], energy[:8], 3, 4.0, 16) == ()  # fewer units than one group
+    columns = torch.ones(96)
+    few = torch.cat([torch.full((4,), 50.0), torch.linspace(5, 4, 92)])
+    power = (few / 8).square()
+    power[30:42] = 1e-6  # reach far, but seldom: the far-out units' group is filled up with them
+    groups = choose_groups(few, power, columns, 3, 4.0, 16)
+    assert torch.equal(torch.cat(groups).sort().values, torch.arange(96))
+    assert groups[0].tolist() == [*range(4), *range(30, 42)]
+    split = sum(group_noise(few[g], power[g], columns[g]) for g in groups)
+    assert split < group_noise(few, power, columns) / 4
+    assert len(choose_groups(torch.ones(96), torch.ones(96), columns, 3, 4.0, 16)) == 1
+    assert len(choose_groups(few[:8], power[:8], columns[:8], 3, 4.0, 16)) == 1  # fewer units than one group
 
 
 def _massive() -> tuple[VisionTransformer, torch.Tensor]:

@@ -17,7 +17,7 @@ from vitedge.condition.options import ConditionOptions, ConditionReport, Rotatio
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
 from vitedge.condition.ranges import Batches, crest_by_kind, measure
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
-from vitedge.condition.smooth import product_noise, smooth_norms
+from vitedge.condition.smooth import centre_norms, product_noise, smooth_norms
 from vitedge.condition.surgery import norms
 from vitedge.vit.model import VisionTransformer
 
@@ -53,6 +53,7 @@ def condition(
         model.load_state_dict(rotated.state_dict())
         log.add(model, "rotate", kind)
     if options.smooth:
+        centre_norms(model, batches())
         log.add(model, "smooth", smooth_norms(model, batches()))
     if options.balance:
         balance_heads(model, batches())
@@ -109,9 +110,7 @@ def _rotate(
 def stream_noise(model: VisionTransformer, batches: Iterable[Tensor]) -> float:
     """How much INT8 rounding costs around the residual stream: the mean, over LayerNorms, of the noise of the
     products that read them, and over residual sums, of their rounding noise over their variance."""
-    stats = measure(
-        model, batches, [n for n in model.sites() if "norm" in n or "residual" in n or n == "embed"]
-    )
+    stats = measure(model, batches, [n for n in model.sites() if "norm" in n or "residual" in n or n == "embed"])
     shares = []
     for name, _, readers in norms(model):
         weight = torch.cat([linear.weight for linear in readers])

@@ -7,7 +7,6 @@ of all others: on a ViT-Ti/16 this one site costs 11 points of agreement.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,45 +16,55 @@ from vitedge.condition.surgery import assign, blocks_of, reconfigure
 from vitedge.vit.model import MLP, VisionTransformer
 
 
-def group_noise(width: Tensor, energy: Tensor, sizes: tuple[int, ...]) -> float:
-    """Rounding noise of fc2's output for consecutive groups, up to a constant.
+def group_noise(width: Tensor, power: Tensor, columns: Tensor) -> float:
+    """Rounding noise that one group of units makes in fc2's output, with one scale for the group.
 
-    width [units]: the range of each unit, in the order of the groups; energy [units]: its fc2 column's
-    square.
+    width [units]: the range of each unit; power [units]: its mean square, which its noise never exceeds,
+    since it is at worst rounded to 0; columns [units]: the square of its fc2 column's norm.
     """
-    noise, start = 0.0, 0
-    for size in sizes:
-        part = slice(start, start + size)
-        noise += float(width[part].max() ** 2 * energy[part].sum())
-        start += size
-    return noise
+    step = width.max() / 255
+    return float((torch.minimum(step.square() / 12, power) * columns).sum())
 
 
-def choose_groups(width: Tensor, energy: Tensor, most: int, gain: float, multiple: int) -> tuple[int, ...]:
-    """Sizes of the groups of units, ordered by falling range; empty where one group is enough.
+def choose_groups(width: Tensor, power: Tensor, columns: Tensor, most: int, gain: float, multiple: int) -> list[Tensor]:
+    """The units of each group, as indices; one group where that is enough. Arguments as in `group_noise`.
 
-    A further group is taken only if it divides the noise by `gain`. Sizes but the last are multiples of
-    `multiple`.
+    A group of far-out units is filled up to a multiple of `multiple` with the units that matter least, which
+    a coarse scale does not hurt. A further group is taken only if it divides the noise by `gain`.
     """
-    total = len(width)
-    sizes: tuple[int, ...] = (total,)
-    noise = group_noise(width, energy, sizes)
-    cuts = [c for c in range(multiple, total, multiple) if c <= 8 * multiple or c % (4 * multiple) == 0]
+    groups = [torch.arange(len(width))]
     for _ in range(most - 1):
-        options = []
-        for cut in cuts:
-            bounds = sorted({0, total, cut, *_bounds(sizes)})
-            candidate = tuple(b - a for a, b in pairwise(bounds))
-            options.append((group_noise(width, energy, candidate), candidate))
-        better = min(options, default=(noise, sizes))
-        if better[0] * gain > noise:
+        rest = groups.pop()
+        best = group_noise(width[rest], power[rest], columns[rest])
+        done = sum(group_noise(width[g], power[g], columns[g]) for g in groups)
+        choice: tuple[Tensor, Tensor] | None = None
+        limit = best + done
+        for count in _counts(len(rest), multiple):
+            parts = _split_off(rest, width, power * columns, count, multiple)
+            noise = done + sum(group_noise(width[g], power[g], columns[g]) for g in parts)
+            if noise * gain < limit and (choice is None or noise < best):
+                best, choice = noise, parts
+        if choice is None:
+            groups.append(rest)
             break
-        noise, sizes = better
-    return sizes if len(sizes) > 1 else ()
+        groups.extend(choice)
+    return groups
 
 
-def _bounds(sizes: tuple[int, ...]) -> list[int]:
-    return torch.tensor(sizes).cumsum(0).tolist()
+def _counts(total: int, multiple: int) -> list[int]:
+    """How many far-out units to try: 1, 2, 4... and multiples."""
+    small = [c for c in (1, 2, 4, 8) if c < multiple]
+    large = [c for c in range(multiple, total, multiple) if c <= 4 * multiple or c % (4 * multiple) == 0]
+    return [c for c in small + large if -(-c // multiple) * multiple < total]
+
+
+def _split_off(rest: Tensor, width: Tensor, importance: Tensor, count: int, multiple: int) -> tuple[Tensor, Tensor]:
+    """(the `count` units of `rest` with the largest range and their fill, all others)."""
+    order = rest[width[rest].argsort(descending=True, stable=True)]
+    top, others = order[:count], order[count:]
+    fill = -(-count // multiple) * multiple - count
+    by_importance = others[importance[others].argsort(stable=True)]
+    return torch.cat([top, by_importance[:fill]]), by_importance[fill:].sort().values
 
 
 def reorder_units(mlp: MLP, order: Tensor) -> None:
@@ -80,11 +89,10 @@ def group_units(
             continue
         stat: ChannelStats = stats[f"block{i}.mlp.gelu"]
         width = (stat.maximum.clamp_min(0) - stat.minimum.clamp_max(0)).double()
-        order = width.argsort(descending=True, stable=True)
-        energy = block.mlp.fc2.weight.double().square().sum(0)
-        sizes = choose_groups(width[order], energy[order], most, gain, multiple)
-        if sizes:
-            reorder_units(block.mlp, order)
-            reconfigure(model, i, groups=sizes)
-            chosen[f"block{i}"] = list(sizes)
+        columns = block.mlp.fc2.weight.double().square().sum(0)
+        groups = choose_groups(width, stat.energy, columns, most, gain, multiple)
+        if len(groups) > 1:
+            reorder_units(block.mlp, torch.cat(groups))
+            chosen[f"block{i}"] = [len(group) for group in groups]
+            reconfigure(model, i, groups=tuple(chosen[f"block{i}"]))
     return chosen

@@ -52,11 +52,11 @@ def balance_heads(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
         if block.attention is None:
             continue
         a = block.attention
-        mean_k, mean_v = (moments[f"block{i}.attention.{p}"].mean for p in ("k", "v"))
-        _balance_qk(
-            a, moments[f"block{i}.attention.q"].heads(a), moments[f"block{i}.attention.k"].heads(a), mean_k
-        )
-        _spread_v(a, moments[f"block{i}.attention.v"].heads(a), mean_v)
+        # The context's mean, not the values': attention prefers some tokens, and what is left is what is
+        # rounded.
+        mean_k, mean_v = (moments[f"block{i}.attention.{p}"].mean for p in ("k", "context"))
+        _balance_qk(a, moments[f"block{i}.attention.q"].heads(a), moments[f"block{i}.attention.k"].heads(a), mean_k)
+        _spread_v(a, moments[f"block{i}.attention.context"].heads(a), mean_v)
 
 
 @torch.no_grad()
@@ -89,13 +89,13 @@ def _balance_qk(a: Attention, cov_q: Tensor, cov_k: Tensor, mean_k: Tensor) -> N
             assign(linear.bias[rows], change @ linear.bias[rows].double())
 
 
-def _spread_v(a: Attention, cov_v: Tensor, mean_v: Tensor) -> None:
+def _spread_v(a: Attention, cov: Tensor, mean_v: Tensor) -> None:
     assign(a.out.bias, a.out.bias.double() + a.out.weight.double() @ mean_v)
     assign(a.v.bias, a.v.bias.double() - mean_v)
     d = a.config.v_dim
     for h in range(a.config.heads):
         rows = slice(h * d, (h + 1) * d)
-        vectors = torch.linalg.eigh(cov_v[h]).eigenvectors
+        vectors = torch.linalg.eigh(cov[h]).eigenvectors
         pivot = vectors.abs().argmax(0)
         rotation = flat_basis(d).T @ (vectors * vectors[pivot, torch.arange(d)].sign()).T
         assign(a.v.weight[rows], rotation @ a.v.weight[rows].double())
@@ -131,7 +131,7 @@ class _Moment:
 
 
 def _moments(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, _Moment]:
-    sites = {n: s for n, s in model.sites().items() if n.split(".")[-1] in ("q", "k", "v")}
+    sites = {n: s for n, s in model.sites().items() if n.split(".")[-1] in ("q", "k", "v", "context")}
     moments: dict[str, _Moment] = {}
 
     def see(name: str, x: Tensor) -> None:

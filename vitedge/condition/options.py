@@ -31,7 +31,7 @@ class ConditionOptions:
     smooth: bool = True
     balance: bool = True
     groups: int = 3
-    group_gain: float = 3.0
+    group_gain: float = 1.5
     group_size: int = 16
     massive: float = 0.0
     seed: int = 0

@@ -51,15 +51,24 @@ def smooth_scales(stat: ChannelStats, weight: Tensor) -> tuple[Tensor, float]:
     if not alive.any():
         return scales, strength
     for alpha in ALPHAS:
-        s = torch.where(
-            alive, absmax.clamp_min(1e-12) ** alpha / columns.clamp_min(1e-12) ** (1 - alpha), one
-        )
+        s = torch.where(alive, absmax.clamp_min(1e-12) ** alpha / columns.clamp_min(1e-12) ** (1 - alpha), one)
         s = torch.where(alive, s / s[alive].log().mean().exp(), one).clamp(1e-2, 1e2)
         noise = product_noise(absmax / s, stat.energy / s.square(), weight.double() * s)
         # A few per cent are no gain: scales would only make the weights worse conditioned.
         if noise < 0.95 * best:
             best, scales, strength = noise, s, alpha
     return scales, strength
+
+
+@torch.no_grad()
+def centre_norms(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
+    """Moves the mean of every LayerNorm's output, channel by channel, into its readers' biases, in place."""
+    stats = measure(model, batches, [name for name, _, _ in norms(model)])
+    for name, norm, readers in norms(model):
+        mean = stats[name].mean
+        assign(norm.bias, norm.bias.double() - mean)
+        for linear in readers:
+            assign(linear.bias, linear.bias.double() + linear.weight.double() @ mean)
 
 
 @torch.no_grad()

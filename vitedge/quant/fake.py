@@ -1,0 +1,115 @@
+"""A scheme put into the PyTorch model: fake quantisation at the sites, dequantised integers in the weights.
+
+It computes what the Q/DQ graph computes, for measuring without a runtime.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.quant.layout import Unit, bounds, units
+from vitedge.quant.scheme import Activation, Scheme
+from vitedge.quant.uniform import fake_quantize
+from vitedge.vit.config import ViTConfig
+from vitedge.vit.model import Site, VisionTransformer
+
+
+class FakeQuant(Site):
+    """A site that rounds. `parts`: (first channel, one past the last, scheme) where groups have scales of
+    their own; None as scheme leaves the channels as they are."""
+
+    def __init__(self, parts: Sequence[tuple[int, int, Activation | None]]) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.parts) == 1:
+            to = self.parts[0][2]
+            return x if to is None else fake_quantize(x, to)
+        pieces = [x[..., a:b] if to is None else fake_quantize(x[..., a:b], to) for a, b, to in self.parts]
+        return torch.cat(pieces, -1)
+
+
+def site_parts(config: ViTConfig, site: str) -> list[tuple[str, int, int]]:
+    """(value in the graph, first channel, one past the last) of a site: several only for fc1 with groups."""
+    if site.endswith(".mlp.fc1"):
+        block = config.blocks[int(site.split(".")[0][5:])]
+        return [(site + suffix, a, b) for suffix, a, b in bounds(block)]
+    return [(site, 0, 0)]
+
+
+def set_sites(model: VisionTransformer, sites: dict[str, Site]) -> None:
+    """Replaces the named sites of `model`, in place."""
+    replaced = {id(old): sites[name] for name, old in model.sites().items() if name in sites}
+    for parent in list(model.modules()):
+        for key, child in list(parent.named_children()):
+            if id(child) in replaced:
+                parent._modules[key] = replaced[id(child)]
+
+
+def quantize_sites(model: VisionTransformer, activations: dict[str, Activation]) -> None:
+    """Puts fake quantisers at all sites whose values are in `activations`, in place."""
+    sites: dict[str, Site] = {}
+    for name in model.sites():
+        parts = [(a, b, activations.get(value)) for value, a, b in site_parts(model.config, name)]
+        if any(to is not None for _, _, to in parts):
+            sites[name] = FakeQuant(parts)
+    set_sites(model, sites)
+
+
+@torch.no_grad()
+def set_unit(
+    model: VisionTransformer,
+    unit: Unit,
+    weight: Tensor,
+    bias: Tensor | None,
+    preprocess: Preprocess,
+) -> None:
+    """Writes the graph's weight [out, in] (or [width, channels, p, p]) and bias of `unit` into the model."""
+    layer = model.linears()[unit.layer]
+    if isinstance(layer, nn.Conv2d):
+        weight, bias = from_raw_pixels(weight, bias, preprocess)
+    else:
+        scale = attention_scale(model.config, unit)
+        weight = weight / scale
+        bias = bias / scale if bias is not None else None
+    rows, columns = (slice(*part) if part else slice(None) for part in (unit.rows, unit.columns))
+    layer.weight[rows, columns] = weight.to(layer.weight.dtype)
+    if bias is not None and layer.bias is not None:
+        layer.bias[rows] = bias.to(layer.bias.dtype)
+
+
+def attention_scale(config: ViTConfig, unit: Unit) -> float:
+    """What the exported q carries: the attention scale, 1 where it is folded already."""
+    if not unit.name.endswith(".attention.q"):
+        return 1.0
+    return config.blocks[int(unit.name.split(".")[0][5:])].scale
+
+
+def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess) -> tuple[Tensor, Tensor | None]:
+    """The inverse of `export.vit.fold_normalization`: for normalised pictures out of one for raw pixels."""
+    w = weight.double() * 255
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    if bias is not None:
+        bias = bias.double() + (w * mean).sum((1, 2, 3))
+    return w * std, bias
+
+
+@torch.no_grad()
+def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
+    """A copy of the float `model` that computes as the quantised graph does."""
+    sim = copy.deepcopy(model).eval()
+    for unit in units(model.config):
+        if unit.name not in scheme.weights:
+            continue
+        stored = scheme.weights[unit.name].dequantize()
+        weight = torch.from_numpy(stored if stored.ndim == 4 else stored.T.copy())
+        bias = torch.from_numpy(scheme.biases[unit.name]) if unit.name in scheme.biases else None
+        set_unit(sim, unit, weight, bias, preprocess)
+    quantize_sites(sim, scheme.activations)
+    return sim

@@ -1,0 +1,38 @@
+"""One pass over the calibration images that fills a histogram for each activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vitedge.condition.ranges import hooked, non_finite
+from vitedge.quant.fake import site_parts
+from vitedge.quant.histogram import Histogram
+from vitedge.quant.layout import PIXELS
+from vitedge.vit.model import VisionTransformer
+
+
+@torch.no_grad()
+def histograms(model: VisionTransformer, batches: Iterable[Tensor], values: Iterable[str]) -> dict[str, Histogram]:
+    """Value -> histogram of all that passed there. Raises VitedgeError on NaN or infinity (site and
+    image)."""
+    wanted = set(values) - {PIXELS}
+    parts = {name: site_parts(model.config, name) for name in model.sites()}
+    sites = {n: s for n, s in model.sites().items() if wanted & {value for value, _, _ in parts[n]}}
+    found = {value: Histogram() for value in wanted}
+    seen = 0
+
+    def see(name: str, x: Tensor) -> None:
+        if not torch.isfinite(x).all():
+            raise non_finite(name, x, seen)
+        for value, start, end in parts[name]:
+            if value in wanted:
+                found[value].update(x[..., start:end] if end else x)
+
+    with hooked(sites, see):
+        for batch in batches:
+            model(batch)
+            seen += len(batch)
+    return found

@@ -1,0 +1,130 @@
+"""From a conditioned model and calibration images to the frozen scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitedge.condition.ranges import Batches
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.quant.layout import PIXELS, int8_share, values
+from vitedge.quant.observe import histograms
+from vitedge.quant.observers import observe
+from vitedge.quant.options import QuantOptions
+from vitedge.quant.scheme import Activation, Scheme
+from vitedge.quant.weights import WeightRounder
+from vitedge.vit.model import VisionTransformer
+
+# Raw pixels are integers already.
+EXACT_PIXELS = Activation(1.0, 0)
+
+
+def calibrate(
+    model: VisionTransformer,
+    batches: Batches,
+    options: QuantOptions | None = None,
+    preprocess: Preprocess | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Scheme:
+    """The scheme for `model` (conditioned, float).
+
+    Args:
+        batches: makes an iterator over normalised calibration pictures, float32 [B, 3, H, W]; called several
+            times.
+        preprocess: how they were normalised: the patch embedding's integers belong to raw pixels.
+        progress: told the name of each layer as its turn comes.
+
+    Raises VitedgeError where there are no images, or an activation is NaN or infinite.
+    """
+    options = options or QuantOptions()
+    size = model.config.image_size
+    preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = model.eval()
+    fitted, held_out = split(batches, options.held_out) if options.max_drop is not None else (batches, None)
+    count = sum(len(batch) for batch in fitted())
+    if not count:
+        raise VitedgeError(
+            "There are no calibration images.",
+            "Static quantisation needs the ranges of the activations on real pictures.",
+            "Give a folder of a few hundred pictures with --calib.",
+        )
+    progress("ranges")
+    names = values(model.config, options.preset)
+    seen = histograms(model, fitted(), names)
+    activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
+    if options.symmetric:
+        # Signed integers with zero point 0 can't hold 0..255: the graph's insertion leaves pixels float.
+        activations[PIXELS] = EXACT_PIXELS
+    rounder = WeightRounder(model, activations, options, preprocess)
+    rounder.run(fitted, progress)
+    facts: dict[str, Any] = {
+        "options": asdict(options),
+        "images": count,
+        "dead": [n for n in names if n != PIXELS and seen[n].minimum == seen[n].maximum],
+        "int8_macs": int8_share(model.config, set(rounder.weights), set(activations)),
+    }
+    scheme = Scheme(
+        preset=options.preset,
+        activations=activations,
+        weights=rounder.weights,
+        biases={name: bias.numpy() for name, bias in rounder.biases.items()},
+        groups={f"block{i}": b.groups for i, b in enumerate(model.config.blocks) if b.groups},
+        facts=facts,
+    )
+    if options.max_drop is not None and held_out is not None:
+        from vitedge.quant.mixed import relax
+
+        scheme = relax(model, scheme, held_out, options, preprocess, progress)
+    return scheme
+
+
+def round_weights(
+    model: VisionTransformer,
+    batches: Batches | None,
+    options: QuantOptions | None = None,
+    preprocess: Preprocess | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Scheme:
+    """The scheme for dynamic quantisation: integer weights, and the names of the activations to quantise at
+    run time (their scales mean nothing). Without calibration images (`batches` None) weights are rounded to
+    nearest.
+    """
+    options = options or QuantOptions()
+    size = model.config.image_size
+    preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
+    if batches is None:
+        options = replace(options, rounding="nearest", correct=False)
+    rounder = WeightRounder(model.eval(), {}, options, preprocess)
+    rounder.run(images, progress)
+    names = values(model.config, "linear")
+    return Scheme(
+        preset="dynamic",
+        activations=dict.fromkeys(names, EXACT_PIXELS),
+        weights=rounder.weights,
+        biases={name: bias.numpy() for name, bias in rounder.biases.items()},
+        groups={f"block{i}": b.groups for i, b in enumerate(model.config.blocks) if b.groups},
+        facts={"options": asdict(options), "int8_macs": int8_share(model.config, set(rounder.weights), set(names))},
+    )
+
+
+def split(batches: Batches, share: float) -> tuple[Batches, Batches]:
+    """(the batches to fit on, the batches held out): every n-th image is held out, by its place in the
+    order."""
+    every = max(2, round(1 / share))
+
+    def pick(held: bool) -> Iterator[Tensor]:
+        place = 0
+        for batch in batches():
+            index = torch.arange(place, place + len(batch))
+            place += len(batch)
+            chosen = batch[(index % every == every - 1) == held]
+            if len(chosen):
+                yield chosen
+
+    return (lambda: pick(False)), (lambda: pick(True))

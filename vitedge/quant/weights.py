@@ -1,0 +1,195 @@
+"""Rounding all weights of a model, layer after layer, each against what the float model does.
+
+The quantised copy runs along on the same images: a layer is rounded on the inputs that the quantised layers
+before it deliver, and its bias takes back what its mean output moved by. (Fitting the weights themselves to the
+float model's outputs on those inputs, as GPTAQ does (arXiv 2504.02692), was measured and left out: on images not
+fitted to, logit SQNR fell from 24.5 to 19.5 dB on a ViT-Ti/16.)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitedge.condition.ranges import Batches
+from vitedge.condition.surgery import blocks_of
+from vitedge.data.preprocess import Preprocess
+from vitedge.quant.fake import attention_scale, quantize_sites, set_unit
+from vitedge.quant.layout import Unit, units
+from vitedge.quant.options import QuantOptions
+from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, nearest
+from vitedge.quant.scheme import Activation, Weight
+from vitedge.quant.uniform import weight_scales
+from vitedge.vit.model import VisionTransformer
+
+# With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance less.
+TOKENS_PER_INPUT = 8
+STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1",), ("mlp.fc2",))
+
+Progress = Callable[[str], None]
+
+
+class WeightRounder:
+    """Runs the float model and its quantised copy side by side; `weights` and `biases` grow as it goes."""
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        activations: dict[str, Activation],
+        options: QuantOptions,
+        preprocess: Preprocess,
+    ) -> None:
+        self.float = model
+        self.sim = copy.deepcopy(model).eval()
+        quantize_sites(self.sim, activations)
+        self.options, self.preprocess = options, preprocess
+        self.weights: dict[str, Weight] = {}
+        self.biases: dict[str, Tensor] = {}
+        self.layer_units: dict[str, list[Unit]] = {}
+        for unit in units(model.config):
+            self.layer_units.setdefault(unit.layer, []).append(unit)
+
+    @torch.no_grad()
+    def run(self, batches: Batches, progress: Progress = lambda name: None) -> None:
+        """Rounds every layer. `batches` is called three times."""
+        self._patches(batches, progress)
+        ours = [self.sim.embed(batch) for batch in batches()]
+        theirs = [self.float.embed(batch) for batch in batches()]
+        for i in range(len(self.float.blocks)):
+            for stage in STAGES:
+                names = [f"block{i}.{part}" for part in stage if f"block{i}.{part}" in self.layer_units]
+                if names:
+                    progress(names[0])
+                    self._stage(i, names, ours, theirs)
+            ours = [self.sim.run_block(i, x) for x in ours]
+            theirs = [self.float.run_block(i, x) for x in theirs]
+        progress("head")
+        moments = self._moments("head")
+        for x, y in zip(ours, theirs, strict=True):
+            inputs = self.sim.norm_site(self.sim.norm(x[:, 0]))
+            moments.update(inputs, self._target("head", inputs, self.float.norm(y[:, 0])))
+        self._round("head", moments)
+
+    def _moments(self, layer: str) -> Moments:
+        weight = self.float.linears()[layer].weight.flatten(1)
+        return Moments(weight.shape[1], weight.shape[0])
+
+    def _target(self, layer: str, ours: Tensor, theirs: Tensor) -> Tensor:
+        """What the layer should give: the float layer's output on the float model's input, or on ours."""
+        return self.float.linears()[layer](theirs if self.options.correct else ours)
+
+    def _stage(self, index: int, names: list[str], ours: list[Tensor], theirs: list[Tensor]) -> None:
+        """Rounds layers that may be rounded at once, since none reads what another of them makes."""
+        moments = {name: self._moments(name) for name in names}
+        for x, y in zip(ours, theirs, strict=True):
+            mine = inputs_of(self.sim, index, names, x)
+            other = inputs_of(self.float, index, names, y)
+            for name in names:
+                target, weight = self._target(name, mine[name], other[name]), None
+                if name.endswith((".out", ".fc2")):
+                    # LayerNorm divides each token by its deviation: the same error matters less in a large one.
+                    weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
+                    weight = weight / weight.mean()
+                moments[name].update(mine[name].flatten(0, 1), target.flatten(0, 1), weight)
+        for name in names:
+            self._round(name, moments[name])
+
+    def _after(self, index: int, name: str, y: Tensor) -> Tensor:
+        """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
+        if name.endswith(".out"):
+            return blocks_of(self.float)[index].attend(y, 1 if index == len(self.float.blocks) - 1 else None)
+        return self.float.run_block(index, y)
+
+    def _patches(self, batches: Batches, progress: Progress) -> None:
+        """The patch embedding, on raw pixels: its input is exact, so it only needs rounding."""
+        progress("patch_embed")
+        conv = self.float.patch_embed
+        moments = self._moments("patch_embed")
+        mean, std = (torch.tensor(v)[None, :, None, None] for v in (self.preprocess.mean, self.preprocess.std))
+        for batch in batches():
+            pixels = (batch * std + mean) * 255
+            columns = F.unfold(pixels, conv.kernel_size, stride=conv.stride).transpose(1, 2)
+            moments.update(columns.flatten(0, 1), conv(batch).flatten(2).transpose(1, 2).flatten(0, 1))
+        self._round("patch_embed", moments)
+
+    def _float_weight(self, layer: str) -> tuple[Tensor, Tensor]:
+        """(weight [out, in], bias [out]) as the graph has them, float64."""
+        module = self.float.linears()[layer]
+        weight = module.weight.double()
+        bias = module.bias.double() if module.bias is not None else weight.new_zeros(len(weight))
+        if isinstance(module, nn.Conv2d):
+            mean, std = (
+                torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std)
+            )
+            weight = weight / std
+            bias = bias - (weight * mean).sum((1, 2, 3))
+            weight = weight.flatten(1) / 255
+        return weight, bias
+
+    def _round(self, layer: str, moments: Moments) -> None:
+        weight, bias = self._float_weight(layer)
+        bits = self.options.weight_bits
+        enough = moments.tokens >= TOKENS_PER_INPUT * weight.shape[1]
+        gram = centred_gram(moments)
+        parts = self.layer_units[layer]
+        scales = torch.empty_like(weight)
+        for unit in parts:
+            rows, columns = (slice(*p) if p else slice(None) for p in (unit.rows, unit.columns))
+            importance = gram.diagonal()[columns].clamp_min(1e-12)
+            scales[rows, columns] = weight_scales(weight[rows, columns], bits, importance)[:, None]
+        if self.options.rounding == "gptq":
+            values = gptq(weight, scales, gram, bits, damping=0.01 if enough else 0.3)
+        else:
+            values = nearest(weight, scales, bits)
+        rounded = values * scales
+        if self.options.correct:
+            bias = best_bias(rounded, bias, moments)
+        for unit in parts:
+            self._store(unit, values, scales, bias)
+
+    def _store(self, unit: Unit, values: Tensor, scales: Tensor, bias: Tensor) -> None:
+        rows, columns = (slice(*p) if p else slice(None) for p in (unit.rows, unit.columns))
+        factor = attention_scale(self.float.config, unit)
+        q, s = values[rows, columns], scales[rows, columns][:, 0] * factor
+        module = self.float.linears()[unit.layer]
+        if isinstance(module, nn.Conv2d):
+            stored, axis = q.reshape(module.weight.shape), 0
+        else:
+            stored, axis = q.T, 1
+        weight = Weight(stored.to(torch.int8).contiguous().numpy(), s.float().numpy(), axis, self.options.weight_bits)
+        self.weights[unit.name] = weight
+        part = (bias[rows] * factor).float() if unit.bias else None
+        if part is not None:
+            self.biases[unit.name] = part
+        dense = torch.from_numpy(weight.dequantize())
+        set_unit(self.sim, unit, dense if dense.ndim == 4 else dense.T, part, self.preprocess)
+
+
+class _Stop(Exception):
+    """Ends a forward pass at the last layer that was asked for."""
+
+
+def inputs_of(model: VisionTransformer, index: int, names: list[str], x: Tensor) -> dict[str, Tensor]:
+    """Inputs [B, N, in] of the named Linears of block `index`, whose input stream is `x`; what comes after
+    the last of them is not computed."""
+    layers = {id(model.linears()[name]): name for name in names}
+    found: dict[str, Tensor] = {}
+
+    def hook(module: nn.Module, args: tuple[Tensor]) -> None:
+        found[layers[id(module)]] = args[0]
+        if len(found) == len(names):
+            raise _Stop
+
+    handles = [model.linears()[name].register_forward_pre_hook(hook) for name in names]
+    try:
+        model.run_block(index, x)
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
