@@ -116,6 +116,10 @@ class Child:
         """Energy of the rails that can be read over `seconds` of back-to-back inferences, or None."""
         return {"energy": energy.measure(self.runners[0].infer, self.inputs, seconds)}
 
+    def device_times(self, *, calls: int) -> dict[str, Any]:
+        """Copies and compute apart, where the runner reads the device's clock, or None."""
+        return {"device_ms": latency.device_times(self.runners[0], self.inputs, calls)}
+
     def stages(self, *, files: list[str], preprocess: dict[str, Any], calls: int) -> dict[str, Any]:
         """Pre-processing, inference and post-processing of image files, apart and together."""
         from vitedge.bench.stages import time_stages  # decoding is not needed by rows without image files

@@ -222,6 +222,8 @@ class Harness:
             if files and self.preprocess and row["stages_ms"] is None:
                 calls = int(np.clip(1000 / row["latency_ms"]["p50"], rounds.LEAST_CALLS, 100))
                 row["stages_ms"] = process.ask("stages", files=files, preprocess=self.preprocess, calls=calls)
+            if row["device_ms"] is None:
+                row["device_ms"] = process.ask("device_times", calls=100)["device_ms"]
             if row["energy"] is None:
                 row["energy"] = process.ask("energy", seconds=2.0)["energy"]
                 row["energy_mj"] = row["energy"] and row["energy"]["mj_per_image"]

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.bench import stats
+
 Infer = Callable[[np.ndarray], Any]
 Clock = Callable[[], int]  # nanoseconds
 
@@ -85,6 +87,22 @@ def warm_up(
         steady = max(medians) <= min(medians) * (1 + tolerance)
         if (steady and elapsed >= least_s) or elapsed >= most_s:
             return WarmUp(calls, elapsed, steady, round(median))
+
+
+def device_times(runner: Any, inputs: Sequence[np.ndarray], calls: int) -> dict[str, Any] | None:
+    """{"copy_in_ms", "compute_ms", "copy_out_ms"} -> summaries by the device's own clock over `calls`
+    inferences.
+
+    For runners that keep `last_times`, as TensorRT's does from CUDA events; None for others.
+    """
+    runner.infer(inputs[0])
+    if getattr(runner, "last_times", None) is None:
+        return None
+    rows = []
+    for call in range(calls):
+        runner.infer(inputs[call % len(inputs)])
+        rows.append(vars(runner.last_times))
+    return {name: stats.summary(np.array([row[name] for row in rows])) for name in rows[0]}
 
 
 def sustained(

@@ -16,6 +16,7 @@ _MEASURED: tuple[str, ...] = (
     "latency_ms",
     "latency_ratio",
     "warm_up",
+    "device_ms",
     "cold_start_ms",
     "stages_ms",
     "sustained",

@@ -172,3 +172,6 @@ def test_refusals(case, tmp_path):
     request.quant = tmp_path
     _, facts = insert_quantizers(request, case.model)
     assert len(facts["linears"]) == 10
+    replace(case.scheme, preset="dynamic").save(tmp_path)
+    with pytest.raises(VitedgeError, match="no dynamic quantisation"):
+        insert_quantizers(request, case.model)

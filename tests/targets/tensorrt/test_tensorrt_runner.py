@@ -115,6 +115,22 @@ def test_times_are_kept_apart(trt, device):
     assert runner.last_times.compute_ms > 0 and runner.last_times.copy_in_ms >= 0
 
 
+def test_bench_reads_the_devices_times(trt, device):
+    from vitedge.bench.latency import device_times
+
+    Engine(trt, 1)
+    runner = TensorRTRunner(trt, cuda.load(), b"plan")
+    times = device_times(runner, [images(1)], calls=5)
+    assert set(times) == {"copy_in_ms", "compute_ms", "copy_out_ms"}
+    assert times["compute_ms"]["n"] == 5 and times["compute_ms"]["p50"] > 0
+
+    class Plain:
+        def infer(self, pixels):
+            return pixels
+
+    assert device_times(Plain(), [images(1)], calls=5) is None
+
+
 def test_a_cuda_graph_is_captured_once_a_shape(trt, device):
     engine = Engine(trt, -1, (Profile(1, 1, 8),))
     runner = TensorRTRunner(trt, cuda.load(), b"plan", cuda_graph=True)

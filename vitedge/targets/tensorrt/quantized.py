@@ -40,7 +40,14 @@ def insert_quantizers(request: BuildRequest, model: onnx.ModelProto) -> tuple[on
             "It was compressed without quantisation.",
             "Run `vitedge compress --quantize static` first.",
         )
-    return place(model, Scheme.load(request.quant), attention=request.options.int8_attention)
+    scheme = Scheme.load(request.quant)
+    if scheme.preset == "dynamic":
+        raise VitedgeError(
+            "TensorRT has no dynamic quantisation.",
+            "The run was compressed with --quantize dynamic, whose scales are found at run time.",
+            "Run `vitedge compress --quantize static`, or build with --precision fp16.",
+        )
+    return place(model, scheme, attention=request.options.int8_attention)
 
 
 def shift_of(activation: Activation) -> float:
