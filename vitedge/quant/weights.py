@@ -1,9 +1,9 @@
 """Rounding all weights of a model, layer after layer, each against what the float model does.
 
 The quantised copy runs along on the same images: a layer is rounded on the inputs that the quantised layers
-before it deliver, and its bias takes back what its mean output moved by. (Fitting the weights themselves to the
-float model's outputs on those inputs, as GPTAQ does (arXiv 2504.02692), was measured and left out: on images not
-fitted to, logit SQNR fell from 24.5 to 19.5 dB on a ViT-Ti/16.)
+before it deliver, and its bias takes back what its mean output moved by. (Fitting the weights themselves to
+the float model's outputs on those inputs, as GPTAQ does (arXiv 2504.02692), was measured and left out: on
+images not fitted to, logit SQNR fell from 24.5 to 19.5 dB on a ViT-Ti/16.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from vitedge.quant.scheme import Activation, Weight
 from vitedge.quant.uniform import weight_scales
 from vitedge.vit.model import VisionTransformer
 
-# With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance less.
+# With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
+# less.
 TOKENS_PER_INPUT = 8
 STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1",), ("mlp.fc2",))
 
@@ -91,7 +92,8 @@ class WeightRounder:
             for name in names:
                 target, weight = self._target(name, mine[name], other[name]), None
                 if name.endswith((".out", ".fc2")):
-                    # LayerNorm divides each token by its deviation: the same error matters less in a large one.
+                    # LayerNorm divides each token by its deviation: the same error matters less in a large
+                    # one.
                     weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
                     weight = weight / weight.mean()
                 moments[name].update(mine[name].flatten(0, 1), target.flatten(0, 1), weight)

@@ -1,0 +1,109 @@
+"""Sensitivity, mixed precision and the analysis, on a small ViT with one activation that INT8 ruins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vitedge.condition.apply import batched
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
+from vitedge.quant.analysis import layer_errors
+from vitedge.quant.checks import check_pixels
+from vitedge.quant.mixed import lost
+from vitedge.quant.sensitivity import divergence, effects, logits_of
+from vitedge.quant.static import split
+from vitedge.vit.config import uniform
+from vitedge.vit.model import VisionTransformer, init_weights
+
+PREP = Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+BAD = "block1.mlp.gelu"
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[VisionTransformer, torch.Tensor]:
+    config = uniform(image_size=32, patch_size=8, width=24, depth=3, heads=3, hidden=48, classes=10)
+    model = init_weights(VisionTransformer(config), seed=1).eval()
+    with torch.no_grad():
+        model.class_token.normal_(generator=torch.Generator().manual_seed(0))
+        model.head.weight *= 4
+        model.blocks[1].mlp.fc1.weight[7] *= 300  # one unit takes the range of all others
+        model.blocks[1].mlp.fc2.weight[:, 7] *= 0.003
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 32, 32, 3), dtype=np.uint8)
+    return model, torch.from_numpy(PREP.normalize(pixels))
+
+
+def test_the_bad_activation_comes_first(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    scheme = calibrate(model, batched(x), QuantOptions(), PREP)
+    found = effects(model, scheme, x[:16], PREP)
+    assert found[0].name == BAD and found[0].kind == "activation"
+    assert [e.divergence for e in found] == sorted((e.divergence for e in found), reverse=True)
+    assert {e.name for e in found if e.kind == "weight"} == set(model.linears())
+    # An effect from the middle of the model on is the same as from its start.
+    alone = Scheme("linear", {BAD: scheme.activations[BAD]}, {}, {})
+    with torch.no_grad():
+        whole = divergence(model(x[:16]), simulate(model, alone, PREP)(x[:16]))
+    assert found[0].divergence == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("preset", ["linear", "full"])
+def test_max_drop(case, preset: str) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    loose = calibrate(model, batched(x, 7), QuantOptions(preset=preset, max_drop=100.0), PREP)  # type: ignore[arg-type]
+    assert loose.facts["mixed"]["float"] == [] and loose.facts["mixed"]["images"] == 12
+    tight = calibrate(model, batched(x, 7), QuantOptions(preset=preset, max_drop=0.2), PREP)  # type: ignore[arg-type]
+    assert f"activation {BAD}" in tight.facts["mixed"]["float"]
+    assert tight.facts["int8_macs"] < loose.facts["int8_macs"] <= 1
+    assert BAD not in tight.activations
+    _, held = split(batched(x, 7), 0.25)
+    points, error = lost(logits_of(model, held()), logits_of(simulate(model, tight, PREP), held()), "top1")
+    assert points + error <= 0.2
+
+
+def test_max_drop_zero_still_ends(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    scheme = calibrate(model, batched(x[:16]), QuantOptions(max_drop=0.0, metric="agreement"), PREP)
+    assert scheme.facts["mixed"]["tried"]
+
+
+def test_lost() -> None:
+    reference = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.0]])
+    other = reference.clone()
+    other[3] = torch.tensor([0.0, 1.0])
+    assert lost(reference, other, "agreement")[0] == 25
+    p = torch.tensor([1.0, 0.0]).softmax(-1)
+    assert lost(reference, other, "top1")[0] == pytest.approx(100 * float(p[0] - p[1]) / 4, rel=1e-5)
+    assert lost(reference, reference, "top1") == (0, 0)
+
+
+def test_split_is_by_image_and_whole() -> None:
+    x = torch.arange(20).float()[:, None]
+    fitted, held = split(batched(x, 7), 0.25)
+    a, b = torch.cat(list(fitted())), torch.cat(list(held()))
+    assert len(b) == 5 and sorted(torch.cat([a, b]).flatten().tolist()) == list(range(20))
+
+
+def test_analysis(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    scheme = calibrate(model, batched(x), QuantOptions(), PREP)
+    rows = layer_errors(model, scheme, batched(x)(), PREP)
+    assert rows[0].name == BAD and "groups" in rows[0].advice
+    row = next(r for r in rows if r.name == "block0.norm1")
+    assert row.sqnr_db is not None and row.sqnr_db > 20 and row.cosine is not None and row.cosine > 0.99
+    assert all(r.sqnr_db is None for r in rows if r.kind == "weight")
+
+
+def test_pixels_that_calibrate_badly() -> None:
+    rng = np.random.default_rng(0)
+    good = rng.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    assert check_pixels(good, PREP) == []
+    assert "Only 8" in check_pixels(good[:8], PREP)[0]
+    assert "kind" in check_pixels(good // 16 + 240, PREP)[0]
+    with pytest.raises(VitedgeError, match="same picture"):
+        check_pixels(np.repeat(good[:1], 40, 0), PREP)
+    for nothing in (None, good[:0]):
+        with pytest.raises(VitedgeError, match="there are none"):
+            check_pixels(nothing, PREP)
