@@ -210,6 +210,14 @@ def test_an_alignment_larger_than_any_layer(model, pictures) -> None:
         run(model, pictures, align=65)
 
 
+def test_widths_that_a_target_rewards(model, pictures) -> None:
+    small, _ = run(model, pictures, prune=0.2, prune_target="onnxruntime", recover="ridge", min_hidden=16)
+    for block in small.config.blocks:
+        assert block.hidden % 16 == 0 and block.qk_dim == block.v_dim == 16
+    with pytest.raises(VitedgeError, match="Choose one of rknn"):
+        run(model, pictures, prune_target="abacus")
+
+
 def test_too_few_pictures(model, pictures) -> None:
     with pytest.raises(VitedgeError, match="at least 16 pictures"):
         prune(model, lambda: iter(pictures[:8].split(4)), PruneOptions(prune=0.3))

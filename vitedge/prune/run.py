@@ -16,6 +16,7 @@ from vitedge.prune.candidates import Candidates, find_candidates
 from vitedge.prune.choose import count, decide
 from vitedge.prune.effects import Effects, measure
 from vitedge.prune.fit import Fit
+from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.importance import IMPORTANCES, NEEDS_GRADIENTS
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import everything
@@ -118,6 +119,7 @@ def run(
 ) -> tuple[VisionTransformer, PruneReport]:
     """See `vitedge.prune.prune`."""
     reporter = progress or Reporter()
+    options = aligned_for_target(options)
     clock = Clock()
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     images = sum(len(x) for x in batches())
@@ -135,6 +137,7 @@ def run(
         reporter.info("measuring what each cut would do to the logits")
         seen = look(dense, start[:images], options)
         plans, predicted = decide(dense.config, seen.candidates, seen.effects, options)
+        del seen  # gigabytes, for a large model
     clock.lap("choose")
 
     pruned = copy.deepcopy(dense)

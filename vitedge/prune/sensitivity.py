@@ -15,6 +15,7 @@ from vitedge.errors import VitedgeError
 from vitedge.prune.choose import AttentionCut, choices, count, decide, to_plan
 from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit
+from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.moments import damping_for
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.recover import Recovery, recover
@@ -74,6 +75,7 @@ def sensitivity(
     `options.prune` is not looked at; raises VitedgeError for too few pictures, and where no share can be met.
     """
     reporter = progress or Reporter()
+    options = aligned_for_target(options)
     dense = copy.deepcopy(model).eval().requires_grad_(False)
     images = sum(len(x) for x in batches())
     check(dense, images, options)
