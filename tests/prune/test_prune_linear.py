@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vitedge.prune.candidates import eliminate
 from vitedge.prune.linear import drop, reduce_logits, reduce_values, restrict, ridge
 from vitedge.prune.moments import Moments
 from vitedge.prune.sparse import sparsify
@@ -85,11 +86,39 @@ def test_dropping_step_by_step_is_solving_at_once() -> None:
     x, w = centred(correlated(500, 9)), weight(4, 9)
     covariance = x.T @ x / 500
     new, inverse = w, torch.linalg.inv(covariance)
-    for removed in ([1, 4], [7], [0]):
+    for removed in ([1, 4], [5], [0]):  # of what is left then: 1 and 4, 7, 0
         new, inverse = drop(new, inverse, torch.tensor(removed))
     kept = torch.tensor([2, 3, 5, 6, 8])
-    assert torch.allclose(new[:, kept], restrict(w, covariance, kept, damping=0.0), rtol=1e-6, atol=1e-8)
-    assert not new[:, [0, 1, 4, 7]].any()
+    assert torch.allclose(new, restrict(w, covariance, kept, damping=0.0), rtol=1e-6, atol=1e-8)
+    assert torch.allclose(inverse, torch.linalg.inv(covariance[kept][:, kept]), rtol=1e-6, atol=1e-8)
+
+
+def test_greedy_removal_takes_what_costs_least_each_time() -> None:
+    x, w = centred(correlated(500, 6)), weight(4, 6)
+    covariance = x.T @ x / 500
+    found, order = eliminate(w, covariance, torch.arange(6)[:, None], None, [4, 2], 1, 0.0)
+    left = list(range(6))
+    for gone in order[:4]:
+        costs = {i: cost(x, w, [j for j in left if j != i]) for i in left}
+        assert gone == min(costs, key=costs.__getitem__)
+        left.remove(gone)
+    assert sorted(order[4:]) == left and sorted(order) == list(range(6))
+    assert torch.allclose(found[2][:, left], restrict(w, covariance, torch.tensor(left), damping=0.0), atol=1e-8)
+    assert not found[4][:, order[:2]].any()
+
+
+def test_whole_heads_are_removed_by_what_they_cost() -> None:
+    x, w = centred(correlated(500, 8)), weight(4, 8)
+    groups = torch.arange(8).unflatten(0, (4, 2))
+    _, order = eliminate(w, x.T @ x / 500, groups, None, [3], 1, 0.0)
+    costs = [cost(x, w, [j for j in range(8) if j // 2 != head]) for head in range(4)]
+    assert order[0] == costs.index(min(costs))
+
+
+def cost(x: torch.Tensor, w: torch.Tensor, kept: list[int]) -> float:
+    """Squared error of the output where only some inputs are there, the best weight on them taken."""
+    y = x @ w.T
+    return float((x[:, kept] @ torch.linalg.lstsq(x[:, kept], y).solution - y).pow(2).sum())
 
 
 def test_logits_of_full_rank_are_exact_and_of_lower_rank_the_best() -> None:

@@ -59,34 +59,32 @@ def eliminate(
     followed by the groups that were never removed.
     """
     inverse = torch.linalg.inv(damped(covariance, damping))
-    alive = torch.ones(len(groups), dtype=torch.bool)
+    size, outputs = groups.shape[1], len(weight)
+    left = torch.arange(len(groups))  # the groups still there, whose columns are all that weight and inverse keep
     found, order = {}, []
-    for left in sorted(snapshots, reverse=True):
-        while int(alive.sum()) > left:
-            count = min(chunk, int(alive.sum()) - left)
-            rank = removal_costs(weight, inverse, groups) if scores is None else scores.double()
-            rank = rank.masked_fill(~alive, torch.inf)
-            gone = rank.argsort(stable=True)[:count]
-            weight, inverse = drop(weight, inverse, groups[gone].flatten())
-            alive[gone] = False
-            order += gone.tolist()
-        found[left] = weight.clone()
-    return found, order + alive.nonzero().flatten().tolist()
+    for wanted in sorted(snapshots, reverse=True):
+        while len(left) > wanted:
+            rank = removal_costs(weight, inverse, size) if scores is None else scores[left].double()
+            gone = rank.argsort(stable=True)[: min(chunk, len(left) - wanted)]
+            columns = gone[:, None] * size + torch.arange(size)
+            weight, inverse = drop(weight, inverse, columns.flatten())
+            order += left[gone].tolist()
+            stays = torch.ones(len(left), dtype=torch.bool)
+            stays[gone] = False
+            left = left[stays]
+        found[wanted] = torch.zeros(outputs, len(covariance), dtype=weight.dtype)
+        found[wanted][:, groups[left].flatten()] = weight
+    return found, order + left.tolist()
 
 
-def removal_costs(weight: Tensor, inverse: Tensor, groups: Tensor) -> Tensor:
-    """Increase of the output's error [groups] if each group alone were removed, the rest compensating."""
-    if groups.shape[1] == 1:
-        units = groups[:, 0]
-        diagonal = inverse.diagonal()[units]
-        return weight[:, units].pow(2).sum(0) / diagonal.clamp_min(torch.finfo(diagonal.dtype).tiny)
+def removal_costs(weight: Tensor, inverse: Tensor, size: int) -> Tensor:
+    """Increase of the output's error if each group of `size` inputs alone were removed, the rest compensating."""
+    if size == 1:
+        return weight.pow(2).sum(0) / inverse.diagonal()
     costs = []
-    for columns in groups:
-        own, part = inverse[columns][:, columns], weight[:, columns]
-        if not own.any():  # removed before
-            costs.append(torch.zeros((), dtype=weight.dtype))
-        else:
-            costs.append((part * torch.linalg.solve(own, part.T).T).sum())
+    for start in range(0, len(inverse), size):
+        own, part = inverse[start : start + size, start : start + size], weight[:, start : start + size]
+        costs.append((part * torch.linalg.solve(own, part.T).T).sum())
     return torch.stack(costs)
 
 
@@ -108,7 +106,7 @@ def find_candidates(
         weight = block.mlp.fc2.weight.detach().double()
         singles = torch.arange(weight.shape[1])[:, None]
         wanted = levels(len(singles), align, min_hidden)
-        chunk = max(1, min(align, len(singles) // 48))
+        chunk = max(1, len(singles) // 48)
         news, found.unit_order = eliminate(
             weight, stats.hidden.covariance(), singles, unit_scores, wanted, chunk, damping_for(damping, stats.hidden)
         )

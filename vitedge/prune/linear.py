@@ -77,13 +77,11 @@ def reduce_values(weight: Tensor, covariance: Tensor, rank: int) -> tuple[Tensor
 def drop(weight: Tensor, inverse: Tensor, removed: Tensor) -> tuple[Tensor, Tensor]:
     """One step of the Optimal Brain Surgeon: remove some inputs, let the others make up for them.
 
-    From `weight` [outputs, inputs] and the inverse covariance of its inputs [inputs, inputs], both after the
-    step: columns (and rows) of what was removed are zero (Hassibi and Stork, 1993; Frantar, arXiv 2208.11580).
+    From `weight` [outputs, inputs] and the inverse covariance of its inputs [inputs, inputs]: both without the
+    columns (and rows) `removed` (Hassibi and Stork, 1993; Frantar and Alistarh, arXiv 2208.11580).
     """
-    gain = torch.linalg.solve(inverse[removed][:, removed], inverse[removed])
-    weight = weight - weight[:, removed] @ gain
-    inverse = inverse - inverse[:, removed] @ gain
-    weight[:, removed] = 0
-    inverse[:, removed] = 0
-    inverse[removed] = 0
-    return weight, inverse
+    stays = torch.ones(len(inverse), dtype=torch.bool)
+    stays[removed] = False
+    gain = torch.linalg.solve(inverse[removed][:, removed], inverse[removed][:, stays])
+    weight = torch.addmm(weight[:, stays], weight[:, removed], gain, alpha=-1)
+    return weight, torch.addmm(inverse[stays][:, stays], inverse[stays][:, removed], gain, alpha=-1)

@@ -51,6 +51,13 @@ class Moments:
             self.y += (y * w[:, None]).sum(0, dtype=torch.float64)
             self.xy += (weighted.T @ y).double()
 
+    def select(self, kept: Tensor) -> Moments:
+        """The moments of only some inputs."""
+        part = Moments(len(kept), self.outputs, self.weight, self.tokens)
+        part.x, part.y = self.x[kept], self.y
+        part.xx, part.xy = self.xx[kept][:, kept], self.xy[kept]
+        return part
+
     def mean(self) -> tuple[Tensor, Tensor]:
         """The means of x [inputs] and of y [outputs]."""
         return self.x / self.weight, self.y / self.weight

@@ -53,20 +53,22 @@ def relative_error(out: Tensor, target: Tensor) -> float:
     return float(((out.float() - target.float()).pow(2).mean(-1) * token_weights(target)).mean())
 
 
-@torch.no_grad()
-def refit(
-    layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, damping: float
-) -> None:
-    """Ridge regression of the layer that ends a half, towards the dense residual stream after it.
+def gather(layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Moments:
+    """What a half's last layer reads, and what it should write for the dense residual stream to come out.
 
     `x` [I, N, C] is the pruned network's stream before the half `run`, `y` [I, M, C] the dense one after it; `name`
-    is what `watching` calls the layer's input. The pull is towards the layer's weights as they are.
+    is what `watching` calls the layer's input.
     """
     moments = Moments(layer.in_features, layer.out_features)
     with watching(block) as seen, mixed():
         for before, after in parts(x, y):
             run(before)
             moments.add(seen[name], after - before[:, : after.shape[1]], token_weights(after))
+    return moments
+
+
+def solve(layer: nn.Linear, moments: Moments, damping: float) -> None:
+    """Ridge regression of a layer on its moments; the pull is towards its weights as they are."""
     damped = damping_for(damping, moments, CAUTION)
     weight = ridge(moments.covariance(), moments.cross(), damped, layer.weight.detach().double())
     mean_x, mean_y = moments.mean()
@@ -86,28 +88,25 @@ def cut_block(
     def attend(t: Tensor) -> Tensor:
         return block.attend(t, queries)
 
-    solve = how.method != "none"
+    compensate = how.method != "none"
     if block.attention is not None:
         stats = AttentionMoments(block.attention.config)
         with watching(block) as seen, mixed():
             for before, after in parts(x, middle):
                 attend(before)
                 stats.add(seen, after)
-        damped = damping_for(how.damping, stats.context)
-        plan_attention(block, plan, stats, solve, damped)
-    if block.attention is not None and solve:
+        plan_attention(block, plan, stats, compensate, damping_for(how.damping, stats.context))
+    if block.attention is not None and compensate:
         # Where the MLP goes, the attention's layer makes up for it as well.
-        refit(block.attention.out, "context", block, attend, x, out if plan.mlp_gone else middle, how.damping)
+        wanted = out if plan.mlp_gone else middle
+        layer = block.attention.out
+        solve(layer, gather(layer, "context", block, attend, x, wanted), how.damping)
     if block.mlp is not None:
-        between = through(attend, x)
-        hidden = Moments(block.mlp.fc2.in_features)
-        with watching(block) as seen, mixed():
-            for before, after in parts(between, out):
-                block.feed_forward(before)
-                hidden.add(seen["hidden"], weights=token_weights(after))
-        plan_mlp(block, plan, hidden, solve, damping_for(how.damping, hidden))
-        if block.mlp is not None and solve:
-            refit(block.mlp.fc2, "hidden", block, block.feed_forward, between, out, how.damping)
+        layer = block.mlp.fc2
+        moments = gather(layer, "hidden", block, block.feed_forward, through(attend, x), out)
+        plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
+        if block.mlp is not None and compensate:
+            solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
 
 
 def recover(
