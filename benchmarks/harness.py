@@ -90,7 +90,7 @@ def plain(path: Path, many: int = 40, calls: int = 4) -> dict:
             for turn in ("ab", "ba")[number % 2]:
                 (a if turn == "a" else b).append(float(np.median(harness() if turn == "a" else loop())))
         other.stdin.close()
-    found = stats.paired_ratio(np.array(a), np.array(b))
+    found = stats.paired_ratio([np.array(a)], [np.array(b)])
     return vars(found) | {"harness_ms": np.median(a) / 1e6, "plain_ms": np.median(b) / 1e6, "threads": _threads()}
 
 
@@ -98,8 +98,10 @@ def equal(path: Path, times: int = 10) -> dict:
     """How often the interval of the ratio of two equal artifacts holds 1.00."""
     found = []
     for _ in range(times):
-        with _row(path, "a") as first, _row(path, "b") as second:
-            timed = rounds.time_rows({"a": first, "b": second})
+        timed = {"a": rounds.Timed(), "b": rounds.Timed()}
+        for _ in range(5):
+            with _row(path, "a") as first, _row(path, "b") as second:
+                rounds.time_launch({"a": first, "b": second}, timed, launches=5)
         one = rounds.ratio(timed["b"], timed["a"])
         assert one
         found.append([round(one["ratio"], 4), *(round(v, 4) for v in one["ci95"])])

@@ -14,7 +14,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent.parent
-QUICK = ("--seconds", "0.05")
+QUICK = ("--seconds", "0.05", "--launches", "2")
 
 
 def make_run(folder: Path, noise: float = 0.0005) -> Path:

@@ -64,14 +64,34 @@ def test_the_interval_of_the_paired_ratio_covers_the_truth_in_95_percent_of_1000
     rng = np.random.default_rng(2)
     covered = 0
     for run in range(1000):
-        found = stats.paired_ratio(*_run(rng, 1.2, rounds), resamples=600, seed=run)
+        a, b = _run(rng, 1.2, rounds)
+        found = stats.paired_ratio([a], [b], resamples=600, seed=run)
+        covered += found.low <= 1.2 <= found.high
+    assert 930 <= covered <= 970
+
+
+@pytest.mark.parametrize("between", [0.02, 0.05])
+def test_the_interval_over_launches_covers_the_truth_even_where_processes_differ(between):
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(1000):
+        a, b = zip(*(_run(rng, 1.2 * np.exp(rng.normal(0, between)), 4) for _ in range(5)), strict=True)
+        found = stats.paired_ratio(a, b)
         covered += found.low <= 1.2 <= found.high
     assert 930 <= covered <= 970
 
 
 def test_the_paired_ratio_finds_a_difference_of_three_percent_under_thirty_percent_of_drift():
-    found = stats.paired_ratio(*_run(np.random.default_rng(3), 1.03, 200))
-    assert 1.0 < found.low < 1.03 < found.high < 1.06
-    assert stats.paired_ratio(np.ones(6), np.ones(6)) == stats.Ratio(1.0, 1.0, 1.0, 6)
+    a, b = _run(np.random.default_rng(3), 1.03, 200)
+    found = stats.paired_ratio([a], [b])
+    assert 1.0 < found.low < 1.03 < found.high < 1.06 and found.rounds == 200
+    assert stats.paired_ratio([np.ones(6)], [np.ones(6)]) == stats.Ratio(1.0, 1.0, 1.0, 6)
+    assert stats.paired_ratio([np.ones(2)] * 3, [np.ones(2)] * 3) == stats.Ratio(1.0, 1.0, 1.0, 6)
     with pytest.raises(ValueError, match="5 rounds"):
-        stats.paired_ratio(np.ones(4), np.ones(4))
+        stats.paired_ratio([np.ones(4)], [np.ones(4)])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 4, 9, 10])
+def test_students_points_agree_with_scipy(freedom):
+    scipy_stats = pytest.importorskip("scipy.stats")
+    assert stats._STUDENT[freedom - 1] == pytest.approx(scipy_stats.t.ppf(0.975, freedom), abs=1e-4)

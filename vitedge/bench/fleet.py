@@ -56,6 +56,7 @@ def to_arguments(what: What, settings: Settings) -> list[str]:
     """The settings as flags of `vitedge bench` on the board."""
     out = ["--scenario", ",".join(settings.scenarios), "--batch", str(settings.batch)]
     out += ["--contexts", str(settings.contexts), "--seconds", f"{settings.seconds:g}"]
+    out += ["--launches", str(settings.launches)]
     out += ["--sustained-seconds", f"{settings.sustained_s:g}", "--timeout", f"{settings.timeout_s:g}"]
     out += ["--row-limit", f"{settings.row_limit_s:g}"]
     out += ["--threads", str(settings.threads)] if settings.threads else []

@@ -177,36 +177,51 @@ class Harness:
         self.reporter.warn(f"{job.artifact.name}: {reason}")
 
     def _latency(self, jobs: list[Job]) -> None:
-        """Times the artifacts in turns; in groups, where they don't fit into memory together."""
+        """Times the artifacts in turns, in several launches; in groups, where they don't fit into memory
+        together."""
         base = next((job for job in jobs if job.artifact.precision == "fp32"), jobs[0] if jobs else None)
+        single = "single" in self.settings.scenarios
+        launches = self.settings.launches if single else 1
         for group in groups(jobs, base, memory.available_mib()):
-            with ExitStack() as stack:
-                open_rows: dict[str, Row] = {}
-                for job in group:
-                    row = stack.enter_context(self._row(job.artifact))
-                    try:
-                        row.open(**self._open_options())
-                        row.load(self.timing_pixels, self.settings.batch)
-                        open_rows[job.artifact.name] = row
-                    except RowFailed as failed:
-                        self._fail(job, f"latency: {failed.reason}")
-                self._time_group([job for job in group if job.artifact.name in open_rows], open_rows, base)
+            timed = {job.artifact.name: rounds.Timed() for job in group}
+            with self.reporter.progress("latency, in turns", launches) as advance:
+                for launch in range(launches):
+                    with ExitStack() as stack:
+                        rows = self._launch(stack, [job for job in group if job.row["status"] == "ok"])
+                        if single:
+                            rounds.time_launch(rows, timed, self.settings.seconds, launches, advance)
+                        for job in group:
+                            if failure := timed[job.artifact.name].failure:
+                                self._fail(job, f"latency: {failure}")
+                        if launch == launches - 1:
+                            self._take(group, timed, base)
+                            self._rest(group, rows)
             self.save(self.result)
 
-    def _time_group(self, group: list[Job], rows: dict[str, Row], base: Job | None) -> None:
-        if "single" in self.settings.scenarios:
-            with self.reporter.progress("latency, in turns", rounds.ROUNDS) as advance:
-                timed = rounds.time_rows(rows, self.settings.seconds, advance)
-            for job in group:
-                name = job.artifact.name
-                found = timed[name]
-                if job.row["latency_ms"] is None:
-                    job.row["latency_ms"], job.row["warm_up"] = found.latency_ms(), found.warm_up
-                if base and base is not job and base.artifact.name in timed:
-                    compared = rounds.ratio(found, timed[base.artifact.name])
-                    job.row["latency_ratio"] = compared and {"to": base.artifact.name} | compared
-                if found.failure:
-                    self._fail(job, f"latency: {found.failure}")
+    def _launch(self, stack: ExitStack, group: list[Job]) -> dict[str, Row]:
+        """New processes of the artifacts, ready to be timed."""
+        rows: dict[str, Row] = {}
+        for job in group:
+            row = stack.enter_context(self._row(job.artifact))
+            try:
+                row.open(**self._open_options())
+                row.load(self.timing_pixels, self.settings.batch)
+                rows[job.artifact.name] = row
+            except RowFailed as failed:
+                self._fail(job, f"latency: {failed.reason}")
+        return rows
+
+    def _take(self, group: list[Job], timed: dict[str, rounds.Timed], base: Job | None) -> None:
+        """The group's latencies and their ratios into the rows."""
+        for job in group:
+            found = timed[job.artifact.name]
+            if job.row["latency_ms"] is None and not found.failure:
+                job.row["latency_ms"], job.row["warm_up"] = found.latency_ms(), found.warm_up
+            if base and base is not job and base.artifact.name in timed:
+                compared = rounds.ratio(found, timed[base.artifact.name])
+                job.row["latency_ratio"] = compared and {"to": base.artifact.name} | compared
+
+    def _rest(self, group: list[Job], rows: dict[str, Row]) -> None:
         for job in group:
             if job.row["status"] == "ok":
                 try:

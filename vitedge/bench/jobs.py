@@ -23,6 +23,7 @@ class Settings:
         cores: processors that the rows are bound to, or None for all.
         contexts: parallel runners of the throughput scenario.
         seconds: shortest time that a row's latency is measured.
+        launches: how many times the processes are started anew for it (see `rounds`).
         sustained_s: length of the sustained scenario.
         timeout_s: the longest that a row may take for one command before it counts as hung.
         row_limit_s: the longest that a row may take for its accuracy.
@@ -36,6 +37,7 @@ class Settings:
     cores: tuple[int, ...] | None = None
     contexts: int = 1
     seconds: float = 3.0
+    launches: int = 5
     sustained_s: float = 120.0
     timeout_s: float = 300.0
     row_limit_s: float = 6 * 3600.0

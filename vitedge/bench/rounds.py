@@ -1,4 +1,9 @@
-"""Latency of several artifacts in one go: A B, B A, A B, ..., so that the machine's drift hits all alike."""
+"""Latency of several artifacts in one go: A B, B A, A B, ..., so that the machine's drift hits all alike.
+
+The rounds are spread over several launches of the processes: two processes of the very same artifact differ
+by some percent for as long as they live (where their memory lies, which core they are on), which no number
+of rounds in one launch can see.
+"""
 
 from __future__ import annotations
 
@@ -18,73 +23,93 @@ ROUNDS = 20
 
 @dataclass
 class Timed:
-    """What the rounds found of one row: `rounds` holds each round's times in ns; `failure` in words, or
-    empty."""
+    """What was found of one row: `launches` holds for each launch its rounds, each with its times in ns;
+    `failure` is in words, or empty."""
 
     warm_up: dict[str, Any] | None = None
-    rounds: list[list[int]] = field(default_factory=list)
+    calls: int = 0
+    launches: list[list[list[int]]] = field(default_factory=list)
     failure: str = ""
 
     def latency_ms(self, *, samples: int = 400) -> dict[str, Any] | None:
         """Summary in ms over all rounds, with an even choice of at most `samples` sorted times for the
         plots."""
-        flat = np.sort(np.concatenate([np.asarray(one) for one in self.rounds])) / 1e6 if self.rounds else None
-        if flat is None:
+        taken = [np.asarray(one) for launch in self.launches for one in launch]
+        if not taken:
             return None
+        flat = np.sort(np.concatenate(taken)) / 1e6
         chosen = flat[np.unique(np.linspace(0, flat.size - 1, min(samples, flat.size)).round().astype(int))]
-        return stats.summary(flat) | {
-            "rounds": len(self.rounds),
-            "samples": [round(v, 4) for v in chosen.tolist()],
-        }
+        known = {"rounds": len(taken), "launches": len(self.launches)}
+        return stats.summary(flat) | known | {"samples": [round(v, 4) for v in chosen.tolist()]}
 
 
-def plan(median_ns: float, seconds: float) -> tuple[int, int]:
-    """(rounds, calls a round) for at least `seconds` and 10 calls: 20 rounds, or fewer where one call is
-    long."""
+def plan(median_ns: float, seconds: float, launches: int = 1) -> tuple[int, int]:
+    """(rounds a launch, calls a round) for at least `seconds` and 10 calls in all launches together: 20
+    rounds, or fewer where one call is long."""
     slice_s = seconds / ROUNDS
     calls = max(1, math.ceil(slice_s * 1e9 / max(median_ns, 1)))
     rounds = math.ceil(seconds * 1e9 / max(calls * median_ns, 1))
-    return min(ROUNDS, max(LEAST_CALLS, rounds)), calls
+    return math.ceil(min(ROUNDS, max(LEAST_CALLS, rounds)) / launches), calls
 
 
-def time_rows(
-    rows: Mapping[str, Row], seconds: float = 3.0, advance: Callable[[int], None] = lambda n: None
-) -> dict[str, Timed]:
-    """Warms every row up, then times them in turns. A row that fails drops out; the others go on.
+def time_launch(
+    rows: Mapping[str, Row],
+    timed: Mapping[str, Timed],
+    seconds: float = 3.0,
+    launches: int = 1,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Warms every row up, then times them in turns: one of `launches`. A row that fails drops out; the
+    others go on.
 
     Args:
-        rows: name -> row that is open and has its inputs.
-        seconds: how long each row is timed, at least.
-        advance: called with 1 after each round.
+        rows: name -> row that is newly open and has its inputs.
+        timed: name -> what was found in earlier launches; this one's times are added.
+        seconds: how long each row is timed at least, in all launches together.
+        advance: called with 1 in the end.
     """
-    out = {name: Timed() for name in rows}
-    plans: dict[str, tuple[int, int]] = {}
+    going: list[str] = []
+    most = 0
     for name, row in rows.items():
+        found = timed[name]
         try:
             warm = row.ask("warm_up", least_s=min(0.5, seconds), most_s=max(5 * min(0.5, seconds), seconds))
-            out[name].warm_up = warm
-            plans[name] = plan(warm["median_ns"], seconds)
         except RowFailed as failed:
-            out[name].failure = failed.reason
-    most = max((rounds for rounds, _ in plans.values()), default=0)
+            found.failure = failed.reason
+            continue
+        found.warm_up = found.warm_up or warm
+        rounds, calls = plan(warm["median_ns"], seconds, launches)
+        # The first launch decides how many calls a round has, so that all launches weigh alike.
+        found.calls = found.calls or calls
+        found.launches.append([])
+        most = max(most, rounds)
+        going.append(name)
     for number in range(most):
-        order = list(plans) if number % 2 == 0 else list(reversed(plans))
-        for name in order:
+        for name in list(going) if number % 2 == 0 else list(reversed(going)):
             try:
                 # All rows take part in all rounds, so that every pair has the same number of them.
-                out[name].rounds.append(rows[name].ask("time", calls=plans[name][1])["ns"])
+                timed[name].launches[-1].append(rows[name].ask("time", calls=timed[name].calls)["ns"])
             except RowFailed as failed:
-                out[name].failure = failed.reason
-                del plans[name]
-        advance(1)
-    return out
+                timed[name].failure = failed.reason
+                going.remove(name)
+    advance(1)
 
 
 def ratio(timed: Timed, baseline: Timed) -> dict[str, Any] | None:
-    """{"ratio", "ci95", "rounds"} of two rows' latencies from the rounds that both took part in, or None."""
-    rounds = min(len(timed.rounds), len(baseline.rounds))
-    if rounds < 5:
+    """{"ratio", "ci95", "launches", "rounds"} of two rows' latencies, or None where they have too few in
+    common."""
+    pairs = [
+        (first[:count], second[:count])
+        for first, second in zip(timed.launches, baseline.launches, strict=False)
+        if (count := min(len(first), len(second)))
+    ]
+    a, b = (
+        ([np.array([np.median(one) for one in launch]) for launch in side] for side in zip(*pairs, strict=True))
+        if pairs
+        else ([], [])
+    )
+    try:
+        found = stats.paired_ratio(a, b)
+    except ValueError:
         return None
-    a, b = ([float(np.median(one)) for one in t.rounds[:rounds]] for t in (timed, baseline))
-    found = stats.paired_ratio(np.array(a), np.array(b))
-    return {"ratio": found.ratio, "ci95": [found.low, found.high], "rounds": rounds}
+    return {"ratio": found.ratio, "ci95": [found.low, found.high], "launches": len(pairs), "rounds": found.rounds}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,32 +82,53 @@ class Ratio:
     rounds: int
 
 
-def paired_ratio(a: np.ndarray, b: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Ratio:
-    """The ratio of two runners' times from interleaved rounds; `a`, `b` [rounds] hold each round's median.
+def paired_ratio(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, resamples: int = 2000, seed: int = 0) -> Ratio:
+    """The ratio of two runners' times from interleaved rounds, in one launch of their processes or in
+    several.
 
-    A round's two medians lie side by side in time, so the machine's drift divides out in its ratio. The
-    estimate is the 20 % trimmed mean of the rounds' log ratios, which a few disturbed rounds don't move; its
-    interval is the symmetric bootstrap-t over rounds (R. Wilcox, "Introduction to Robust Estimation and
-    Hypothesis Testing", 4.4), which holds its 95 % from 10 rounds on, where the percentile bootstrap is too
-    narrow.
+    A round's two medians lie side by side in time, so the machine's drift divides out in its ratio. Two
+    processes of the same artifact differ for as long as they live; so with several launches, each gives the
+    median of its rounds' log ratios, and the interval is Student's over the launches. One launch knows
+    nothing of that: its estimate is the 20 % trimmed mean of the log ratios, its interval the symmetric
+    bootstrap-t over rounds (R. Wilcox, "Introduction to Robust Estimation and Hypothesis Testing", 4.4),
+    which holds its 95 % from 10 rounds on, where the percentile bootstrap is too narrow.
+
+    Args:
+        a, b: for each launch the medians of its rounds, [rounds], as many in both.
 
     Raises:
-        ValueError: fewer than five rounds, or sizes that differ.
+        ValueError: one launch of fewer than five rounds, none at all, or numbers that differ.
     """
-    log_ratio = np.log(np.asarray(a, np.float64)) - np.log(np.asarray(b, np.float64))
-    n = log_ratio.size
-    if n < 5:
-        raise ValueError(f"a ratio's interval needs 5 rounds or more, not {n}")
-    centre, error = _trimmed(log_ratio)
-    picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    centres, errors = _trimmed(log_ratio[picks])
+    log_ratios = [
+        np.log(np.asarray(x, np.float64)) - np.log(np.asarray(y, np.float64)) for x, y in zip(a, b, strict=True)
+    ]
+    rounds = sum(one.size for one in log_ratios)
+    if len(log_ratios) > 1:
+        centres = np.array([np.median(one) for one in log_ratios])
+        centre = float(centres.mean())
+        half = _STUDENT[min(len(centres) - 1, len(_STUDENT)) - 1] * float(centres.std(ddof=1)) / math.sqrt(len(centres))
+        return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), rounds)
+    if rounds < 5:
+        raise ValueError(f"the interval of a ratio needs 5 rounds or more, not {rounds}")
+    centre, half = _bootstrap_t(log_ratios[0], resamples, seed)
+    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), rounds)
+
+
+# The 97.5 % points of Student's distribution for 1, 2, ... degrees of freedom.
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+
+
+def _bootstrap_t(values: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """The trimmed mean of `values` [n] and the half width of its interval."""
+    centre, error = _trimmed(values)
+    picks = np.random.default_rng(seed).integers(0, values.size, (resamples, values.size))
+    centres, errors = _trimmed(values[picks])
     # A resample of equal values has no error: it says nothing about the spread and counts as far out as it
     # is.
     distance = np.abs(centres - centre)
     t = np.divide(distance, errors, out=np.where(distance > 0, np.inf, 0.0), where=errors > 0)
     finite = t[np.isfinite(t)]
-    half = float(np.quantile(finite, 0.95)) * float(error) if finite.size else 0.0
-    return Ratio(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+    return float(centre), float(np.quantile(finite, 0.95)) * float(error) if finite.size else 0.0
 
 
 def _trimmed(values: np.ndarray, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ def command(
     cores: Annotated[str, typer.Option("--cores", help="Bind to these processors: 4-7 or 0,2.")] = "",
     contexts: Annotated[int, typer.Option("--contexts", min=1, help="Parallel runners of throughput.")] = 1,
     seconds: Annotated[float, typer.Option("--seconds", min=0.05, help="Shortest time for each latency.")] = 3.0,
+    launches: Annotated[int, typer.Option("--launches", min=1, help="Starts of each process for its latency.")] = 5,
     sustained: Annotated[float, typer.Option("--sustained-seconds", min=1, help="Length of sustained.")] = 120.0,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds without an answer that are a hang.")
@@ -61,6 +62,7 @@ def command(
         cores=parse_cores(cores),
         contexts=contexts,
         seconds=seconds,
+        launches=launches,
         sustained_s=sustained,
         timeout_s=timeout,
         row_limit_s=row_limit,
