@@ -69,6 +69,18 @@ def test_max_drop_zero_still_ends(case) -> None:  # type: ignore[no-untyped-def]
     assert scheme.facts["mixed"]["tried"]
 
 
+def test_ranges_by_their_effect_and_spared_activations(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    auto = calibrate(model, batched(x), QuantOptions(spare=0.12), PREP)
+    assert auto.facts["spared"][0] == BAD and BAD not in auto.activations
+    assert auto.facts["int8_macs"] >= 0.85 * calibrate(model, batched(x), QuantOptions(), PREP).facts["int8_macs"]
+    for other in ("mse", "minmax"):
+        fixed = calibrate(model, batched(x), QuantOptions(observer=other), PREP)  # type: ignore[arg-type]
+        found = {e.name: e.sqnr_db for e in effects(model, fixed, x[:24], PREP)}
+        for name, noise in auto.facts["noise"].items():
+            assert -10 * np.log10(noise) >= found[name] - 0.1, name
+
+
 def test_lost() -> None:
     reference = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.0]])
     other = reference.clone()

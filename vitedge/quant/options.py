@@ -8,7 +8,7 @@ from typing import Literal
 from vitedge.errors import VitedgeError
 
 Preset = Literal["linear", "full"]
-ObserverName = Literal["minmax", "percentile", "mse", "entropy"]
+ObserverName = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class QuantOptions:
     Attributes:
         preset: "linear": inputs and weights of all Linears and the patch embedding; "full": every activation,
             the residual stream, attention, LayerNorm's and GELU's inputs too, as integer NPUs compute.
-        observer: how an activation's range is chosen from its histogram.
+        observer: how an activation's range is chosen from its histogram; "auto": of "mse" and "minmax" the one
+            that changes the logits less, for each activation.
+        spare: with the preset "linear" and the observer "auto", share of the MACs whose inputs may stay in
+            float: those activations whose rounding changes the logits most.
         percentile: share of values (percent) inside the range, for the observer "percentile".
         symmetric: zero points in the middle (TensorRT's rule): one bit less for GELU and softmax.
         rounding: "gptq": weights rounded against calibration outputs, layer after layer; "nearest": not.
@@ -32,8 +35,9 @@ class QuantOptions:
     """
 
     preset: Preset = "linear"
-    observer: ObserverName = "mse"
+    observer: ObserverName = "auto"
     percentile: float = 99.99
+    spare: float = 0.0
     symmetric: bool = False
     rounding: Literal["gptq", "nearest"] = "gptq"
     correct: bool = True
@@ -45,7 +49,7 @@ class QuantOptions:
     def __post_init__(self) -> None:
         allowed = {
             "preset": ("linear", "full"),
-            "observer": ("minmax", "percentile", "mse", "entropy"),
+            "observer": ("auto", "minmax", "percentile", "mse", "entropy"),
             "rounding": ("gptq", "nearest"),
             "metric": ("top1", "agreement"),
         }
@@ -60,5 +64,7 @@ class QuantOptions:
             raise VitedgeError(f"Weights have 7 or 8 bits, not {self.weight_bits}.")
         if self.max_drop is not None and self.max_drop < 0:
             raise VitedgeError(f"--max-drop is in points lost, 0 or more, not {self.max_drop}.")
+        if not 0 <= self.spare <= 1:
+            raise VitedgeError(f"quant.spare is a share, 0 to 1, not {self.spare}.")
         if not 0 < self.held_out < 1:
             raise VitedgeError(f"The held-out share must lie between 0 and 1, not {self.held_out}.")

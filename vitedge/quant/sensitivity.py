@@ -62,6 +62,29 @@ def first_images(batches: Iterable[Tensor], count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
+class Streams:
+    """The float model's residual streams on a few images, so that a change is computed from its block on."""
+
+    @torch.no_grad()
+    def __init__(self, model: VisionTransformer, images: Tensor, preprocess: Preprocess) -> None:
+        self.model, self.preprocess = model, preprocess
+        self.before = [model.embed(images)]
+        self.images = images
+        for i in range(len(model.blocks)):
+            self.before.append(model.run_block(i, self.before[-1]))
+        self.reference = model.classify(self.before[-1])
+
+    @torch.no_grad()
+    def logits(self, name: str, scheme: Scheme) -> Tensor:
+        """Logits with `scheme`, which concerns `name` alone."""
+        start = start_of(name, len(self.model.blocks))
+        sim = simulate(self.model, scheme, self.preprocess)
+        x = sim.embed(self.images) if start < 0 else self.before[start]
+        for i in range(max(start, 0), len(self.model.blocks)):
+            x = sim.run_block(i, x)
+        return sim.classify(x)
+
+
 @torch.no_grad()
 def effects(
     model: VisionTransformer,
@@ -71,43 +94,26 @@ def effects(
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[Effect]:
     """Each activation and each weight of `scheme` quantised alone, the worst first. `images` [N, C, H, W]."""
-    blocks = len(model.blocks)
-    streams = {-1: images, 0: model.embed(images)}
-    for i in range(blocks):
-        streams[i + 1] = model.run_block(i, streams[i])
-    reference = model.classify(streams[blocks])
-    found = []
+    streams = Streams(model, images, preprocess)
     alone = replace(scheme, activations={}, weights={}, biases={})
+    cases: list[tuple[str, Literal["activation", "weight"], Scheme]] = []
     for name, to in scheme.activations.items():
         if name != PIXELS:
-            progress(name)
-            one = replace(alone, activations={name: to})
-            found.append(_effect(name, "activation", model, one, streams, reference, preprocess))
-    for layer in dict.fromkeys(u.layer for u in units(model.config) if u.name in scheme.weights):
-        progress(layer)
-        parts = [u.name for u in units(model.config) if u.layer == layer and u.name in scheme.weights]
+            cases.append((name, "activation", replace(alone, activations={name: to})))
+    layers: dict[str, list[str]] = {}
+    for unit in units(model.config):
+        if unit.name in scheme.weights:
+            layers.setdefault(unit.layer, []).append(unit.name)
+    for layer, parts in layers.items():
         weights = {n: scheme.weights[n] for n in parts}
-        one = replace(alone, weights=weights, biases={n: scheme.biases[n] for n in parts if n in scheme.biases})
-        found.append(_effect(layer, "weight", model, one, streams, reference, preprocess))
+        biases = {n: scheme.biases[n] for n in parts if n in scheme.biases}
+        cases.append((layer, "weight", replace(alone, weights=weights, biases=biases)))
+    found = []
+    for name, kind, one in cases:
+        progress(name)
+        logits, reference = streams.logits(name, one), streams.reference
+        found.append(Effect(name, kind, divergence(reference, logits), sqnr_db(reference, logits)))
     return sorted(found, key=lambda e: -e.divergence)
-
-
-def _effect(
-    name: str,
-    kind: Literal["activation", "weight"],
-    model: VisionTransformer,
-    one: Scheme,
-    streams: dict[int, Tensor],
-    reference: Tensor,
-    preprocess: Preprocess,
-) -> Effect:
-    start = start_of(name, len(model.blocks))
-    sim = simulate(model, one, preprocess)
-    x = sim.embed(streams[-1]) if start < 0 else streams[start]
-    for i in range(max(start, 0), len(model.blocks)):
-        x = sim.run_block(i, x)
-    logits = sim.classify(x)
-    return Effect(name, kind, divergence(reference, logits), sqnr_db(reference, logits))
 
 
 @torch.no_grad()

@@ -12,11 +12,13 @@ from torch import Tensor
 from vitedge.condition.ranges import Batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.quant.choose import choose_ranges, spared
 from vitedge.quant.layout import PIXELS, int8_share, values
 from vitedge.quant.observe import histograms
 from vitedge.quant.observers import observe
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
+from vitedge.quant.sensitivity import IMAGES, first_images
 from vitedge.quant.weights import WeightRounder
 from vitedge.vit.model import VisionTransformer
 
@@ -56,15 +58,23 @@ def calibrate(
     progress("ranges")
     names = values(model.config, options.preset)
     seen = histograms(model, fitted(), names)
-    activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
-    if options.symmetric:
-        # Signed integers with zero point 0 can't hold 0..255: the graph's insertion leaves pixels float.
-        activations[PIXELS] = EXACT_PIXELS
+    if options.observer == "auto":
+        both = [replace(options, observer="mse"), replace(options, observer="minmax")]
+        candidates = {n: [observe(seen[n], o) for o in both] for n in names if n != PIXELS}
+        images = first_images(fitted(), IMAGES)
+        chosen, noise = choose_ranges(model, candidates, images, preprocess, progress)
+        left = spared(model.config, noise, options.spare) if options.preset == "linear" else []
+        activations = {n: EXACT_PIXELS if n == PIXELS else chosen[n] for n in names if n not in left}
+    else:
+        noise, left = {}, []
+        activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
     rounder = WeightRounder(model, activations, options, preprocess)
     rounder.run(fitted, progress)
     facts: dict[str, Any] = {
         "options": asdict(options),
         "images": count,
+        "noise": noise,
+        "spared": left,
         "dead": [n for n in names if n != PIXELS and seen[n].minimum == seen[n].maximum],
         "int8_macs": int8_share(model.config, set(rounder.weights), set(activations)),
     }
