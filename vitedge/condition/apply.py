@@ -15,7 +15,7 @@ from vitedge.condition.heads import balance_heads, scale_values
 from vitedge.condition.massive import scale_massive
 from vitedge.condition.options import ConditionOptions, ConditionReport, Rotation, Step
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
-from vitedge.condition.ranges import Batches, crest_by_kind, measure
+from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import centre_norms, product_noise, smooth_norms
 from vitedge.condition.surgery import norms
@@ -125,17 +125,20 @@ class _Log:
     def __init__(self, model: VisionTransformer, sample: list[Tensor]) -> None:
         self.sample = sample
         self.steps: list[Step] = []
-        self.crest = crest_by_kind(measure(model, sample))
-        self.start = self.logits(model)
+        self.crest, self.start = self.look(model)
         self.before = self.start
 
-    @torch.no_grad()
-    def logits(self, model: VisionTransformer) -> Tensor:
-        return torch.cat([model(batch) for batch in self.sample])
+    def look(self, model: VisionTransformer) -> tuple[dict[str, float], Tensor]:
+        """Largest absmax over std of each kind of activation, and the logits [N, classes]."""
+        logits: list[Tensor] = []
+        # Scores and probabilities change with the heads alone, and are the largest tensors by far.
+        sites = [n for n in model.sites() if not n.endswith((".scores", ".probs"))]
+        with hooked({"head": model.head}, lambda _, x: logits.append(x)):
+            stats = measure(model, self.sample, sites)
+        return crest_by_kind(stats), torch.cat(logits)
 
     def add(self, model: VisionTransformer, name: str, chosen: Any, exact: bool = True) -> None:
-        crest = crest_by_kind(measure(model, self.sample))
-        logits = self.logits(model)
+        crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
         difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))
         agreement = float((logits.argmax(-1) == self.start.argmax(-1)).double().mean())
