@@ -323,7 +323,7 @@ def only_trtexec(tmp_path, monkeypatch):
     return give
 
 
-def test_a_board_with_trtexec_alone(only_trtexec, request_for):
+def test_a_board_with_trtexec_alone(only_trtexec, request_for, device):
     from dataclasses import replace
 
     reference = np.arange(40, dtype=np.float32).reshape(4, 10)
@@ -332,7 +332,8 @@ def test_a_board_with_trtexec_alone(only_trtexec, request_for):
     request = replace(request_for(opt_level=3), reference_logits=reference)
     only_trtexec(reference[:1] + 0.01)
     result = TARGET.build(request)
-    assert result.metadata["machine"] == {"tensorrt": "10.3.0"}
+    assert result.metadata["machine"]["tensorrt"] == "10.3.0"
+    assert result.metadata["machine"]["compute_capability"] == "8.7"
     assert "--stronglyTyped" in result.metadata["built_by"]
     assert result.metadata["engine"]["attention_fused"] == "2/2"
     assert result.metadata["trtexec_check"]["sqnr_db"] > 40

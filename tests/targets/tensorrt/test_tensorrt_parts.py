@@ -99,6 +99,11 @@ def test_an_engine_built_elsewhere(made, flags, reason):
     assert reason in caught.value.why and "vitedge build --target tensorrt" in caught.value.todo
 
 
+def test_what_is_not_known_is_no_misfit():
+    """trtexec alone tells no GPU."""
+    refuse_misfit({"machine": {"tensorrt": "10.3.0"}}, MACHINE)
+
+
 def test_an_engine_that_is_not_whole(tmp_path):
     path = tmp_path / "model.engine"
     good = {"engine_bytes": 4, "engine_sha256": hashlib.sha256(b"plan").hexdigest()}

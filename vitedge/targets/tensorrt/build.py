@@ -13,7 +13,7 @@ from vitedge.errors import VitedgeError, missing_package
 from vitedge.files import write_bytes, write_json, write_text
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.tensorrt import api, timing, trtexec
-from vitedge.targets.tensorrt.facts import machine_facts
+from vitedge.targets.tensorrt.facts import board_facts, machine_facts
 from vitedge.targets.tensorrt.layers import engine_layers, summarize
 from vitedge.targets.tensorrt.network import EngineSpec, build_engine
 from vitedge.targets.tensorrt.options import Profile, TensorRTOptions, parse_profiles
@@ -162,8 +162,18 @@ def _by_trtexec(request: BuildRequest, spec: EngineSpec, graph: dict[str, Any], 
     trtexec.build(line, request.out / "build.log")
     found = engine_layers(layers.read_text()) if layers.is_file() else []
     summary = summarize(found, graph["attention"]["softmaxes"])
-    facts = {"machine": {"tensorrt": version}, "engine": summary, "built_by": line}
+    facts = {"machine": {"tensorrt": version, **_gpu(), **board_facts()}, "engine": summary, "built_by": line}
     return _result(request, spec, graph, facts | _compare(request, graph, tool), 0)
+
+
+def _gpu() -> dict[str, str]:
+    """The GPU's facts where CUDA's library is found."""
+    from vitedge.targets.tensorrt import cuda
+
+    try:
+        return cuda.gpu_facts(cuda.load())
+    except VitedgeError:
+        return {}
 
 
 def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[str, Any]:

@@ -12,15 +12,17 @@ from vitedge.targets.tensorrt.api import version_tuple
 
 def machine_facts(trt: Any) -> dict[str, str]:
     """TensorRT's version, the GPU's name and compute capability, CUDA, and on a Jetson JetPack and its mode."""
-    from vitedge.bench.host_jetson import jetson_facts
     from vitedge.targets.tensorrt import cuda
 
-    facts = {"tensorrt": trt.__version__, **cuda.gpu_facts(cuda.load())}
+    return {"tensorrt": trt.__version__, **cuda.gpu_facts(cuda.load()), **board_facts()}
+
+
+def board_facts() -> dict[str, str]:
+    """On a Jetson its L4T, JetPack and power mode; empty elsewhere."""
+    from vitedge.bench.host_jetson import jetson_facts
+
     jetson = jetson_facts() or {}
-    for key in ("l4t", "jetpack", "power_mode"):
-        if jetson.get(key):
-            facts[key] = str(jetson[key])
-    return facts
+    return {key: str(jetson[key]) for key in ("l4t", "jetpack", "power_mode") if jetson.get(key)}
 
 
 def refuse_misfit(metadata: dict[str, Any], machine: dict[str, str]) -> None:
@@ -35,8 +37,8 @@ def refuse_misfit(metadata: dict[str, Any], machine: dict[str, str]) -> None:
     elif theirs != ours:
         reasons.append(f"it was built with TensorRT {theirs}, here is {ours}")
     for key, what in (("compute_capability", "compute capability"), ("gpu", "GPU")):
-        if made.get(key) != machine.get(key) and not metadata.get("hardware_compatible"):
-            reasons.append(f"it was built for {what} {made.get(key)}, here is {machine.get(key)}")
+        if key in made and made[key] != machine.get(key) and not metadata.get("hardware_compatible"):
+            reasons.append(f"it was built for {what} {made[key]}, here is {machine.get(key)}")
     if reasons:
         why = "; ".join(reasons)
         raise VitedgeError(

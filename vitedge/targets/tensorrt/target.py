@@ -23,10 +23,10 @@ class TensorRTTarget:
 
     def probe(self) -> Probe:
         """Whether TensorRT, CUDA and a GPU are here; trtexec alone can build but not run."""
-        from vitedge.bench.host_jetson import jetson_facts
+        from vitedge.targets.tensorrt.facts import board_facts
 
-        jetson = jetson_facts() or {}
-        versions = {key: str(jetson[key]) for key in ("jetpack", "l4t", "power_mode") if jetson.get(key)}
+        # Not the power mode: an engine need not be built again for another one.
+        versions = {key: value for key, value in board_facts().items() if key != "power_mode"}
         try:
             trt = api.load()
             versions["tensorrt"] = trt.__version__
