@@ -67,6 +67,17 @@ def make_mix(options: AugmentOptions) -> Mix | None:
     return mix
 
 
+def turn(pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch uint8 [B, 3, H, W] in one of eight positions (quarter turns, mirrored), its colours exchanged.
+
+    For pictures whose class depends on neither: drawn shapes.
+    """
+    if float(torch.rand(())) < 0.5:
+        pixels = pixels.flip(3)
+    pixels = pixels.rot90(int(torch.randint(4, ())), (2, 3))
+    return pixels[:, torch.randperm(3)], targets
+
+
 def _transforms() -> Any:
     try:
         from torchvision.transforms import v2

@@ -66,6 +66,7 @@ def fit(
     options: LoopOptions,
     groups: list[dict[str, Any]],
     *,
+    optimizer: torch.optim.Optimizer | None = None,
     accelerator: Any = None,
     state_file: Path | None = None,
     resume: bool = False,
@@ -77,6 +78,7 @@ def fit(
 
     Args:
         groups: of `schedule.parameter_groups`, or alike: parameters with a `scale` of the learning rate.
+        optimizer: made of these groups; AdamW by default.
         state_file: where the run's state is kept; None keeps none.
         identity: what a resumed run must share beside the options (the architecture, the data).
         progress: called in the main process with each evaluation's row.
@@ -86,7 +88,7 @@ def fit(
             the best weights so far.
     """
     with torch.random.fork_rng(devices=[]):
-        run = _Run(model, task, samples, options, groups, accelerator or make_accelerator())
+        run = _Run(model, task, samples, options, optimizer or groups, accelerator or make_accelerator())
         run.state_file, run.log, run.report = state_file, log, progress
         run.identity = {**options.identity(), "pictures": len(samples), **(identity or {})}
         if resume and state_file is not None:
@@ -96,12 +98,20 @@ def fit(
 
 class _Run:
     def __init__(
-        self, model: nn.Module, task: Task, samples: Samples, options: LoopOptions, groups: list, accelerator: Any
+        self,
+        model: nn.Module,
+        task: Task,
+        samples: Samples,
+        options: LoopOptions,
+        optimizer: torch.optim.Optimizer | list[dict[str, Any]],
+        accelerator: Any,
     ) -> None:
         self.task, self.samples, self.options, self.accelerator = task, samples, options, accelerator
         self.device: torch.device = accelerator.device
         self.model = model.to(self.device)
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=self.device.type in ("cpu", "cuda"))
+        if isinstance(optimizer, list):
+            fused = self.device.type in ("cpu", "cuda")
+            optimizer = torch.optim.AdamW(optimizer, lr=options.lr, fused=fused)
         self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average = Average(self.model, options.ema) if options.ema else None
         self.state = states.State()
