@@ -48,7 +48,7 @@ def train_small_vit(
     minutes: float = 2.0,
     seed: int = 0,
     *,
-    epochs: float = 60,
+    epochs: float = 30,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Trains on the data set in `folder` and writes a model folder to `out`.
