@@ -112,6 +112,19 @@ def test_report_is_json() -> None:
     assert set(rotate["crest"]) >= {"residual", "norm", "gelu"}
 
 
+def test_a_transform_that_changes_the_model_is_refused(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    from vitedge.condition import apply
+    from vitedge.errors import VitedgeError
+
+    def wrong(model, batches) -> None:  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            model.head.weight *= 1.01
+
+    monkeypatch.setattr(apply, "balance_heads", wrong)
+    with pytest.raises(VitedgeError, match="'balance' changed"):
+        condition(outlier_vit(), batched(pictures()))
+
+
 @pytest.mark.real
 def test_real_model(shared_data) -> None:  # type: ignore[no-untyped-def]
     from PIL import Image

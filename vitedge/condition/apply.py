@@ -17,14 +17,22 @@ from vitedge.condition.options import ConditionOptions, ConditionReport, Rotatio
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
 from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
-from vitedge.condition.smooth import centre_norms, product_noise, smooth_norms
+from vitedge.condition.smooth import product_noise, smooth_norms
 from vitedge.condition.surgery import norms
+from vitedge.errors import VitedgeError
 from vitedge.vit.model import VisionTransformer
 
 # Images on which the logits and ranges before and after each transform are compared.
-CHECK_IMAGES = 32
+CHECK_IMAGES = 16
 # Exact transforms may move the logits by this share of their range: float32 rounding, nothing else.
 EXACT = 1e-4
+SWITCH = {
+    "fold": "fold = false",
+    "rotate": 'rotate = "off"',
+    "smooth": "smooth = false",
+    "balance": "balance = false",
+    "groups": "groups = 1",
+}
 
 
 def condition(
@@ -48,12 +56,13 @@ def condition(
     if options.massive:
         chosen: Any = scale_massive(model, batches, options.massive / 100)
         log.add(model, "massive", chosen, exact=False)
+    # Agreement lost is counted on all images; ranges and moments of some tell as much.
+    batches = _limited(batches, options.images)
     if options.rotate != "off":
         rotated, kind = _rotate(model, batches, options.rotate, options.seed)
         model.load_state_dict(rotated.state_dict())
         log.add(model, "rotate", kind)
     if options.smooth:
-        centre_norms(model, batches())
         log.add(model, "smooth", smooth_norms(model, batches()))
     if options.balance:
         balance_heads(model, batches())
@@ -74,6 +83,20 @@ def _first(batches: Batches, images: int) -> list[Tensor]:
         if missing <= 0:
             break
     return found
+
+
+def _limited(batches: Batches, images: int) -> Batches:
+    """As `batches`, but for the pictures after the first `images`."""
+
+    def make() -> Iterator[Tensor]:
+        left = images
+        for batch in batches():
+            yield batch[:left]
+            left -= len(batch)
+            if left <= 0:
+                return
+
+    return make
 
 
 @torch.no_grad()
@@ -141,6 +164,14 @@ class _Log:
         crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
         difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))
+        if exact and not difference <= EXACT:
+            raise VitedgeError(
+                f"The transform '{name}' changed the model's logits by {difference:.1e} of their range.",
+                f"It is exact, so float rounding alone should show (at most {EXACT:.0e}); the weights may be damaged, "
+                "or too badly scaled for float32.",
+                f"Switch it off with condition.{SWITCH[name]}, and please report it with the checkpoint.",
+                exit_code=1,
+            )
         agreement = float((logits.argmax(-1) == self.start.argmax(-1)).double().mean())
         kinds = {k: (self.crest[k], crest[k]) for k in crest if k in self.crest}
         self.steps.append(Step(name, exact, chosen, difference, agreement, kinds))

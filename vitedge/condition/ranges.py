@@ -56,6 +56,13 @@ class ChannelStats:
         """Mean square [C], float64."""
         return self.squares / self.count
 
+    def shifted(self, by: Tensor) -> ChannelStats:
+        """The statistics of x - by, `by` [C]."""
+        total = self.total - self.count * by
+        squares = self.squares - 2 * by * self.total + self.count * by.square()
+        low, high = self.minimum - by.float(), self.maximum - by.float()
+        return ChannelStats(low, high, total, squares.clamp_min(0), self.count)
+
     @property
     def crest(self) -> float:
         """Largest magnitude over the standard deviation, of the tensor as a whole: what a per-tensor scale

@@ -61,24 +61,17 @@ def smooth_scales(stat: ChannelStats, weight: Tensor) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def centre_norms(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
-    """Moves the mean of every LayerNorm's output, channel by channel, into its readers' biases, in place."""
+def smooth_norms(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Centres every LayerNorm's output and scales it where that pays, in place; returns site -> alpha (0: off)."""
     stats = measure(model, batches, [name for name, _, _ in norms(model)])
+    chosen = {}
     for name, norm, readers in norms(model):
         mean = stats[name].mean
         assign(norm.bias, norm.bias.double() - mean)
         for linear in readers:
             assign(linear.bias, linear.bias.double() + linear.weight.double() @ mean)
-
-
-@torch.no_grad()
-def smooth_norms(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Scales every LayerNorm's output where that pays, in place; returns site -> alpha (0: off)."""
-    stats = measure(model, batches, [name for name, _, _ in norms(model)])
-    chosen = {}
-    for name, norm, readers in norms(model):
         weight = torch.cat([linear.weight for linear in readers])
-        scales, chosen[name] = smooth_scales(stats[name], weight)
+        scales, chosen[name] = smooth_scales(stats[name].shifted(mean), weight)
         if chosen[name]:
             assign(norm.weight, norm.weight.double() / scales)
             assign(norm.bias, norm.bias.double() / scales)

@@ -13,6 +13,9 @@ from vitedge.quant.sensitivity import Streams
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer
 
+# Scales nearer to each other than this make no difference worth measuring.
+SAME = 1.03
+
 
 def choose_ranges(
     model: VisionTransformer,
@@ -29,7 +32,8 @@ def choose_ranges(
     for name, options in candidates.items():
         progress(name)
         errors = []
-        for to in options:
+        near = max(o.scale for o in options) < SAME * min(o.scale for o in options)
+        for to in options[:1] if near else options:
             logits = streams.logits(name, Scheme("", {name: to}, {}, {}))
             errors.append(float((logits - streams.reference).double().square().mean()) / signal)
         noise[name] = min(errors)

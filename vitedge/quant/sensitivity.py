@@ -17,7 +17,7 @@ from vitedge.quant.scheme import Scheme
 from vitedge.vit.model import VisionTransformer
 
 # Images that single effects are measured on: the order of the layers shows early.
-IMAGES = 24
+IMAGES = 16
 
 
 @dataclass(frozen=True)
