@@ -52,6 +52,10 @@ def _of_run(root: Path) -> dict[str, Any]:
     if graphs:
         tables["Graphs"] = graph_table(graphs)
         tables["Operators"] = operator_table({n: f["operators"] for n, f in graphs.items()})
+    for path in sorted(bundle.manifest["artifacts"]):
+        if path.startswith("analysis/80-"):
+            table = json.loads(bundle.verified(path).read_text())
+            tables[table["title"]] = {key: table[key] for key in ("columns", "rows", "note")}
     tables["Artifacts"] = {
         "columns": ["file", "MiB", "made by", "sha256"],
         "rows": [

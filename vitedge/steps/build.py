@@ -16,9 +16,12 @@ from vitedge.reporter import Reporter
 from vitedge.steps.export import LOGITS, check_images
 from vitedge.steps.source import read_pixels, read_preprocess
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
+from vitedge.targets.cost_table import summarize
 
 # Lowest share of pictures with the FP32 model's class that a build is accepted with, by precision.
 MIN_AGREEMENT = {"fp32": 1.0, "fp16": 0.98, "int8": 0.85}
+# The vendor's estimate of an artifact, for the report and `inspect`.
+COSTS = "analysis/80-{}.json"
 _GRAPHS = ("float32", "float16", "int8", "reference")
 
 
@@ -77,6 +80,9 @@ def build_artifact(
         } | result.metadata
         metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind)
         write_json(out / "metadata.json", metadata)
+        cost = target.cost(out / result.artifact, metadata)
+        if cost is not None and cost.rows:
+            write_json(folder / COSTS.format(name), summarize(cost, name, metadata.get("vendor_cycles_before")))
         for line in result.warnings:
             reporter.warn(line)
         size = sum(p.stat().st_size for p in out.iterdir() if p.name not in ("metadata.json", "build.log"))

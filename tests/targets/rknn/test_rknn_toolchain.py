@@ -77,7 +77,8 @@ def test_fp16_is_built_simulated_and_costed(
     pixels = pictures(8, 64)
     # As from the command line, where the run folder is relative.
     monkeypatch.chdir(tmp_path)
-    result = build(small, Path("out"), "fp16", pixels)
+    result = build(small, Path("out"), "fp16", pixels, compare_export=True)
+    assert result.metadata["vendor_cycles_before"] > 1.2 * result.metadata["vendor_cycles"]
     assert (tmp_path / "out" / result.artifact).stat().st_size > 10_000
     assert result.metadata["platform"] == "rk3588" and result.metadata["cpu_fallbacks"] == []
     table = TARGET.cost(tmp_path / "out" / result.artifact, result.metadata)

@@ -65,6 +65,8 @@ def build(request: BuildRequest) -> BuildResult:
             "op_types": _count(row.dtype for row in table.rows),
             "cost": cost.to_json(table),
         }
+    if options.compare_export:
+        metadata["vendor_cycles_before"] = _cycles_before(toolchain, request, platform, shape[3])
     shutil.move(log, out / "build.log")
     adopt(toolchain)
     fallbacks = metadata["cpu_fallbacks"]
@@ -118,6 +120,20 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
             f"{100 * (1 - chosen.agreement):.1f} %. Give a larger --max-drop, or --precision fp16."
         )
     return quantisation, warnings
+
+
+def _cycles_before(toolchain: Toolchain, request: BuildRequest, platform: str, channels: int) -> int | None:
+    """The vendor's total for the graph without the rewrites (but for the input, which has to be float)."""
+    with Worker(toolchain) as worker:
+        graph = worker.folder / "before.onnx"
+        prepare(request.onnx, graph, request.pixels, only=("pixels",))
+        compiler = Compiler(worker, graph, platform, channels, request.options.time_limit)
+        if request.precision == "fp16" or request.pixels is None:
+            compiler.build_float()
+        else:
+            compiler.quantize(write_dataset(request.pixels[:2], worker.folder / "dataset"), "normal")
+            compiler.assemble(())
+        return compiler.cost().total_cycles
 
 
 class _Judge:

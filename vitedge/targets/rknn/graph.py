@@ -14,10 +14,13 @@ TOLERANCE = 1e-5
 CHECKED = 4
 
 
-def prepare(source: Path, target: Path, pixels: np.ndarray | None) -> tuple[list[int], list[str]]:
+def prepare(
+    source: Path, target: Path, pixels: np.ndarray | None, only: tuple[str, ...] | None = None
+) -> tuple[list[int], list[str]]:
     """Writes the rewritten graph; the shape of the input [N, H, W, C], and the rewrites that were applied.
 
-    pixels: uint8 [N, H, W, C] to check them on, or None for pictures of noise. Raises VitedgeError where the
+    pixels: uint8 [N, H, W, C] to check them on, or None for pictures of noise.
+    only: the rewrites to apply; all by default. Raises VitedgeError where the
     rewritten graph computes anything else.
     """
     import onnx
@@ -26,7 +29,7 @@ def prepare(source: Path, target: Path, pixels: np.ndarray | None) -> tuple[list
 
     model = onnx.load(source)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    rewritten, done = rewrites.apply(model)
+    rewritten, done = rewrites.apply(model, only)
     onnx.save(rewritten, target)
     if pixels is None or not len(pixels):
         pixels = np.random.default_rng(0).integers(0, 256, (CHECKED, *shape[1:]), dtype=np.uint8)

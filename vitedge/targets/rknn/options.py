@@ -29,6 +29,9 @@ class RknnOptions(TargetOptions):
     )
     calib_images: int = Field(32, ge=1, description="Pictures that the compiler calibrates on.")
     check_images: int = Field(96, ge=1, description="Other calibration pictures that candidates are compared on.")
+    compare_export: bool = Field(
+        False, description="Compile the graph as exported too, to show what the rewrites save (one more build)."
+    )
     npu_cores: Cores = Field("auto", description="NPU cores that the runner uses on a board (RK3588, RK3576).")
     rknn_python: str | None = Field(None, description="Python of an environment that has rknn-toolkit2.")
     time_limit: int = Field(600, ge=1, description="Seconds that one call of the compiler may take.")

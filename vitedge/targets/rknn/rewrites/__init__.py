@@ -9,11 +9,11 @@ from vitedge.targets.rknn.rewrites import patch_embed, pixels
 REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite}
 
 
-def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A rewritten copy and the names of the rewrites that found something."""
+def apply(model: onnx.ModelProto, only: tuple[str, ...] | None = None) -> tuple[onnx.ModelProto, list[str]]:
+    """A rewritten copy and the names of the rewrites that found something. `only`: those to try; all by default."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    done = [name for name, rewrite in REWRITES.items() if rewrite(copy)]
+    done = [name for name, rewrite in REWRITES.items() if (only is None or name in only) and rewrite(copy)]
     copy = onnx.shape_inference.infer_shapes(copy)
     onnx.checker.check_model(copy)
     return copy, done
