@@ -78,7 +78,8 @@ def test_ranges_by_their_effect_and_spared_activations(case) -> None:  # type: i
         fixed = calibrate(model, batched(x), QuantOptions(observer=other), PREP)  # type: ignore[arg-type]
         found = {e.name: e.sqnr_db for e in effects(model, fixed, x[:16], PREP)}
         for name, noise in auto.facts["noise"].items():
-            assert -10 * np.log10(noise) >= found[name] - 1.5, name
+            if found.get(name, 99) < 40:  # beyond that, which roundings fall how is all that differs
+                assert -10 * np.log10(noise) >= found[name] - 1, name
 
 
 def test_lost() -> None:
