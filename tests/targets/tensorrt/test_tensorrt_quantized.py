@@ -105,6 +105,16 @@ def test_zero_points_keep_a_bit_that_symmetric_scales_lose(case):
     assert ours > sqnr(run(plain, case.pixels)[0], reference)
 
 
+@pytest.mark.parametrize("group", ["0", "1"])
+def test_one_group_of_units_in_float(case, group):
+    """As mixed precision leaves it; the other group's shift still ends in the shared bias."""
+    value = f"block0.mlp.gelu.{group}"
+    activations = {n: a for n, a in case.scheme.activations.items() if n != value}
+    placed, facts = place(case.model, replace(case.scheme, activations=activations))
+    assert facts["float"][f"block0.mlp.fc2.{group}"] == "the scheme keeps its input in float"
+    assert sqnr(run(placed, case.pixels)[0], run(case.model, case.pixels)[0]) > 25
+
+
 def test_where_quantisers_stand(case):
     placed, facts = place(case.model, case.scheme)
     assert not graph_problems(placed)

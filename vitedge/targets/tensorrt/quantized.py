@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_FLOAT_INPUT = "the scheme keeps its input in float"
+
+
 def insert_quantizers(request: BuildRequest, model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The float32 graph with Q/DQ by the scheme in `request.quant`, and what was quantised (JSON-able)."""
     if request.quant is None:
@@ -60,7 +63,8 @@ def place(model: onnx.ModelProto, scheme: Scheme, *, attention: bool = False) ->
     linears = [u for node in model.graph.node if (u := _unit(node, scheme)) and u not in left]
     if not linears:
         raise misfit(f"None of its {len(scheme.weights)} matrices stands in the graph as it was quantised.")
-    shifted, biases, activations = _shift(model, scheme, set(linears))
+    beside = {unit for unit, reason in left.items() if reason == _FLOAT_INPUT}
+    shifted, activations = _shift(model, scheme, set(linears), beside)
     fused: list[str] = []
     if attention:
         for node in model.graph.node:
@@ -72,7 +76,7 @@ def place(model: onnx.ModelProto, scheme: Scheme, *, attention: bool = False) ->
                 else:
                     fused.append(node.name)
     weights = {name: scheme.weights[name] for name in linears}
-    ours = replace(scheme, activations=activations, weights=weights, biases=biases)
+    ours = replace(scheme, activations=activations, weights=weights, biases={})
     placed = insert_qdq(shifted, ours, Placement(signed=True, symmetric=True, patch="float"))
     return placed, {"linears": linears, "attention": fused, "float": left}
 
@@ -100,17 +104,21 @@ def _why_float(node: onnx.NodeProto, unit: str, scheme: Scheme, shapes: dict[str
     shape = shapes.get(node.input[0], [])
     if len(shape) < 3 or shape[-2] == 1:
         return "a product on [CLS] alone is memory-bound"
-    return "" if node.input[0] in scheme.activations else "the scheme keeps its input in float"
+    return "" if node.input[0] in scheme.activations else _FLOAT_INPUT
 
 
 def _shift(
-    model: onnx.ModelProto, scheme: Scheme, linears: set[str]
-) -> tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, Activation]]:
-    """The graph whose quantised Linears read shifted values, their biases with the shift taken back, and the
-    shifted values' scales."""
+    model: onnx.ModelProto, scheme: Scheme, linears: set[str], beside: set[str]
+) -> tuple[onnx.ModelProto, dict[str, Activation]]:
+    """The graph whose quantised Linears read shifted values and whose biases take the shift back, and the
+    shifted values' scales.
+
+    beside: Linears that read floats by the scheme, such as small groups of large MLP units. They keep its
+        weights, as numbers, and its bias: the other groups of the same layer were fitted beside these.
+    """
     g = GraphEditor(model)
     activations: dict[str, Activation] = {}
-    biases = {name: scheme.biases[name] for name in linears if name in scheme.biases}
+    biases = {name: scheme.biases[name] for name in linears | beside if name in scheme.biases}
     for node in g.source:
         unit = _unit(node, scheme)
         if unit in linears:
@@ -128,8 +136,12 @@ def _shift(
             base = biases[target] if target in biases else g.array(f"{target}.bias")
             assert base is not None
             biases[target] = base + weight.dequantize().sum(axes, np.float64) * shift_of(found)
+        elif unit in beside:
+            g.constant(f"{unit}.weight", scheme.weights[unit].dequantize())
         g.keep(node)
-    return g.finish(), biases, activations
+    for name, bias in biases.items():
+        g.constant(f"{name}.bias", bias.astype(np.float32))
+    return g.finish(), activations
 
 
 def _bias_owner(g: GraphEditor, unit: str) -> str:
