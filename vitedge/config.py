@@ -18,6 +18,9 @@ from vitedge import targets
 from vitedge.condition import ConditionOptions
 from vitedge.errors import VitedgeError
 from vitedge.files import write_text
+from vitedge.prune import PruneOptions
+from vitedge.quant.options import QuantOptions
+from vitedge.train.options import DistilOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +59,7 @@ class StepsSection(Section):
     """Which of the optional steps are taken."""
 
     condition: bool = Field(True, description="Exact float transforms before anything is quantised.")
+    quantize: Literal["none", "dynamic", "static"] = Field("none", description="INT8, and how its scales are found.")
 
 
 class ExportSection(Section):
@@ -71,7 +75,10 @@ class RunConfig(Section):
     model: ModelSection = ModelSection()
     calib: CalibSection = CalibSection()
     steps: StepsSection = StepsSection()
+    prune: PruneOptions = PruneOptions()
+    distill: DistilOptions = DistilOptions()
     condition: ConditionOptions = ConditionOptions()
+    quantize: QuantOptions = QuantOptions()
     export: ExportSection = ExportSection()
     build: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

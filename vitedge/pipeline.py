@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitedge import targets
 from vitedge.bundle import Bundle, StepRecord
 from vitedge.config import RunConfig, load_config, make_config, save_config
 from vitedge.reporter import Reporter
+
+if TYPE_CHECKING:
+    from vitedge.steps.transform import Transformed
 
 CONFIG = "vitedge.toml"
 
@@ -19,8 +23,8 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     """
     from vitedge.steps.export import export_graphs
     from vitedge.steps.model import finish_model
+    from vitedge.steps.quantize import quantize_model
     from vitedge.steps.source import SOURCE, import_model, sample_calibration
-    from vitedge.steps.transform import condition_model
 
     reporter = reporter or Reporter()
     bundle = Bundle.create(root)
@@ -35,15 +39,39 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
         if record:
             _tell(record, reporter)
         model, changed = SOURCE, False
-        if record and config.steps.condition:
-            step = condition_model(bundle, model, config.condition, reporter)
-            model, changed = step.folder, changed or step.function_changed
-            _tell(step.record, reporter)
-        else:
-            bundle.drop_step("condition")
+        for name, step in _transforms(config, record is not None).items():
+            if step is None:
+                bundle.drop_step(name)
+                continue
+            done = step(bundle, model, reporter)
+            model, changed = done.folder, changed or done.function_changed
+            _tell(done.record, reporter)
         _tell(finish_model(bundle, model, function_changed=changed), reporter)
         _tell(export_graphs(bundle, "model", config.export, reporter), reporter)
+        if config.steps.quantize == "none":
+            bundle.drop_step("quantize")
+        else:
+            _tell(quantize_model(bundle, config.steps.quantize, config.quantize, reporter), reporter)
     return bundle
+
+
+def _transforms(config: RunConfig, pictures: bool) -> dict[str, Callable[..., Transformed] | None]:
+    """The transforms of the float model in their order; None for one that is not asked for.
+
+    Conditioning comes last: its choices depend on the weights that are quantised.
+    """
+    from vitedge.steps.transform import condition_model, distil_model, prune_model
+
+    cut = config.prune.prune is not None or config.prune.sparsity is not None
+    taught = cut and config.prune.recover == "distill"
+    return {
+        "prune": (lambda b, m, r: prune_model(b, m, config.prune, r)) if cut else None,
+        "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,
+        # Without pictures there is nothing to measure ranges on; a float graph can still be exported.
+        "condition": (lambda b, m, r: condition_model(b, m, config.condition, r))
+        if config.steps.condition and pictures
+        else None,
+    }
 
 
 def build(

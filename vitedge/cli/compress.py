@@ -11,20 +11,50 @@ from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
 from vitedge.cli.flags import with_flags
 from vitedge.condition import ConditionOptions
-from vitedge.config import CalibSection, ExportSection, ModelSection, StepsSection, load_config, make_config
+from vitedge.config import (
+    CalibSection,
+    ExportSection,
+    ModelSection,
+    RunConfig,
+    StepsSection,
+    load_config,
+    make_config,
+)
+from vitedge.errors import VitedgeError
+from vitedge.prune import PruneOptions
+from vitedge.quant.options import QuantOptions
+from vitedge.train.options import DistilOptions
 
 _SECTIONS = {
     "model": ModelSection,
     "calib": CalibSection,
+    "prune": PruneOptions,
+    "distill": DistilOptions,
     "steps": StepsSection,
+    "quantize": QuantOptions,
     "condition": ConditionOptions,
     "export": ExportSection,
 }
-_PANELS = {"calib": "Calibration pictures", "steps": "Steps", "condition": "Conditioning", "export": "ONNX"}
-# What few users change has no flag; `[section]` in the TOML file sets it.
-_NAMES: dict[str, str | None] = {
-    f"condition.{name}": None for name in ("fold", "smooth", "balance", "groups", "group_gain", "group_size")
+_PANELS = {
+    "calib": "Calibration pictures",
+    "prune": "Pruning",
+    "distill": "Distillation (--recover distill)",
+    "steps": "Quantisation",
+    "quantize": "Quantisation",
+    "condition": "Conditioning",
+    "export": "ONNX",
 }
+# What few users change has no flag; `[section]` in the TOML file sets it.
+_ONLY_TOML = {
+    "prune": ("head_align", "min_heads", "min_hidden", "fit_batch", "fit_views", "fit_lr", "damping"),
+    "distill": (
+        *("distil_batch", "distil_accumulate", "distil_lr", "distil_mixup"),
+        *("temperature", "feature_weight", "crop_scale", "holdout", "precision"),
+    ),
+    "quantize": ("percentile", "symmetric", "correct", "metric", "held_out"),
+    "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size"),
+}
+_NAMES: dict[str, str | None] = {f"{section}.{name}": None for section, names in _ONLY_TOML.items() for name in names}
 _NAMES |= {"condition.massive": "massive-drop"}
 
 
@@ -41,11 +71,26 @@ def command(
 
     file = load_config(config) if config else {}
     settings = make_config(file, given, source=str(config) if config else "the command line")
+    _check_given(given, settings)
     bundle = compress(run, settings, ConsoleReporter())
     if json:
         print_json({"run": str(run), "steps": {n: s["facts"] for n, s in bundle.manifest["steps"].items()}})
     else:
         _summary(bundle)
+
+
+def _check_given(given: dict[str, Any], settings: RunConfig) -> None:
+    """Refuses flags that would do nothing: the user meant something by them."""
+    seeded = {name: {k: v for k, v in values.items() if k != "seed"} for name, values in given.items()}
+    needs = {
+        "prune": (settings.prune.prune is not None or settings.prune.sparsity is not None, "--prune or --sparsity"),
+        "distill": (settings.prune.recover == "distill", "--recover distill"),
+        "quantize": (settings.steps.quantize != "none", "--quantize dynamic or static"),
+    }
+    for section, (used, flag) in needs.items():
+        if seeded.get(section) and not used:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in seeded[section])
+            raise VitedgeError(f"{names} says nothing without {flag}.", "", f"Add {flag}, or leave it out.")
 
 
 def _summary(bundle: Bundle) -> None:

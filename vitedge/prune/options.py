@@ -23,8 +23,10 @@ class PruneOptions(BaseModel):
     head_align: int = Field(8, ge=0, description="Head sizes stay in multiples of this; 0 leaves them as they are.")
     min_heads: int = Field(1, ge=0, description="Fewest heads of a block; 0 lets a whole attention go.")
     min_hidden: int = Field(32, ge=0, description="Fewest MLP units of a block; 0 lets a whole MLP go.")
-    recover: Literal["none", "ridge", "block"] = Field(
-        "block", description="none: only cut; ridge: closed form; block: then each block by gradient steps."
+    recover: Literal["none", "ridge", "block", "distill"] = Field(
+        "block",
+        description="none: only cut; ridge: closed form; block: then each block by gradient steps; "
+        "distill: then the whole by distillation.",
     )
     sparsity: str | None = Field(
         None, description="Also zero this share of the weights left, such as 0.5, or 2:4 (no faster on most targets)."

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.condition import ConditionOptions
 from vitedge.files import write_json
+from vitedge.prune import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess
+from vitedge.train.options import DistilOptions
 
 if TYPE_CHECKING:
     from vitedge.vit.model import VisionTransformer
@@ -44,10 +46,12 @@ def transform_model(
     options: Mapping[str, Any],
     rooms: tuple[str, ...],
     order: int,
+    also: tuple[str, ...] = (),
 ) -> StepRecord:
     """Runs `apply` on the model in `parent` and keeps the result in `steps/<name>/`.
 
     rooms: packages whose sources make the result. order: place of its table in the report.
+    also: further files of the bundle that it reads.
     """
 
     def work(folder: Path) -> dict[str, Any]:
@@ -62,9 +66,69 @@ def transform_model(
         name,
         work,
         options=options,
-        inputs=[f"{parent}/model.safetensors", f"{parent}/arch.json", f"{SOURCE}/preprocess.json", PIXELS],
+        inputs=[f"{parent}/model.safetensors", f"{parent}/arch.json", f"{SOURCE}/preprocess.json", PIXELS, *also],
         code=code_version("vitedge.vit.model", *rooms),
     )
+
+
+def prune_model(bundle: Bundle, parent: str, options: PruneOptions, reporter: Reporter) -> Transformed:
+    """A smaller model (or one with zeros, where only sparsity is asked for) out of the model in `parent`."""
+    pixels = need_pixels(bundle, "Pruning")
+    own = options.model_copy(update={"recover": "block"}) if options.recover == "distill" else options
+
+    def apply(model: VisionTransformer) -> Outcome:
+        from vitedge.prune import prune
+
+        small, report = prune(model, float_batches(pixels, read_preprocess(bundle)), own, reporter)
+        return Outcome(small, report.to_dict(), prune_table(report.to_dict()))
+
+    record = transform_model(
+        bundle, "prune", parent, apply, options=own.model_dump(), rooms=("vitedge.prune",), order=10
+    )
+    return Transformed("steps/prune", True, record)
+
+
+def prune_table(report: Mapping[str, Any]) -> dict[str, Any]:
+    """One row a block: its widths before and after, and the error of what it writes."""
+    widths = ("heads", "qk_dim", "v_dim", "hidden")
+    rows = []
+    for layer in report["layers"]:
+        changes = [" -> ".join(str(v) for v in layer[name]) for name in widths]
+        rows.append([f"block{layer['block']}", *changes, layer["error_cut"], layer["error"]])
+    macs = " -> ".join(f"{m / 1e6:,.0f} M" for m in report["macs"])
+    return {
+        "title": f"Pruning: {report['removed']:.1%} of the {report['unit']} removed",
+        "columns": ["block", *widths, "error after the cut", "error after the fit"],
+        "rows": rows,
+        "note": f"MACs {macs}, every block on all tokens. Errors are relative to the dense model's, on "
+        f"{report['images']} calibration pictures.",
+        "bars": ["error after the fit"],
+    }
+
+
+def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: Reporter) -> Transformed:
+    """The pruned model in `parent`, taught by the dense source on the calibration pictures."""
+    pixels = need_pixels(bundle, "Distillation")
+
+    def apply(model: VisionTransformer) -> Outcome:
+        from vitedge.train.distil import distill
+        from vitedge.vit.checkpoint import read_model
+
+        teacher = read_model(bundle.path(SOURCE))
+        student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter)
+        return Outcome(student, report.to_dict(), report.tables())
+
+    record = transform_model(
+        bundle,
+        "distill",
+        parent,
+        apply,
+        options=options.model_dump(),
+        rooms=("vitedge.train",),
+        order=15,
+        also=(f"{SOURCE}/model.safetensors",),
+    )
+    return Transformed("steps/distill", True, record)
 
 
 def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, reporter: Reporter) -> Transformed:

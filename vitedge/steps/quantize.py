@@ -1,0 +1,88 @@
+"""The step that quantises: the scheme in `quant/`, and `onnx/int8.onnx` out of it and the float graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.files import write_json
+from vitedge.quant.options import QuantOptions
+from vitedge.quant.scheme import Scheme
+from vitedge.reporter import Reporter
+from vitedge.steps.export import FLOAT32, LOGITS, check_images, run_graph
+from vitedge.steps.model import FINAL
+from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
+
+INT8 = "onnx/int8.onnx"
+QUANT = "quant"
+
+
+def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: Reporter) -> StepRecord:
+    """`quant/scheme.*` and `onnx/int8.onnx`; mode "static" or "dynamic". The model is the final float one."""
+    pixels = need_pixels(bundle, "Static quantisation") if mode == "static" else read_pixels(bundle)
+
+    def work(folder: Path) -> dict[str, Any]:
+        import onnx
+
+        from vitedge.quant import calibrate, insert_qdq, quantize_dynamic, round_weights
+        from vitedge.vit.checkpoint import read_model
+
+        model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
+        batches = None if pixels is None else float_batches(pixels, preprocess)
+        count = "no" if pixels is None else str(len(pixels))
+        with reporter.progress(f"quantising ({mode}, {count} pictures): layers", len(model.linears()) + 1) as advance:
+            make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
+            scheme = make(model, batches, options, preprocess, lambda name: advance(1))
+        scheme.save(folder / QUANT)
+        insert = insert_qdq if mode == "static" else quantize_dynamic
+        graph = insert(onnx.load(bundle.path(FLOAT32)), scheme)
+        (folder / INT8).parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(graph, folder / INT8)
+        facts = compare(bundle, folder / INT8) | scheme.facts
+        facts["operators"] = dict(Counter(node.op_type for node in graph.graph.node))
+        facts["size_ratio"] = (folder / INT8).stat().st_size / bundle.path(FLOAT32).stat().st_size
+        write_json(folder / "analysis" / "30-quantize.json", quantize_table(mode, scheme, facts) | {"step": "quantize"})
+        return facts
+
+    return bundle.run_step(
+        "quantize",
+        work,
+        options=asdict(options) | {"mode": mode},
+        inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, LOGITS]
+        + ([PIXELS] if pixels is not None else []),
+        code=code_version("vitedge.quant", "vitedge.vit.model"),
+    )
+
+
+def compare(bundle: Bundle, graph: Path) -> dict[str, Any]:
+    """Agreement and logit SQNR of a graph with the float one, on the pictures that graphs are compared on."""
+    images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
+    expected = np.load(bundle.verified(LOGITS))
+    found = run_graph(graph, images)
+    noise = float(np.square(found - expected).sum(dtype=np.float64))
+    power = float(np.square(expected).sum(dtype=np.float64))
+    return {
+        "check_images": f"{len(images)} {kind}",
+        "agreement": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "sqnr_db": 10 * float(np.log10(power / noise)) if noise else None,
+    }
+
+
+def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str, Any]:
+    """What was quantised, and how near the result is on calibration pictures."""
+    rows = [
+        ["Linears with INT8 weights", len(scheme.weights)],
+        ["activations in INT8", len(scheme.activations)],
+        ["share of INT8 MACs", scheme.facts.get("int8_macs")],
+        ["size, as a share of FP32", facts["size_ratio"]],
+        ["agreement with FP32", facts["agreement"]],
+        ["logit SQNR (dB)", facts["sqnr_db"]],
+    ]
+    title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode == "static" else "")
+    return {"title": title, "columns": ["what", "value"], "rows": rows, "note": f"On {facts['check_images']}."}
