@@ -63,9 +63,10 @@ class Harness:
             self._measure(job, lookup, baseline)
             self.save(self.result)
         self._latency([job for job in live if job.timed])
-        if (after := host.jetson()) is not None:
-            # Temperatures, clocks and power after the last inference, beside those before the first.
-            self.host["jetson_after"] = after
+        for device, after in (("jetson", host.jetson()), ("npu", host.npu())):
+            if after is not None:
+                # Temperatures, clocks and power after the last inference, beside those before the first.
+                self.host[f"{device}_after"] = after
         self.result["data"] = self.source.facts()
         self.result["settings"]["seconds_taken"] = round(time.time() - started, 1)
         self.save(self.result)
@@ -123,7 +124,7 @@ class Harness:
             with self._row(job.artifact) as process:
                 opened = process.open(**self._open_options())
                 simulator = opened["device"] == "simulator"
-                row |= {"device": opened["device"], "affinity": opened["affinity"]}
+                row |= {name: opened[name] for name in ("device", "affinity", "versions")}
                 row["batch"] = process.load(self.timing_pixels, self.settings.batch)["batch"]
                 row["threads"] = self.settings.threads or len(opened["affinity"])
                 if not simulator:

@@ -69,6 +69,7 @@ def facts(root: str | Path = "/", *, name: str | None = None) -> dict[str, Any]:
         "gpus": gpus(root),
         "npu_driver": read(root / "sys/kernel/debug/rknpu/version") or read(root / "proc/rknpu/version"),
         "jetson": jetson(root),
+        "npu": npu(root),
         "python": platform.python_version(),
         "libraries": versions(),
     }
@@ -181,3 +182,10 @@ def jetson(root: Path = Path("/")) -> dict[str, Any] | None:
     from vitedge.bench.host_jetson import jetson_facts  # which reads files by means of this module
 
     return jetson_facts(root)
+
+
+def npu(root: Path = Path("/")) -> dict[str, Any] | None:
+    """What the kernel says of a Rockchip's NPU (`host_npu.npu_facts`), or None on anything else."""
+    from vitedge.bench.host_npu import npu_facts  # which reads files by means of this module
+
+    return npu_facts(root)

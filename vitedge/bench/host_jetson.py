@@ -61,7 +61,12 @@ def gpu_clock(root: Path = Path("/")) -> dict[str, Any] | None:
 
     "locked" is true where the clock can't move, as after `jetson_clocks`.
     """
-    for pattern in _GPU_CLOCKS:
+    return device_clock(root, _GPU_CLOCKS)
+
+
+def device_clock(root: Path, patterns: tuple[str, ...]) -> dict[str, Any] | None:
+    """The same of the first device below `sys/class/devfreq` that a pattern names."""
+    for pattern in patterns:
         for folder in sorted((root / "sys/class/devfreq").glob(pattern)):
             hertz = {short: read_int(folder / f"{short}_freq") for short in ("cur", "min", "max")}
             if hertz["cur"] is None:

@@ -115,7 +115,6 @@ class BoardRunner:
             )
         if trouble := device_trouble():
             raise VitedgeError("The NPU can't be used.", *trouble, exit_code=1)
-        self.facts = npu_facts()
         lite = import_lite()
         wanted = metadata.get("npu_cores", "auto")
         count = CORES.get(chip, 1)
@@ -184,26 +183,3 @@ def _one(context: Any, picture: np.ndarray) -> np.ndarray:
             "The NPU failed while it ran.", "Its runtime returned nothing.", "See its log above.", exit_code=1
         )
     return np.asarray(result[0], np.float32).reshape(-1)
-
-
-def npu_facts(sys: Path = Path("/sys")) -> dict[str, float]:
-    """The NPU's frequency and temperature now; what the kernel does not show is left out."""
-    facts: dict[str, float] = {}
-    for folder in sorted((sys / "class" / "devfreq").glob("*npu*")):
-        if (value := _number(folder / "cur_freq")) is not None:
-            facts["npu_mhz"] = value / 1e6
-    for zone in sorted((sys / "class" / "thermal").glob("thermal_zone*")):
-        try:
-            kind = (zone / "type").read_text().strip()
-        except OSError:
-            continue
-        if "npu" in kind and (value := _number(zone / "temp")) is not None:
-            facts["npu_celsius"] = value / 1000
-    return facts
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return None
