@@ -100,9 +100,25 @@ def _summary(bundle: Bundle) -> None:
         if name.endswith(".onnx"):
             row = [name, facts["macs_exported"] / 1e9, facts["params"] / 1e6]
             rows.append([*row, bundle.path(name).stat().st_size / 2**20, facts["logit_difference"]])
+    quantized = bundle.facts("quantize")
+    if quantized:
+        rows.append(["onnx/int8.onnx", None, None, bundle.path("onnx/int8.onnx").stat().st_size / 2**20, None])
     columns = ["", "GMACs", "M parameters", "MiB", "largest logit difference to PyTorch"]
     print_table(f"{dense['origin']}", columns, rows, f"Compared on {export['check_images']}.")
+    pruned, taught = bundle.facts("prune"), bundle.facts("distill")
+    if pruned and pruned["asked"]:
+        out.print(
+            f"Pruned: {pruned['removed']:.1%} of the dense model's {pruned['unit']} ({pruned['asked']:.0%} asked)."
+        )
+    if taught:
+        before, after = taught["agreement"]
+        out.print(f"Distilled: agreement with the dense model {before:.3f} -> {after:.3f} on held-out pictures.")
+    if quantized:
+        out.print(
+            f"INT8: agreement with float {quantized['agreement']:.3f}, logit SQNR {quantized['sqnr_db']:.1f} dB, on "
+            f"{quantized['check_images']} (it was fitted to them); {quantized['int8_macs']:.0%} of the MACs in INT8."
+        )
     if dense["random_weights"]:
         out.print("The weights are random: figures of speed and size hold, accuracy means nothing.")
     run = "" if str(bundle.root) == DEFAULT_RUN else f" --run {bundle.root}"
-    out.print(f"Next: vitedge build --target onnxruntime{run}")
+    out.print(f"Next: vitedge build --target onnxruntime{' --precision int8' if quantized else ''}{run}")

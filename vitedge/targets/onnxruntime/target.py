@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ _GRAPH = {"fp32": "float32", "int8": "int8"}
 
 class OnnxRuntimeOptions(TargetOptions):
     """Nothing to choose yet: the session options are stated in the metadata."""
+
+
+def saturation_warnings(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """A warning where the CPU's product of uint8 and int8 saturates: x86 without VNNI adds pairs in 16 bits."""
+    if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.is_file():
+        return []
+    flags = set(next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split())
+    if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return []
+    return [
+        "this CPU has no VNNI, and its sums of two 8-bit products saturate: compress with `--weight-bits 7` "
+        "if the artifact is to run here"
+    ]
 
 
 class OnnxRuntimeTarget:
@@ -50,11 +64,20 @@ class OnnxRuntimeTarget:
                 "It was compressed without quantisation.",
                 "Run `vitedge compress --quantize static` (or dynamic) first.",
             )
-        shutil.copyfile(graph, request.out / "model.onnx")
-        return BuildResult(
-            "model.onnx",
-            {"onnxruntime": ort.__version__, "machine": platform.machine(), "session": session_settings()},
-        )
+        facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
+        warnings: list[str] = []
+        if request.precision == "int8":
+            import onnx
+
+            from vitedge.targets.onnxruntime.rewrites import apply
+
+            model, facts["rewrites"] = apply(onnx.load(graph))
+            onnx.save(model, request.out / "model.onnx")
+            facts["operators"] = dict(Counter(node.op_type for node in model.graph.node))
+            warnings = saturation_warnings()
+        else:
+            shutil.copyfile(graph, request.out / "model.onnx")
+        return BuildResult("model.onnx", facts | {"session": session_settings()}, warnings)
 
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""
