@@ -121,3 +121,13 @@ def test_metrics_are_rewritten_whole_and_kept_for_tensorboard(tmp_path: Path) ->
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert [float(r["step"]) for r in rows] == [r["step"] for r in result.history]
     assert rows[0]["train_loss"] == ""
+
+
+def test_a_full_memory_says_which_batch_fits() -> None:
+    model, case = make_case(most=2)
+    with pytest.raises(VitedgeError) as caught:
+        run(model, case, options(batch=8, accumulate=2))
+    assert "batch 8" in caught.value.what
+    assert "batch of 2 fits" in caught.value.why
+    assert "--batch 2 --accumulate 8" in caught.value.todo
+    assert caught.value.exit_code == 1

@@ -161,6 +161,7 @@ def distill(
         lr=options.distil_lr,
         layer_decay=1.0,
         weight_decay=0.01,
+        warmup=0.1,
         precision=options.precision,
         seed=options.seed,
     )

@@ -100,7 +100,7 @@ class DistilOptions(BaseModel):
     )
     distil_batch: int = Field(16, ge=1, description="Pictures that a process computes at once.")
     distil_accumulate: int = Field(1, ge=1, description="Batches a step.")
-    distil_lr: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
+    distil_lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
     temperature: float = Field(1.0, gt=0, description="Of the class shares that the student learns from.")
     feature_weight: float = Field(
         1.0, ge=0, description="Weight of the blocks' outputs beside the logits' KL divergence; 0: logits only."
