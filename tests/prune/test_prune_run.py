@@ -11,7 +11,7 @@ import torch
 
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions, prune
-from vitedge.prune.fit import divergence
+from vitedge.prune.effects import divergence
 from vitedge.vit.macs import model_macs, model_params
 from vitedge.vit.model import VisionTransformer, init_weights
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitedge.prune.candidates import Candidates
 from vitedge.prune.store import mixed
@@ -30,7 +31,7 @@ def log_probability(logits: Tensor, activation: str, generator: torch.Generator)
     p = logits.detach().float()
     if activation == "sigmoid":
         y = torch.bernoulli(p.sigmoid(), generator=generator)
-        return -torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), y, reduction="sum")
+        return -F.binary_cross_entropy_with_logits(logits.float(), y, reduction="sum")
     y = torch.multinomial(p.softmax(-1), 1, generator=generator)
     return logits.float().log_softmax(-1).gather(1, y).sum()
 
@@ -108,3 +109,12 @@ def measure(
             for left in table:
                 table[left] /= max(seen_pictures, 1)
     return effects
+
+
+def divergence(found: Tensor, wanted: Tensor, activation: str) -> Tensor:
+    """KL divergence of two sets of logits [B, classes], a picture's mean, in nats."""
+    if activation == "sigmoid":
+        p = wanted.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(wanted, p, reduction="none")
+        return (F.binary_cross_entropy_with_logits(found, p, reduction="none") - entropy).sum(-1).mean()
+    return F.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")

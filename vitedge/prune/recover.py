@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.prune.cut import plan_attention, plan_mlp
-from vitedge.prune.fit import Fit, fit_block, fit_end
+from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import ridge
 from vitedge.prune.moments import Moments, damping_for
 from vitedge.prune.plan import BlockPlan
@@ -126,7 +126,6 @@ def recover(
     x_dense = x = start
     found = []
     last = len(plans) - 1
-    end = max(0, last - 1)
     for index, (old, block, plan) in enumerate(zip(dense.encoder(), pruned.encoder(), plans, strict=True)):
         queries = 1 if index == last else None
         middle = through(partial(old.attend, queries=queries), x_dense)
@@ -138,14 +137,8 @@ def recover(
         cut = relative_error(through(partial(block, queries=queries), x[:sample]), target[:sample])
         if how.method == "block":
             fit_block(block, x, target, queries, how.fit, generator, advance)
-        if index == end:
-            fed = x
         x = through(partial(block, queries=queries), x)
         x_dense = target
         advance(len(x))
         found.append(Errors(cut, relative_error(x[:sample], target[:sample])))
-    if how.method == "block" and how.fit.end_steps:
-        with torch.no_grad():
-            logits = torch.cat([dense.classify(t) for (t,) in parts(x_dense)])
-        fit_end(pruned, end, fed, logits, how.fit.of_end(), generator, advance)
     return found

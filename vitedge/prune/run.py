@@ -127,8 +127,8 @@ def run(
     steps = default_steps(dense.config, options.fit_batch) if options.fit_steps is None else options.fit_steps
     if options.recover != "block" or not options.prune:
         steps = 0
-    fit = Fit(steps, options.fit_batch, options.fit_lr, end_steps=steps)
-    views = options.fit_views or min(4, max(1, math.ceil(fit.steps * fit.batch / images)))
+    fit = Fit(steps, options.fit_batch, options.fit_lr)
+    views = options.fit_views or min(2, max(1, math.ceil(fit.steps * fit.batch / images)))
     start = embed_all(dense, batches, views, options.seed)
     clock.lap("embed")
 
@@ -142,7 +142,7 @@ def run(
 
     pruned = copy.deepcopy(dense)
     how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
-    work = len(plans) * (len(start) + 3 * fit.steps * fit.batch) + 3 * fit.end_steps * fit.batch
+    work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
     with reporter.progress("pruning: pictures through a block", work) as advance:
         errors = recover(dense, pruned, plans, start, how, options.seed, advance)
     clock.lap("recover")
