@@ -134,11 +134,12 @@ class _Run:
         self.last = now
         share = self.state.step / self.total
         if self.options.minutes is not None:
-            seconds = torch.tensor(self.state.seconds, dtype=torch.float64, device=self.device)
+            # Both from one process: they must all end at the same step.
+            times = torch.tensor([self.state.seconds, self.state.reserve], device=self.device)
             if self.accelerator.num_processes > 1:
-                torch.distributed.broadcast(seconds, 0)
-            limit = max(1e-9, self.options.minutes * 60 - self.state.reserve)
-            share = max(share, float(seconds) / limit)
+                torch.distributed.broadcast(times, 0)
+            seconds, reserve = times.tolist()
+            share = max(share, seconds / max(1e-9, self.options.minutes * 60 - reserve))
         self.state.progress = max(self.state.progress, min(1.0, share))
 
     # -- the loop -----------------------------------------------------------------------------------------
