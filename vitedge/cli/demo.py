@@ -40,8 +40,10 @@ def command(
         out.print(f"trained: top-1 {metrics['top1']:.3f} on the {metrics['part']} part, {metrics['seconds']:.0f} s")
     run = ["--run", str(folder / DEFAULT_RUN)]
     test = str(data / "test")
-    _call("compress", "--model", str(model), "--calib", str(data / "calib"), *run)
-    _call("build", "--target", "onnxruntime", "--precision", "fp32", *run)
+    calib = ["--calib", str(data / "calib")]
+    _call("compress", "--model", str(model), *calib, "--prune", "0.3", "--quantize", "static", *run)
+    for precision in ("fp32", "int8"):
+        _call("build", "--target", "onnxruntime", "--precision", precision, *run)
     _call("bench", "--data", test, *run)
     _call("report", *run)
     out.print(f"The report: {folder / DEFAULT_RUN / 'report.html'}")
