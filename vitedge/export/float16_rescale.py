@@ -61,6 +61,15 @@ def rescale_residual(
     return scaled, new, ResidualScale(exponent, largest, largest * factor)
 
 
+def scale_stream(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """The graph with its residual stream times `factor`, which its logits don't show. Raises ValueError where
+    something else than LayerNorms reads the stream."""
+    stream = _Stream(model)
+    if stream.problem:
+        raise ValueError(stream.problem)
+    return stream.scaled(factor)
+
+
 class _Stream:
     """The values that carry the stream's scale, from the LayerNorms back to the weights that write them."""
 
@@ -90,9 +99,7 @@ class _Stream:
             elif inside:
                 read = {node.input[0]}
             if met := read & (self.values | self.weights):
-                self.problem = (
-                    self.problem or f"{node.op_type} {node.name} reads {min(met)} without a LayerNorm"
-                )
+                self.problem = self.problem or f"{node.op_type} {node.name} reads {min(met)} without a LayerNorm"
 
     def _sources(self, node: onnx.NodeProto | None, value: str) -> list[str]:
         if node is not None and node.op_type in _CARRIES:
@@ -102,9 +109,7 @@ class _Stream:
             if all(name in self.constants for name in written):
                 self.weights.update(written)
                 return []
-        self.problem = (
-            self.problem or f"{value} is written by {node.op_type if node else 'an input of the graph'}"
-        )
+        self.problem = self.problem or f"{value} is written by {node.op_type if node else 'an input of the graph'}"
         return []
 
     def scaled(self, factor: float) -> onnx.ModelProto:
