@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from vitedge.vit.config import BlockConfig, ViTConfig
 
 PIXELS = "pixels"
-# In the preset "linear", an activation stays float where the products that read it are less than this share
+# An activation stays float where the products that read it are less than this share
 # of all MACs: the layers of the last block that see [CLS] alone, and groups of a few far-out MLP units.
 # Integers save nothing there, and cost most: on a ViT-Ti/16 every other activation is good for 33 dB of logit
 # SQNR or more, these for 24 to 30. Their weights are integers all the same.
@@ -91,7 +91,10 @@ def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
 
 
 def values(config: ViTConfig, preset: str) -> list[str]:
-    """The activations that a preset quantises, in the order of the data flow."""
+    """The activations that a preset quantises, in the order of the data flow.
+
+    "full" is everything but what `NEGLIGIBLE` stands for: the last block's single token and groups of few units.
+    """
     if preset == "linear":
         read: dict[str, int] = {}
         for unit in units(config):
@@ -99,16 +102,21 @@ def values(config: ViTConfig, preset: str) -> list[str]:
         total = sum(read.values()) + sum(macs for _, _, macs in products(config))
         return [name for name, macs in read.items() if macs >= NEGLIGIBLE * total]
     found = [PIXELS, "patches", "embed"]
+    total = sum(unit.macs for unit in units(config)) + sum(macs for _, _, macs in products(config))
     for i, block in enumerate(config.blocks):
-        name = f"block{i}"
+        name, last = f"block{i}", i == len(config.blocks) - 1
         if block.heads:
-            parts = ("q", "k", "v", "scores", "probs", "context", "out")
-            found += [f"{name}.norm1", *(f"{name}.attention.{part}" for part in parts), f"{name}.residual1"]
-        if block.hidden:
-            suffixes = [suffix for suffix, _, _ in bounds(block)]
+            found.append(f"{name}.norm1")
+            # Behind its keys and values, the last block is one token.
+            parts = ("k", "v") if last else ("q", "k", "v", "scores", "probs", "context", "out")
+            found += [f"{name}.attention.{part}" for part in parts]
+            found += [] if last else [f"{name}.residual1"]
+        if block.hidden and not last:
+            sizes = [(suffix, (end - start) * config.width * config.tokens) for suffix, start, end in bounds(block)]
+            suffixes = [suffix for suffix, macs in sizes if macs >= NEGLIGIBLE * total or len(sizes) == 1]
             found += [f"{name}.norm2", *(f"{name}.mlp.fc1{s}" for s in suffixes)]
             found += [*(f"{name}.mlp.gelu{s}" for s in suffixes), f"{name}.mlp.fc2", f"{name}.residual2"]
-    return [*found, "norm"]
+    return found
 
 
 def int8_share(config: ViTConfig, weights: set[str], activations: set[str]) -> float:

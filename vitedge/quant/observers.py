@@ -55,7 +55,8 @@ def entropy(histogram: Histogram, options: QuantOptions) -> Range:
 def _search(histogram: Histogram, options: QuantOptions, cost: Callable[[Tensor, Tensor, Activation], float]) -> Range:
     """The best of shrunken ranges: both ends together first, then each by itself around that."""
     low, high = histogram.minimum, histogram.maximum
-    used = histogram.counts > 0
+    # Below a floor that was put under the histogram, clipping costs nothing.
+    used = (histogram.counts > 0) & (histogram.centres >= low - histogram.width)
     values, counts = histogram.centres[used], histogram.counts[used]
 
     def of(a: float, b: float) -> float:
