@@ -111,7 +111,7 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         "check_images": len(check),
         "agreement": chosen.agreement,
         "sqnr_db": chosen.sqnr_db,
-        "trials": [{"algorithm": name} | asdict(trial) for name, trial in results],
+        "trials": [{"algorithm": name} | asdict(trial) for name, trial in dict.fromkeys(results)],
     }
     warnings = []
     if not full and chosen.agreement < 1 - options.max_drop / 100:

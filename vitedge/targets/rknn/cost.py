@@ -56,7 +56,7 @@ def make_table(rows: list[CostRow]) -> CostTable:
     """The table of these rows, with its total and what the vendor leaves out of it."""
     total = sum(row.cycles for row in rows if row.cycles)
     if not total:
-        # The compiler has a model of the RK3588 alone.
+        # The compiler of version 2.5.0 has no cycles for the RK3576.
         return CostTable([replace(row, cycles=None) for row in rows], None, "No cycles are given for this platform.")
     left_out = sorted({row.op for row in rows if row.cycles is None and not row.op.endswith("putOperator")})
     words = f"No cycles are given for {', '.join(left_out)}: the total is a lower bound." if left_out else ""
