@@ -61,7 +61,7 @@ def test_bundle_holds_what_the_design_says(folder) -> None:
 def test_nothing_is_done_twice(folder, tiny_folder, shapes_folder) -> None:
     before = (folder / "vitedge-run/manifest.json").read_bytes()
     done = vitedge(folder, "compress", "--model", tiny_folder, "--calib", shapes_folder)
-    assert done.stderr.count("up to date") == 4
+    assert done.stderr.count("up to date") == 5
     assert "up to date" in vitedge(folder, "build").stderr
     assert (folder / "vitedge-run/manifest.json").read_bytes() == before
 
@@ -147,6 +147,58 @@ def test_config_file_and_unknown_option(tmp_path, tiny_folder, shapes_folder) ->
     assert len(np.load(tmp_path / "vitedge-run/calib/pixels.npy")) == 9
     (tmp_path / "b.toml").write_text("[calib]\ncalib_sice = 9\n")
     assert "did you mean 'calib_size'" in vitedge(tmp_path, "compress", "--config", "b.toml", code=2).stderr
+
+
+def test_prune_condition_quantize(tmp_path, tiny_folder, shapes_folder) -> None:
+    """Every transform of the float model and INT8 on top of it; the dense model stays the reference."""
+    import onnx
+
+    common = ("--model", tiny_folder, "--calib", shapes_folder)
+    done = vitedge(
+        tmp_path, "compress", *common, "--prune", 0.2, "--align", 8, "--fit-steps", 4, "--quantize", "static"
+    )
+    assert "Pruned: " in done.stdout and "INT8: agreement" in done.stdout
+    bundle = Bundle.open(tmp_path / "vitedge-run")
+    before, after = bundle.facts("prune")["macs"]
+    assert abs((1 - after / before) - 0.2) < 0.02
+    assert all(step["logit_difference"] < 1e-4 for step in bundle.facts("condition")["steps"])
+    assert bundle.has("onnx/reference.onnx") and bundle.has("quant/scheme.json")
+    operators = {node.op_type for node in onnx.load(bundle.path("onnx/int8.onnx")).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    vitedge(tmp_path, "build", "--precision", "int8")
+    metadata = json.loads((tmp_path / "vitedge-run/build/onnxruntime-int8/metadata.json").read_text())
+    assert metadata["check"]["agreement"] >= 0.85 and metadata["rewrites"]["integer_products"] > 0
+    for name in ("10-prune", "20-condition", "30-quantize"):
+        table = json.loads((tmp_path / f"vitedge-run/analysis/{name}.json").read_text())
+        assert table["rows"] and all(len(row) == len(table["columns"]) for row in table["rows"])
+
+    # Asking for less removes what belonged to more.
+    vitedge(tmp_path, "compress", *common, "--no-condition")
+    bundle = Bundle.open(tmp_path / "vitedge-run")
+    assert not bundle.has("onnx/int8.onnx") and not bundle.has("onnx/reference.onnx")
+    assert not (tmp_path / "vitedge-run/analysis/10-prune.json").exists()
+    assert "no int8 graph" in vitedge(tmp_path, "build", "--precision", "int8", code=2).stderr
+
+
+def test_dynamic_needs_no_pictures_and_static_does(tmp_path, tiny_folder) -> None:
+    vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "dynamic")
+    vitedge(tmp_path, "build", "--precision", "int8")
+    done = vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "static", code=2)
+    assert "needs calibration pictures" in done.stderr and "--calib" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--importance", "taylor"), "--prune or --sparsity"),
+        (("--observer", "mse"), "--quantize dynamic or static"),
+        (("--epochs", "3"), "--recover distill"),
+        (("--prune", "1.5"), "share of 1.5"),
+    ],
+)
+def test_flags_that_would_do_nothing_or_harm(tmp_path, tiny_folder, flags, words) -> None:
+    done = vitedge(tmp_path, "compress", "--model", tiny_folder, *flags, code=2)
+    assert words in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.real
