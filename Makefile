@@ -23,9 +23,11 @@ test-fast: $(VENV)/.installed-dev
 toolchains: $(VENV)/.installed-dev
 	$(BIN)/vitedge toolchain install rknn
 
-# On a machine with a GPU and TensorRT, or on a board.
-hardware-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m hardware
+# On a machine with a GPU and TensorRT, or on a board: no torch, and the system's own TensorRT.
+hardware-test:
+	$(PYTHON) -m venv --system-site-packages $(VENV)-hardware
+	$(VENV)-hardware/bin/pip install --quiet -e . onnx pytest
+	$(VENV)-hardware/bin/python -m pytest -m hardware $$(grep -rl --include='*.py' 'mark.hardware' tests)
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

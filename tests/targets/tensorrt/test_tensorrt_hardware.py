@@ -19,10 +19,9 @@ from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.vit.config import uniform
 
 TARGET = get("tensorrt")
-pytestmark = pytest.mark.hardware
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def gpu() -> None:
     probe = TARGET.probe()
     if not probe.can_run:
@@ -35,16 +34,33 @@ def pixels() -> np.ndarray:
 
 
 def graph(path: Path, batch: int | None) -> Path:
-    """A ViT of ViT-Ti/16's shape with random weights."""
-    from vitedge.vit.model import VisionTransformer, init_weights
-
+    """A ViT of ViT-Ti/16's shape with random weights, made without torch, which a board may lack."""
     config = uniform(image_size=224, patch_size=16, width=192, depth=12, heads=3, hidden=768, classes=1000)
-    state = init_weights(VisionTransformer(config)).state_dict()
-    weights = {name: value.numpy() for name, value in state.items()}
-    onnx.save(export_vit(config, weights, Preprocess(resize=248, crop=224), batch=batch), str(path))
+    rng = np.random.default_rng(0)
+    shapes = {"patch_embed": (192, 3, 16, 16), "head": (1000, 192)}
+    norms = ["norm"]
+    for i in range(12):
+        shapes |= {f"blocks.{i}.attention.{part}": (192, 192) for part in ("q", "k", "v", "out")}
+        shapes |= {f"blocks.{i}.mlp.fc1": (768, 192), f"blocks.{i}.mlp.fc2": (192, 768)}
+        norms += [f"blocks.{i}.norm1", f"blocks.{i}.norm2"]
+    weights = {"class_token": rng.normal(0, 0.02, (1, 1, 192)), "pos_embedding": rng.normal(0, 0.02, (1, 197, 192))}
+    for name, shape in shapes.items():
+        weights[f"{name}.weight"] = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+        weights[f"{name}.bias"] = rng.normal(0, 0.02, shape[0])
+    for name in norms:
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(192), np.zeros(192)
+    numbers = {name: value.astype(np.float32) for name, value in weights.items()}
+    onnx.save(export_vit(config, numbers, Preprocess(resize=248, crop=224), batch=batch), str(path))
     return path
 
 
+def test_the_graph_is_made_without_a_gpu_too(tmp_path):
+    """So that a wrong test is not found only on the board."""
+    OnnxRuntimeRunner(graph(tmp_path / "float32.onnx", 1)).close()
+
+
+@pytest.mark.hardware
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize(("precision", "sqnr"), [("fp32", 60), ("fp16", 35)])
 @pytest.mark.parametrize(("batch", "profiles"), [(1, None), (None, "1:4:8"), (None, "1,8")])
 @pytest.mark.parametrize("cuda_graph", [False, True])
