@@ -93,6 +93,15 @@ def test_the_toolkits_prints_do_not_reach_the_answers_and_its_folder_goes(worker
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("worker", ["return 0"], indirect=True)
+def test_a_worker_whose_caller_was_killed_ends_and_cleans_up(worker: Worker) -> None:
+    assert worker.request("build_float", onnx="x.onnx", platform="rk3588", channels=3)["ok"]
+    assert worker.process.stdin is not None
+    worker.process.stdin.close()
+    assert worker.process.wait(timeout=60) == 0
+    assert not worker.folder.exists()
+
+
 def test_too_little_space_is_told_before_anything_starts() -> None:
     with pytest.raises(VitedgeError, match="no space"):
         Worker(Toolchain(sys.executable, "2.5.0"), space=10**18)

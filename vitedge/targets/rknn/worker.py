@@ -11,6 +11,7 @@ times. Written for Python 3.8, the oldest that the vendor has wheels for.
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from typing import Any
@@ -161,8 +162,14 @@ def main():
             answer = {"ok": False, "stage": request["op"], "error": f"{kind}{error}"}
         sys.stdout.flush()
         sys.stderr.flush()
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+        except BrokenPipeError:
+            break
+    # The caller ended without stopping this process, so nobody else cleans up.
+    if os.path.basename(os.getcwd()).startswith("vitedge-rknn-"):
+        shutil.rmtree(os.getcwd(), ignore_errors=True)
 
 
 if __name__ == "__main__":
