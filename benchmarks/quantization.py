@@ -32,7 +32,7 @@ from vitedge.vit.model import VisionTransformer
 ROWS: dict[str, tuple[ConditionOptions, QuantOptions | None]] = {
     "static linear": (ConditionOptions(), QuantOptions()),
     "static linear, 6 % of MACs spared": (ConditionOptions(), QuantOptions(spare=0.06)),
-    "static full": (ConditionOptions(massive=4.0), QuantOptions(preset="full")),
+    "static full": (ConditionOptions(massive=4.0), QuantOptions(preset="full", observer="mse")),
     "static full, --max-drop 0.5": (ConditionOptions(massive=1.0), QuantOptions(preset="full", max_drop=0.5)),
     "dynamic": (ConditionOptions(), None),
 }

@@ -18,8 +18,8 @@ class QuantOptions:
     Attributes:
         preset: "linear": inputs and weights of all Linears and the patch embedding; "full": every activation,
             the residual stream, attention, LayerNorm's and GELU's inputs too, as integer NPUs compute.
-        observer: how an activation's range is chosen from its histogram; "auto": of "mse" and "minmax" the one
-            that changes the logits less, for each activation.
+        observer: how an activation's range is chosen from its histogram; "auto": with the preset "linear", of
+            "mse" and "minmax" the one that changes the logits less, for each activation; else "mse".
         spare: with the preset "linear" and the observer "auto", share of the MACs whose inputs may stay in
             float: those activations whose rounding changes the logits most.
         percentile: share of values (percent) inside the range, for the observer "percentile".

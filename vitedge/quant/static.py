@@ -58,15 +58,17 @@ def calibrate(
     progress("ranges")
     names = values(model.config, options.preset)
     seen = histograms(model, fitted(), names)
-    if options.observer == "auto":
+    if options.observer == "auto" and options.preset == "linear":
         both = [replace(options, observer="mse"), replace(options, observer="minmax")]
         candidates = {n: [observe(seen[n], o) for o in both] for n in names if n != PIXELS}
         images = first_images(fitted(), IMAGES)
         chosen, noise = choose_ranges(model, candidates, images, preprocess, progress)
-        left = spared(model.config, noise, options.spare) if options.preset == "linear" else []
+        left = spared(model.config, noise, options.spare)
         activations = {n: EXACT_PIXELS if n == PIXELS else chosen[n] for n in names if n not in left}
     else:
         noise, left = {}, []
+        if options.observer == "auto":
+            options = replace(options, observer="mse")
         activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
     rounder = WeightRounder(model, activations, options, preprocess)
     rounder.run(fitted, progress)
