@@ -50,6 +50,14 @@ def test_a_row_opens_infers_and_times(fake):
     assert row.process.returncode is not None and not row.exchange.exists()
 
 
+def test_folders_of_killed_harnesses_are_removed(fake):
+    own = fake().exchange
+    left = own.with_name("vitedge-row-99999999-abc")  # above the largest process number
+    left.mkdir()
+    fake()
+    assert own.exists() and not left.exists()
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [

@@ -65,7 +65,7 @@ class Row:
 
     def __init__(self, artifact: Artifact, log: Path, *, timeout_s: float = 300.0) -> None:
         self.artifact, self.log, self.timeout_s = artifact, log, timeout_s
-        self.exchange = Path(tempfile.mkdtemp(prefix="vitedge-row-", dir=_fast_folder()))
+        self.exchange = _exchange_folder()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         child_read, self._to = os.pipe()
         self._from, child_write = os.pipe()
@@ -196,6 +196,17 @@ class Row:
             return ""
         lines = [line.strip() for line in lines if line.strip()]
         return lines[-1][:300] if lines else ""
+
+
+def _exchange_folder() -> Path:
+    """A new folder for images and logits. Those of harnesses that were killed are removed: they hold
+    memory."""
+    base = Path(_fast_folder() or tempfile.gettempdir())
+    for old in base.glob("vitedge-row-*-*"):
+        pid = old.name.split("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"vitedge-row-{os.getpid()}-", dir=base))
 
 
 def _fast_folder() -> str | None:
