@@ -154,9 +154,9 @@ def test_killed_at_any_point_the_next_run_resumes(bundle, stage) -> None:
 
 
 def test_a_second_process_is_told(bundle) -> None:
-    with bundle.lock(), pytest.raises(VitedgeError, match=f"process number is {os.getpid()}"):
-        with Bundle.open(bundle.root).lock():
-            pass
+    told = pytest.raises(VitedgeError, match=f"process number is {os.getpid()}")
+    with bundle.lock(), told, Bundle.open(bundle.root).lock():
+        pass
     with Bundle.open(bundle.root).lock():
         pass
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from vitedge.bench import host
 from vitedge.bench.row import Artifact
 from vitedge.bench.source import DatasetSource, NoiseSource, Source
 from vitedge.bundle import Bundle
-from vitedge.data.folder import open_dataset
+from vitedge.data.folder import open_dataset, read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
+from vitedge.data.shapes import SHAPES
 from vitedge.errors import VitedgeError
 
 Facts = dict[str, Any]
@@ -139,6 +141,12 @@ def class_count(bundle: Bundle) -> int | None:
     return json.loads(path.read_text(encoding="utf-8")).get("classes") if path.is_file() else None
 
 
+def is_foreign_drawing(folder: str | Path, classes: Sequence[str] | None) -> bool:
+    """Whether the folder is the drawn `shapes` set, and the model was made for something else."""
+    names = Path(folder) / "classes.txt"
+    return names.is_file() and read_classes(names) == SHAPES and tuple(classes or ()) != SHAPES
+
+
 def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) -> Source:
     """The images: the folder `data`, else the one that the run was calibrated on, else noise.
 
@@ -155,7 +163,11 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
             f"The data that the run was calibrated on is gone: {folder}.", "", "Name a data set with --data DIR."
         )
     count = class_count(bundle)
-    dataset = open_dataset(folder, find_classes(bundle), count)
+    classes = find_classes(bundle)
+    dataset = open_dataset(folder, None if is_foreign_drawing(folder, classes) else classes, count)
+    if is_foreign_drawing(folder, classes):
+        # Its labels are numbers of shapes: as numbers of the model's classes they would mean nothing.
+        dataset = replace(dataset, labels=None, classes=None)
     if dataset.labels is not None and count is not None:
         dataset.require_labels("Accuracy", count)
     on_calibration = calibrated is not None and Path(folder).resolve() == Path(calibrated).resolve()

@@ -16,6 +16,7 @@ from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Scheme
 from vitedge.reporter import Reporter
 from vitedge.steps.export import FLOAT32, LOGITS, check_images, run_graph
+from vitedge.steps.fidelity import fidelity
 from vitedge.steps.model import FINAL
 from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
 
@@ -64,14 +65,7 @@ def compare(bundle: Bundle, graph: Path) -> dict[str, Any]:
     """Agreement and logit SQNR of a graph with the float one, on the pictures that graphs are compared on."""
     images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
     expected = np.load(bundle.verified(LOGITS))
-    found = run_graph(graph, images)
-    noise = float(np.square(found - expected).sum(dtype=np.float64))
-    power = float(np.square(expected).sum(dtype=np.float64))
-    return {
-        "check_images": f"{len(images)} {kind}",
-        "agreement": float((found.argmax(1) == expected.argmax(1)).mean()),
-        "sqnr_db": 10 * float(np.log10(power / noise)) if noise else None,
-    }
+    return {"check_images": f"{len(images)} {kind}"} | fidelity(run_graph(graph, images), expected)
 
 
 def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str, Any]:
