@@ -20,7 +20,8 @@ from vitedge.prune.surgery import set_linear
 from vitedge.prune.watch import watching
 from vitedge.vit.model import Block, VisionTransformer
 
-# Of the ridge towards the dense residual stream; 10 was best of 0.1 to 1000 on calibration pictures held out.
+# Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration pictures of a
+# ViT-Ti/16 at 0.3, 10 was better than 1.
 CAUTION = 10.0
 
 

@@ -20,8 +20,11 @@ from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.sensitivity import IMAGES, first_images
 from vitedge.quant.weights import WeightRounder
+from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer
 
+# From this size on (between a ViT-S/16 and a ViT-B/16), ranges are chosen on half as many pictures.
+LARGE_MACS = 8_000_000_000
 # Raw pixels are integers already.
 EXACT_PIXELS = Activation(1.0, 0)
 
@@ -61,7 +64,9 @@ def calibrate(
     if options.observer == "auto" and options.preset == "linear":
         both = [replace(options, observer="mse"), replace(options, observer="minmax")]
         candidates = {n: [observe(seen[n], o) for o in both] for n in names if n != PIXELS}
-        images = first_images(fitted(), IMAGES)
+        # One effect costs half a pass over the model: a large one is measured on fewer pictures.
+        few = IMAGES if model_macs(model.config) < LARGE_MACS else IMAGES // 2
+        images = first_images(fitted(), few)
         chosen, noise = choose_ranges(model, candidates, images, preprocess, progress)
         left = spared(model.config, noise, options.spare)
         activations = {n: EXACT_PIXELS if n == PIXELS else chosen[n] for n in names if n not in left}

@@ -37,7 +37,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
         batches = None if pixels is None else float_batches(pixels, preprocess)
         count = "no" if pixels is None else str(len(pixels))
-        with reporter.progress(f"quantising ({mode}, {count} pictures): layers", len(model.linears()) + 1) as advance:
+        with reporter.progress(f"quantising ({mode}, {count} pictures): values and layers", None) as advance:
             make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
             scheme = make(model, batches, options, preprocess, lambda name: advance(1))
         scheme.save(folder / QUANT)
