@@ -52,7 +52,7 @@ _ONLY_TOML = {
         *("temperature", "feature_weight", "crop_scale", "holdout", "precision"),
     ),
     "quantize": ("percentile", "symmetric", "correct", "metric", "held_out"),
-    "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size"),
+    "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size", "images"),
 }
 _NAMES: dict[str, str | None] = {f"{section}.{name}": None for section, names in _ONLY_TOML.items() for name in names}
 _NAMES |= {"condition.massive": "massive-drop"}

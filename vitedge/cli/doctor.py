@@ -20,7 +20,6 @@ _PACKAGES = {
     "onnx": "compress",
     "accelerate": "compress",
     "jinja2": "report",
-    "openvino": "openvino",
 }
 
 
