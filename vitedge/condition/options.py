@@ -23,6 +23,7 @@ class ConditionOptions:
         group_gain: split only where the rounding noise of GELU's output falls by at least this factor.
         group_size: units go into a group by multiples of this.
         massive: points of agreement (percent) that scaling massive activations down may cost; 0 leaves them.
+            (default: 4 with the preset "full", else 0)
         images: calibration images that ranges and moments are taken from, at most.
         seed: of random rotations.
     """
@@ -34,14 +35,14 @@ class ConditionOptions:
     groups: int = 3
     group_gain: float = 1.5
     group_size: int = 16
-    massive: float = 0.0
+    massive: float | None = None
     images: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.groups, self.group_size, self.images) < 1:
             raise VitedgeError("condition.groups, group_size and images must be at least 1.")
-        if not 0 <= self.massive <= 100:
+        if self.massive is not None and not 0 <= self.massive <= 100:
             raise VitedgeError(f"condition.massive is in points of agreement, 0 to 100, not {self.massive}.")
         if self.rotate not in ("auto", "learned", "hadamard", "random", "off"):
             raise VitedgeError(

@@ -35,6 +35,7 @@ def calibrate(
     options: QuantOptions | None = None,
     preprocess: Preprocess | None = None,
     progress: Callable[[str], None] = lambda name: None,
+    reference: VisionTransformer | None = None,
 ) -> Scheme:
     """The scheme for `model` (conditioned, float).
 
@@ -43,6 +44,7 @@ def calibrate(
             times.
         preprocess: how they were normalised: the patch embedding's integers belong to raw pixels.
         progress: told the name of each layer as its turn comes.
+        reference: the model that `max_drop` is counted from, where conditioning was not exact; `model` by default.
 
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
     """
@@ -96,7 +98,7 @@ def calibrate(
     if options.max_drop is not None and held_out is not None:
         from vitedge.quant.mixed import relax
 
-        scheme = relax(model, scheme, held_out, options, preprocess, progress)
+        scheme = relax(model, scheme, held_out, options, preprocess, progress, reference)
     return scheme
 
 

@@ -28,6 +28,8 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
     """`quant/scheme.*` and `onnx/int8.onnx`; mode "static" or "dynamic". The model is the final float one."""
     pixels = need_pixels(bundle, "Static quantisation") if mode == "static" else read_pixels(bundle)
 
+    before = _before_conditioning(bundle)
+
     def work(folder: Path) -> dict[str, Any]:
         import onnx
 
@@ -38,14 +40,18 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         batches = None if pixels is None else float_batches(pixels, preprocess)
         count = "no" if pixels is None else str(len(pixels))
         with reporter.progress(f"quantising ({mode}, {count} pictures): values and layers", None) as advance:
+            # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something too.
+            extra = {"reference": read_model(bundle.path(before))} if mode == "static" else {}
             make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
-            scheme = make(model, batches, options, preprocess, lambda name: advance(1))
+            scheme = make(model, batches, options, preprocess, lambda name: advance(1), **extra)
         scheme.save(folder / QUANT)
         insert = insert_qdq if mode == "static" else quantize_dynamic
         graph = insert(onnx.load(bundle.path(FLOAT32)), scheme)
         (folder / INT8).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(graph, folder / INT8)
         facts = compare(bundle, folder / INT8) | scheme.facts
+        for warning in scheme.facts.get("warnings", []):
+            reporter.warn(warning)
         facts["operators"] = dict(Counter(node.op_type for node in graph.graph.node))
         facts["size_ratio"] = (folder / INT8).stat().st_size / bundle.path(FLOAT32).stat().st_size
         write_json(folder / "analysis" / "30-quantize.json", quantize_table(mode, scheme, facts) | {"step": "quantize"})
@@ -55,10 +61,16 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         "quantize",
         work,
         options=asdict(options) | {"mode": mode},
-        inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, LOGITS]
+        inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, LOGITS, f"{before}/model.safetensors"]
         + ([PIXELS] if pixels is not None else []),
         code=code_version("vitedge.quant", "vitedge.vit.model"),
     )
+
+
+def _before_conditioning(bundle: Bundle) -> str:
+    """The folder of the model that conditioning started from; the final one's where there was no conditioning."""
+    read = bundle.manifest["steps"].get("condition", {}).get("inputs", {})
+    return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), FINAL)
 
 
 def compare(bundle: Bundle, graph: Path) -> dict[str, Any]:

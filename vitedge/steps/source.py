@@ -17,6 +17,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import load_pixels
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json, write_text
+from vitedge.quant.checks import check_pixels
 from vitedge.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 SOURCE = "source"
 PIXELS = "calib/pixels.npy"
 DATASET = "calib/dataset.json"
-# Below this, ranges and covariances of a ViT are not to be trusted.
-FEW_IMAGES = 32
 _CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin"}
 
 
@@ -134,11 +133,8 @@ def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter
 
 
 def _warn_about(bundle: Bundle, record: StepRecord, root: Path, reporter: Reporter) -> None:
-    if record.facts["n"] < FEW_IMAGES:
-        reporter.warn(
-            f"only {record.facts['n']} calibration pictures in {root}: ranges measured on fewer than {FEW_IMAGES} "
-            "are not to be trusted"
-        )
+    for warning in check_pixels(read_pixels(bundle), read_preprocess(bundle)):
+        reporter.warn(warning)
     if record.facts["drawn"] and read_classes(bundle) != drawn_classes():
         reporter.warn(
             f"{root} holds drawn shapes, but the model was trained on something else: what is calibrated on them "
