@@ -172,6 +172,9 @@ def test_prune_condition_quantize(tmp_path, tiny_folder, shapes_folder) -> None:
         table = json.loads((tmp_path / f"vitedge-run/analysis/{name}.json").read_text())
         assert table["rows"] and all(len(row) == len(table["columns"]) for row in table["rows"])
 
+    worst_first = vitedge(tmp_path, "analyze", "--images", 8).stdout
+    assert "block0.mlp.fc1" in worst_first and "activation" in worst_first
+
     # Asking for less removes what belonged to more.
     vitedge(tmp_path, "compress", *common, "--no-condition")
     bundle = Bundle.open(tmp_path / "vitedge-run")
