@@ -86,7 +86,12 @@ def _condition_options(config: RunConfig) -> ConditionOptions:
     if config.condition.massive is not None:
         return config.condition
     full = config.steps.quantize == "static" and config.quantize.preset == "full"
-    return replace(config.condition, massive=MASSIVE_DROP_FULL if full else 0.0)
+    drop = MASSIVE_DROP_FULL if full else 0.0
+    if config.quantize.max_drop is not None:
+        # What scaling loses counts against --max-drop. Not every picture that changes its class was right before, so
+        # it may cost more points of agreement than the bound has of top-1.
+        drop = min(drop, 2 * config.quantize.max_drop)
+    return replace(config.condition, massive=drop)
 
 
 def build(
