@@ -3,11 +3,12 @@ them."""
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from vitedge.bundle import sha256_file
 
 # BatchMode: a question for a password would wait for ever. The keep-alives notice a cut link within 15 s.
 OPTIONS: tuple[str, ...] = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5")
@@ -66,10 +67,7 @@ class Ssh:
             LinkFailed: the link failed, or the copy came out wrong.
         """
         size = file.stat().st_size
-        with file.open("rb") as opened:
-            expected = (
-                hashlib.file_digest(opened, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(file)
-            )
+        expected = sha256_file(file)
         place, part = _quote(to), _quote(f"{to}.part")
         if self.run(f"sha256sum {place} 2>/dev/null || true").stdout.split()[:1] == [expected.encode()]:
             advance(size)
@@ -114,11 +112,3 @@ def _quote(path: str) -> str:
 def _words(said: bytes) -> str:
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
-
-
-def _sha(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
