@@ -20,7 +20,7 @@ from vitedge.errors import VitedgeError
 from vitedge.files import write_text
 from vitedge.prune import PruneOptions
 from vitedge.quant.options import QuantOptions
-from vitedge.train.options import DistilOptions
+from vitedge.train.options import DistilOptions, QatOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -59,7 +59,9 @@ class StepsSection(Section):
     """Which of the optional steps are taken."""
 
     condition: bool = Field(True, description="Exact float transforms before anything is quantised.")
-    quantize: Literal["none", "dynamic", "static"] = Field("none", description="INT8, and how its scales are found.")
+    quantize: Literal["none", "dynamic", "static", "qat"] = Field(
+        "none", description="INT8, and how its scales are found; qat: static, then trained by the float model."
+    )
 
 
 class ExportSection(Section):
@@ -79,6 +81,7 @@ class RunConfig(Section):
     distill: DistilOptions = DistilOptions()
     condition: ConditionOptions = ConditionOptions()
     quantize: QuantOptions = QuantOptions()
+    qat: QatOptions = QatOptions()
     export: ExportSection = ExportSection()
     build: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

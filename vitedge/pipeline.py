@@ -60,18 +60,23 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
 def _transforms(config: RunConfig, pictures: bool) -> dict[str, Callable[..., Transformed] | None]:
     """The transforms of the float model in their order; None for one that is not asked for.
 
-    Conditioning comes last: its choices depend on the weights that are quantised.
+    Conditioning comes after pruning: its choices depend on the weights that are quantised. Training in INT8 is the
+    last: it starts from the static scheme of the conditioned model.
     """
+    from vitedge.steps.qat import qat_model
     from vitedge.steps.transform import condition_model, distil_model, prune_model
 
     cut = config.prune.prune is not None or config.prune.sparsity is not None
     taught = cut and config.prune.recover == "distill"
     return {
-        "prune": (lambda b, m, r: prune_model(b, m, config.prune, r)) if cut else None,
+        "prune": (lambda b, m, r: prune_model(b, m, config.prune, config.distill, r)) if cut else None,
         "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,
         # Without pictures there is nothing to measure ranges on; a float graph can still be exported.
         "condition": (lambda b, m, r: condition_model(b, m, _condition_options(config), r))
         if config.steps.condition and pictures
+        else None,
+        "qat": (lambda b, m, r: qat_model(b, m, config.qat, config.quantize, r))
+        if config.steps.quantize == "qat"
         else None,
     }
 
@@ -85,7 +90,7 @@ def _condition_options(config: RunConfig) -> ConditionOptions:
     """The options of conditioning, with the default of `massive` that the quantisation asks for."""
     if config.condition.massive is not None:
         return config.condition
-    full = config.steps.quantize == "static" and config.quantize.preset == "full"
+    full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
     drop = MASSIVE_DROP_FULL if full else 0.0
     if config.quantize.max_drop is not None:
         # What scaling loses counts against --max-drop. Not every picture that changes its class was right before, so

@@ -46,7 +46,7 @@ def _spoiled(teacher: VisionTransformer, by: float) -> VisionTransformer:
 def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray) -> None:
     student = _spoiled(teacher, 0.3)
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    options = DistilOptions(epochs=20, distil_lr=3e-3, precision="fp32", holdout=24)
+    options = DistilOptions(epochs=20, lr=3e-3, precision="fp32", holdout=24)
     better, report = distill(student, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.5 * report.kl[0]
     assert report.agreement[1] >= report.agreement[0]
@@ -61,7 +61,7 @@ def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray) 
 
 
 def test_it_is_never_worse_than_its_start(teacher: VisionTransformer, pixels: np.ndarray) -> None:
-    options = DistilOptions(epochs=3, distil_lr=10.0, precision="fp32")
+    options = DistilOptions(epochs=3, lr=10.0, precision="fp32")
     same, report = distill(teacher, teacher, pixels, PREPROCESS, options)
     assert report.agreement == (1.0, 1.0)
     assert report.best_step == 0

@@ -23,7 +23,7 @@ from vitedge.config import (
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions
 from vitedge.quant.options import QuantOptions
-from vitedge.train.options import DistilOptions
+from vitedge.train.options import DistilOptions, QatOptions
 
 _SECTIONS = {
     "model": ModelSection,
@@ -32,25 +32,29 @@ _SECTIONS = {
     "distill": DistilOptions,
     "steps": StepsSection,
     "quantize": QuantOptions,
+    "qat": QatOptions,
     "condition": ConditionOptions,
     "export": ExportSection,
 }
 _PANELS = {
     "calib": "Calibration pictures",
     "prune": "Pruning",
-    "distill": "Distillation (--recover distill)",
+    "distill": "Training (--recover distill, --quantize qat)",
     "steps": "Quantisation",
     "quantize": "Quantisation",
+    "qat": "Training (--recover distill, --quantize qat)",
     "condition": "Conditioning",
     "export": "ONNX",
 }
+_TEACHING = (
+    *("batch", "accumulate", "lr", "temperature", "feature_weight"),
+    *("crop_scale", "mixup", "holdout", "precision"),
+)
 # What few users change has no flag; `[section]` in the TOML file sets it.
 _ONLY_TOML = {
     "prune": ("head_align", "min_heads", "min_hidden", "fit_batch", "fit_views", "fit_lr", "damping"),
-    "distill": (
-        *("distil_batch", "distil_accumulate", "distil_lr", "distil_mixup"),
-        *("temperature", "feature_weight", "crop_scale", "holdout", "precision"),
-    ),
+    "distill": _TEACHING,
+    "qat": (*_TEACHING, "scale_lr", "from_float"),
     "quantize": ("percentile", "symmetric", "correct", "metric", "held_out"),
     "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size", "images"),
 }
@@ -82,10 +86,11 @@ def command(
 def _check_given(given: dict[str, Any], settings: RunConfig) -> None:
     """Refuses flags that would do nothing: the user meant something by them."""
     seeded = {name: {k: v for k, v in values.items() if k != "seed"} for name, values in given.items()}
+    qat = settings.steps.quantize == "qat"
     needs = {
         "prune": (settings.prune.prune is not None or settings.prune.sparsity is not None, "--prune or --sparsity"),
-        "distill": (settings.prune.recover == "distill", "--recover distill"),
-        "quantize": (settings.steps.quantize != "none", "--quantize dynamic or static"),
+        "distill": (settings.prune.recover == "distill" or qat, "--recover distill or --quantize qat"),
+        "quantize": (settings.steps.quantize != "none", "--quantize dynamic, static or qat"),
     }
     for section, (used, flag) in needs.items():
         if seeded.get(section) and not used:
@@ -105,7 +110,7 @@ def _summary(bundle: Bundle) -> None:
         rows.append(["onnx/int8.onnx", None, None, bundle.path("onnx/int8.onnx").stat().st_size / 2**20, None])
     columns = ["", "GMACs", "M parameters", "MiB", "largest logit difference to PyTorch"]
     print_table(f"{dense['origin']}", columns, rows, f"Compared on {export['check_images']}.")
-    pruned, taught = bundle.facts("prune"), bundle.facts("distill")
+    pruned, taught, trained = (bundle.facts(name) for name in ("prune", "distill", "qat"))
     if pruned and pruned["asked"]:
         out.print(
             f"Pruned: {pruned['removed']:.1%} of the dense model's {pruned['unit']} ({pruned['asked']:.0%} asked)."
@@ -113,6 +118,12 @@ def _summary(bundle: Bundle) -> None:
     if taught:
         before, after = taught["agreement"]
         out.print(f"Distilled: agreement with the dense model {before:.3f} -> {after:.3f} on held-out pictures.")
+    if trained:
+        before, after = trained["agreement"]
+        out.print(
+            f"Trained in INT8: agreement with FP32 {before:.3f} (static) -> {after:.3f}, on {trained['holdout']} "
+            "held-out pictures."
+        )
     if quantized:
         out.print(
             f"INT8: agreement with float {quantized['agreement']:.3f}, logit SQNR {quantized['sqnr_db']:.1f} dB, on "

@@ -33,6 +33,16 @@ def sample(dataset: Dataset, n: int | None, seed: int = 0) -> Dataset:
     return dataset.subset(np.sort(np.argsort(rank, kind="stable")[:n]))
 
 
+def held_out(count: int, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places held out, the other places) of `count` pictures: at most `most` and a quarter of them, by the seed.
+
+    Steps that learn from the same pictures hold out the same ones, so that none has seen what the next is judged on.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    kept = min(most, count // 4)
+    return order[:kept], order[kept:]
+
+
 def load_pixels(
     dataset: Dataset,
     preprocess: Preprocess,

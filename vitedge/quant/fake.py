@@ -101,15 +101,21 @@ def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess)
 
 
 @torch.no_grad()
-def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
-    """A copy of the float `model` that computes as the quantised graph does."""
-    sim = copy.deepcopy(model).eval()
+def dequantize_weights(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
+    """A copy of the float `model` with the scheme's integers as its weights, and its biases; activations float."""
+    copied = copy.deepcopy(model).eval()
     for unit in units(model.config):
         if unit.name not in scheme.weights:
             continue
         stored = scheme.weights[unit.name].dequantize()
         weight = torch.from_numpy(stored if stored.ndim == 4 else stored.T.copy())
         bias = torch.from_numpy(scheme.biases[unit.name]) if unit.name in scheme.biases else None
-        set_unit(sim, unit, weight, bias, preprocess)
+        set_unit(copied, unit, weight, bias, preprocess)
+    return copied
+
+
+def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
+    """A copy of the float `model` that computes as the quantised graph does."""
+    sim = dequantize_weights(model, scheme, preprocess)
     quantize_sites(sim, scheme.activations)
     return sim

@@ -13,11 +13,12 @@ import numpy as np
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.files import write_json
 from vitedge.quant.options import QuantOptions
-from vitedge.quant.scheme import Scheme
+from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
-from vitedge.steps.export import FLOAT32, LOGITS, check_images, run_graph
+from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
 from vitedge.steps.fidelity import fidelity
 from vitedge.steps.model import FINAL
+from vitedge.steps.qat import TRAINED
 from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
 
 INT8 = "onnx/int8.onnx"
@@ -25,8 +26,13 @@ QUANT = "quant"
 
 
 def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: Reporter) -> StepRecord:
-    """`quant/scheme.*` and `onnx/int8.onnx`; mode "static" or "dynamic". The model is the final float one."""
+    """`quant/scheme.*` and `onnx/int8.onnx`; mode "static", "dynamic" or "qat". The model is the final float one.
+
+    With "qat" the scheme is there already: see `steps.qat`.
+    """
     pixels = need_pixels(bundle, "Static quantisation") if mode == "static" else read_pixels(bundle)
+    learned = [f"{TRAINED}/{name}" for name in (JSON_NAME, ARRAYS_NAME)] if mode == "qat" else []
+    against = REFERENCE if mode == "qat" else LOGITS
 
     before = _before_conditioning(bundle)
 
@@ -36,21 +42,25 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         from vitedge.quant import calibrate, insert_qdq, quantize_dynamic, round_weights
         from vitedge.vit.checkpoint import read_model
 
-        model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
-        batches = None if pixels is None else float_batches(pixels, preprocess)
-        count = "no" if pixels is None else str(len(pixels))
-        with reporter.progress(f"quantising ({mode}, {count} pictures): values and layers", None) as advance:
-            # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something too.
-            extra = {"reference": read_model(bundle.path(before))} if mode == "static" else {}
-            make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
-            scheme = make(model, batches, options, preprocess, lambda name: advance(1), **extra)
+        if mode == "qat":
+            scheme = Scheme.load(bundle.path(TRAINED))
+        else:
+            model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
+            batches = None if pixels is None else float_batches(pixels, preprocess)
+            count = "no" if pixels is None else str(len(pixels))
+            with reporter.progress(f"quantising ({mode}, {count} pictures): values and layers", None) as advance:
+                # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something
+                # too.
+                extra = {"reference": read_model(bundle.path(before))} if mode == "static" else {}
+                make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
+                scheme = make(model, batches, options, preprocess, lambda name: advance(1), **extra)
         scheme.save(folder / QUANT)
-        insert = insert_qdq if mode == "static" else quantize_dynamic
+        insert = quantize_dynamic if mode == "dynamic" else insert_qdq
         graph = insert(onnx.load(bundle.path(FLOAT32)), scheme)
         (folder / INT8).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(graph, folder / INT8)
-        facts = compare(bundle, folder / INT8) | scheme.facts
-        for warning in scheme.facts.get("warnings", []):
+        facts = compare(bundle, folder / INT8, against) | scheme.facts
+        for warning in scheme.facts.get("warnings", []) if mode != "qat" else []:
             reporter.warn(warning)
         facts["operators"] = dict(Counter(node.op_type for node in graph.graph.node))
         facts["size_ratio"] = (folder / INT8).stat().st_size / bundle.path(FLOAT32).stat().st_size
@@ -61,7 +71,8 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         "quantize",
         work,
         options=asdict(options) | {"mode": mode},
-        inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, LOGITS, f"{before}/model.safetensors"]
+        inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, against, f"{before}/model.safetensors"]
+        + learned
         + ([PIXELS] if pixels is not None else []),
         code=code_version("vitedge.quant", "vitedge.vit.model"),
     )
@@ -73,10 +84,14 @@ def _before_conditioning(bundle: Bundle) -> str:
     return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), FINAL)
 
 
-def compare(bundle: Bundle, graph: Path) -> dict[str, Any]:
-    """Agreement and logit SQNR of a graph with the float one, on the pictures that graphs are compared on."""
+def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
+    """Agreement and logit SQNR of a graph on the pictures that graphs are compared on, with those logits or graph.
+
+    Training changes the float graph as well: what it made is held against the model that taught it.
+    """
     images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
-    expected = np.load(bundle.verified(LOGITS))
+    path = bundle.verified(against)
+    expected = run_graph(path, images) if against == REFERENCE else np.load(path)
     return {"check_images": f"{len(images)} {kind}"} | fidelity(run_graph(graph, images), expected)
 
 
@@ -90,5 +105,5 @@ def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str
         ["agreement with FP32", facts["agreement"]],
         ["logit SQNR (dB)", facts["sqnr_db"]],
     ]
-    title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode == "static" else "")
+    title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode != "dynamic" else "")
     return {"title": title, "columns": ["what", "value"], "rows": rows, "note": f"On {facts['check_images']}."}

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.condition import ConditionOptions
+from vitedge.data.sample import held_out
 from vitedge.files import write_json
 from vitedge.prune import PruneOptions
 from vitedge.reporter import Reporter
@@ -16,6 +19,7 @@ from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, rea
 from vitedge.train.options import DistilOptions
 
 if TYPE_CHECKING:
+    from vitedge.quant.scheme import Scheme
     from vitedge.vit.model import VisionTransformer
 
 
@@ -30,11 +34,13 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a transform gives back: the model, facts for the manifest, a table for the report."""
+    """What a transform gives back: the model, facts for the manifest, a table for the report; with training in INT8,
+    the scheme too."""
 
     model: VisionTransformer
     facts: dict[str, Any]
     table: dict[str, Any]
+    scheme: Scheme | None = None
 
 
 def transform_model(
@@ -59,6 +65,8 @@ def transform_model(
 
         outcome = apply(read_model(bundle.path(parent)))
         save_model(folder / "steps" / name, outcome.model)
+        if outcome.scheme is not None:
+            outcome.scheme.save(folder / "steps" / name)
         write_json(folder / "analysis" / f"{order}-{name}.json", outcome.table | {"step": name})
         return outcome.facts
 
@@ -71,9 +79,18 @@ def transform_model(
     )
 
 
-def prune_model(bundle: Bundle, parent: str, options: PruneOptions, reporter: Reporter) -> Transformed:
-    """A smaller model (or one with zeros, where only sparsity is asked for) out of the model in `parent`."""
-    pixels = need_pixels(bundle, "Pruning")
+def prune_model(
+    bundle: Bundle, parent: str, options: PruneOptions, distil: DistilOptions, reporter: Reporter
+) -> Transformed:
+    """A smaller model (or one with zeros, where only sparsity is asked for) out of the model in `parent`.
+
+    What distillation is going to be judged on is left alone: a model looks too good on what it was fitted to.
+    """
+    pixels, chosen = need_pixels(bundle, "Pruning"), options.model_dump()
+    if options.recover == "distill":
+        _, rest = held_out(len(pixels), distil.holdout, distil.seed)
+        pixels = pixels[np.sort(rest)]
+        chosen |= {"held_out": [distil.holdout, distil.seed]}
     own = options.model_copy(update={"recover": "block"}) if options.recover == "distill" else options
 
     def apply(model: VisionTransformer) -> Outcome:
@@ -83,7 +100,7 @@ def prune_model(bundle: Bundle, parent: str, options: PruneOptions, reporter: Re
         return Outcome(small, report.to_dict(), prune_table(report.to_dict()))
 
     record = transform_model(
-        bundle, "prune", parent, apply, options=own.model_dump(), rooms=("vitedge.prune",), order=10
+        bundle, "prune", parent, apply, options=chosen, rooms=("vitedge.prune",), order=10
     )
     return Transformed("steps/prune", True, record)
 
@@ -116,7 +133,7 @@ def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: 
 
         teacher = read_model(bundle.path(SOURCE))
         student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter)
-        return Outcome(student, report.to_dict(), report.tables())
+        return Outcome(student, report.to_dict(), report.tables("Distillation", "distil"))
 
     record = transform_model(
         bundle,

@@ -89,8 +89,8 @@ class FineTuneOptions(BaseModel):
     )
 
 
-class DistilOptions(BaseModel):
-    """How the dense model teaches the pruned one, on pictures without labels."""
+class TeachingOptions(BaseModel):
+    """How a float model teaches another form of itself, on pictures without labels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,20 +98,49 @@ class DistilOptions(BaseModel):
     minutes: float | None = Field(
         None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
     )
-    distil_batch: int = Field(16, ge=1, description="Pictures that a process computes at once.")
-    distil_accumulate: int = Field(1, ge=1, description="Batches a step.")
-    distil_lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
+    batch: int = Field(16, ge=1, description="Pictures that a process computes at once.")
+    accumulate: int = Field(1, ge=1, description="Batches a step.")
+    lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
     temperature: float = Field(1.0, gt=0, description="Of the class shares that the student learns from.")
     feature_weight: float = Field(
         1.0, ge=0, description="Weight of the blocks' outputs beside the logits' KL divergence; 0: logits only."
     )
     crop_scale: float = Field(0.35, gt=0, le=1, description="Least share of the area that a random crop keeps.")
-    distil_mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
-    holdout: int = Field(96, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
+    mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
+    holdout: int = Field(128, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
     )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
+
+    def loop(self) -> LoopOptions:
+        """What the loop is asked to do."""
+        same = ("epochs", "minutes", "batch", "accumulate", "lr", "precision", "seed")
+        chosen = {name: getattr(self, name) for name in same}
+        return LoopOptions(**chosen, layer_decay=1.0, weight_decay=self.weight_decay, warmup=0.1)
+
+    @property
+    def weight_decay(self) -> float:
+        """Of matrices."""
+        return 0.01
+
+
+class DistilOptions(TeachingOptions):
+    """How the dense model teaches the pruned one."""
+
+
+class QatOptions(TeachingOptions):
+    """How the float model teaches the quantised one (quantisation-aware training)."""
+
+    lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
+    scale_lr: float = Field(10.0, ge=0, description="Learning rate of the step sizes, in multiples of that.")
+    from_float: float = Field(
+        1.0, ge=0, le=1, description="Weights start at their integers, moved by this share towards the float weights."
+    )
+
+    @property
+    def weight_decay(self) -> float:
+        return 0.0
 
 
 def checked(options: type[BaseModel], values: dict[str, Any]) -> Any:

@@ -1,0 +1,156 @@
+"""Training in INT8: a model spoilt by coarse rounding comes nearer to its teacher, and never leaves worse."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitedge.bundle import Bundle
+from vitedge.condition import ConditionOptions, condition
+from vitedge.condition.apply import batched
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
+from vitedge.quant.scheme import Activation
+from vitedge.train.options import QatOptions
+from vitedge.train.qat import train_quantized
+from vitedge.train.stream import Rotated, normalized, stream_rotation
+from vitedge.vit.config import uniform
+from vitedge.vit.model import VisionTransformer, init_weights
+
+PREPROCESS = Preprocess(18, 16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+REPOSITORY = Path(__file__).resolve().parents[2]
+Case = tuple[VisionTransformer, VisionTransformer, Scheme, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    """Teacher, conditioned model, its scheme with four bits less for every activation, pictures."""
+    config = uniform(image_size=16, patch_size=8, width=32, depth=2, heads=2, hidden=64, classes=6)
+    teacher = init_weights(VisionTransformer(config), 3).eval()
+    with torch.no_grad():
+        teacher.head.weight *= 4
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (96, 2, 2, 3), dtype=np.uint8)
+    pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    x = torch.from_numpy(PREPROCESS.normalize(pixels))
+    model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
+    scheme = calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS)
+    few = {
+        n: to if n == "pixels" else Activation(to.scale * 17, to.zero_point >> 4, 4)
+        for n, to in scheme.activations.items()
+    }
+    return teacher, model, Scheme(scheme.preset, few, scheme.weights, scheme.biases, scheme.groups), pixels
+
+
+def options(**changes: object) -> QatOptions:
+    return QatOptions(**{"epochs": 15, "lr": 1e-3, "scale_lr": 1.0, "precision": "fp32", "holdout": 24} | changes)
+
+
+def test_the_stream_is_compared_in_one_rotation(case: Case) -> None:
+    teacher, model, _, pixels = case
+    rotation = stream_rotation(model, teacher)
+    assert rotation is not None
+    x = torch.from_numpy(PREPROCESS.normalize(pixels[:8]))
+    with torch.no_grad():
+        ours, theirs = model.run_block(0, model.embed(x)), teacher.run_block(0, teacher.embed(x))
+    assert float((normalized(ours) - normalized(theirs)).square().mean()) > 0.1
+    assert float(Rotated(rotation)(ours, theirs)) < 1e-6
+    assert float(Rotated(rotation)(7 * ours, theirs)) < 1e-6
+    assert stream_rotation(init_weights(copy.deepcopy(teacher), 9), teacher) is None
+
+
+def test_it_comes_nearer_to_the_teacher(case: Case) -> None:
+    teacher, model, scheme, pixels = case
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options())
+    assert report.kl[1] < 0.7 * report.kl[0]
+    assert report.agreement[1] >= report.agreement[0]
+    assert (report.holdout, report.images) == (24, 72)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    x = torch.from_numpy(PREPROCESS.normalize(pixels))
+    with torch.no_grad():
+        error = [(simulate(m, s, PREPROCESS)(x) - teacher(x)).square().mean().item() for m, s in
+                 ((model, scheme), (trained, learned))]
+    assert error[1] < 0.7 * error[0]
+    assert learned.activations.keys() == scheme.activations.keys()
+    assert learned.facts["qat"]["agreement"] == report.agreement
+    # The float model has the integers' weights.
+    head = torch.from_numpy(learned.weights["head"].dequantize().T.copy())
+    assert torch.equal(trained.head.weight, head)
+
+
+def test_it_is_never_worse_than_its_start(case: Case) -> None:
+    teacher, model, scheme, pixels = case
+    wild = options(epochs=2, lr=10.0)
+    _, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, wild)
+    assert report.best_step == 0
+    assert report.agreement[0] == report.agreement[1]
+    for name, weight in scheme.weights.items():
+        assert np.array_equal(weight.values, learned.weights[name].values)
+
+
+def test_a_pruned_model_learns_too(case: Case) -> None:
+    """What the model before had as well is found again: widths inside the blocks may differ."""
+    from vitedge.prune import PruneOptions, prune
+
+    teacher, _, _, pixels = case
+    x = torch.from_numpy(PREPROCESS.normalize(pixels))
+    small, _ = prune(teacher, batched(x), PruneOptions(prune=0.3, align=8, min_hidden=8, fit_steps=4))
+    scheme = calibrate(small, batched(x), QuantOptions(preset="full"), PREPROCESS)
+    _, _, report = train_quantized(small, scheme, teacher, pixels, PREPROCESS, options(epochs=20, lr=3e-4))
+    assert report.kl[1] < report.kl[0]
+
+
+def test_refusals(case: Case) -> None:
+    teacher, model, scheme, pixels = case
+    with pytest.raises(VitedgeError, match="too few"):
+        train_quantized(model, scheme, teacher, pixels[:8], PREPROCESS, options())
+    stranger = init_weights(copy.deepcopy(teacher), 9)
+    with pytest.raises(VitedgeError, match="residual stream"):
+        train_quantized(model, scheme, stranger, pixels, PREPROCESS, options())
+    with pytest.raises(VitedgeError, match="no longer a number") as caught:
+        train_quantized(model, scheme, teacher, pixels, PREPROCESS, options(lr=1e30, scale_lr=1e6))
+    assert caught.value.exit_code == 1
+
+
+def _vitedge(folder: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "vitedge", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder: Path) -> None:
+    call = ["compress", "--model", tiny_folder, "--calib", shapes_folder, "--quantize", "qat", "--epochs", 2]
+    done = _vitedge(tmp_path, *call, "--preset", "full")
+    assert "Trained in INT8" in done.stdout
+    bundle = Bundle.open(tmp_path / "vitedge-run")
+    facts = bundle.facts("qat")
+    assert facts["holdout"] == 10 and facts["images"] == 30
+    assert facts["kl"][1] <= facts["kl"][0]
+    # The trained model is what is exported, and the source is what it is compared with.
+    assert bundle.facts("model") == {"from": "steps/qat", "function_changed": True}
+    assert (bundle.root / "onnx/reference.onnx").is_file()
+    scheme = Scheme.load(bundle.path("quant"))
+    assert scheme.facts["qat"]["steps"] == facts["steps"] and scheme.preset == "full"
+    assert bundle.facts("quantize")["agreement"] > 0.8
+    table = json.loads((bundle.root / "analysis/25-qat.json").read_text())
+    assert len(table["rows"]) == len(facts["history"])
+    again = _vitedge(tmp_path, *call, "--preset", "full")
+    assert "qat: up to date" in again.stderr and "quantize: up to date" in again.stderr
+    _vitedge(tmp_path, "build", "--precision", "int8")
+    wrong = _vitedge(tmp_path, "compress", "--model", tiny_folder, "--epochs", 2, code=2)
+    assert "--quantize qat" in wrong.stderr

@@ -1,0 +1,84 @@
+"""Quantisation-aware training: the float model teaches its quantised form, whose step sizes learn too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.quant.learned_model import learnable, learned_floats, learned_scheme
+from vitedge.quant.scheme import Scheme
+from vitedge.reporter import Reporter
+from vitedge.train.distil import check_pair
+from vitedge.train.loop import make_accelerator
+from vitedge.train.options import QatOptions
+from vitedge.train.stream import Rotated, stream_rotation
+from vitedge.train.teaching import Lesson, TeachingReport
+from vitedge.vit.model import VisionTransformer
+
+
+def train_quantized(
+    model: VisionTransformer,
+    scheme: Scheme,
+    teacher: VisionTransformer,
+    pixels: np.ndarray,
+    preprocess: Preprocess,
+    options: QatOptions,
+    progress: Reporter | None = None,
+) -> tuple[VisionTransformer, Scheme, TeachingReport]:
+    """What `scheme` makes of the float `model`, trained on `pixels` uint8 [N, crop, crop, 3] to answer as `teacher`.
+
+    Everything is rounded where the scheme rounds it; gradients go straight through (arXiv 1308.3432), and step sizes
+    learn as in LSQ (arXiv 1902.08153). Zero points stay. Some pictures are held out; what is best on them is kept,
+    and that is `scheme` itself where nothing is better.
+
+    Args:
+        teacher: the float model before anything that was not exact; its stream may be rotated against `model`'s.
+
+    Returns:
+        The float model with the integers' weights, the scheme learned, and how it went.
+
+    Raises:
+        VitedgeError: too few pictures, models that are not forms of one, a diverging run or a full memory.
+    """
+    check_pair(model, teacher)
+    rotation = stream_rotation(model, teacher)
+    if rotation is None and options.feature_weight:
+        raise VitedgeError(
+            "The teacher's residual stream is not the model's.",
+            "No rotation takes what one embeds to what the other does.",
+            "Train with the model that this one was made of, or with qat.feature_weight = 0.",
+        )
+    accelerator = make_accelerator()
+    student = learnable(model, scheme, preprocess, from_float=options.from_float)
+    compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width))
+    lesson = Lesson(student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8")
+    report = lesson.teach(quantized_groups(student, options), progress or Reporter())
+    student = student.cpu().eval()
+    facts = report.to_dict() | {"options": options.model_dump()}
+    facts.pop("history")
+    learned = learned_scheme(student, scheme, preprocess, facts)
+    return learned_floats(student, model, learned, preprocess), learned, report
+
+
+def quantized_groups(student: VisionTransformer, options: QatOptions) -> list[dict[str, Any]]:
+    """Parameter groups: matrices and biases, and the factors of the step sizes. The rest stays as it is.
+
+    LayerNorms stay folded, and what the embedding adds as the positions is not quantised by itself.
+    """
+    weights, factors = [], []
+    for name, parameter in student.named_parameters():
+        if name.endswith(".factor"):
+            factors.append(parameter)
+        elif "norm" not in name and name not in ("class_token", "pos_embedding"):
+            weights.append(parameter)
+        parameter.requires_grad_(False)
+    for parameter in [*weights, *factors]:
+        parameter.requires_grad_(True)
+    return [
+        {"params": weights, "scale": 1.0, "weight_decay": options.weight_decay},
+        {"params": factors, "scale": options.scale_lr, "weight_decay": 0.0},
+    ]

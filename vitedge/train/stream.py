@@ -1,0 +1,55 @@
+"""Residual streams of two forms of one model, compared although one is rotated or has its largest tokens scaled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitedge.vit.model import VisionTransformer
+
+# Of what both models write to the stream at its beginning: beyond it, they are not one model.
+SAME = 0.2
+
+
+@torch.no_grad()
+def stream_rotation(student: VisionTransformer, teacher: VisionTransformer) -> Tensor | None:
+    """Q [C, C], orthogonal, with which the centred stream of `teacher` times Q is that of `student`.
+
+    Conditioning rotates the stream. What both models write to it at its beginning (patch embedding and positions)
+    tells how: orthogonal Procrustes (Schoenemann 1966). None where no rotation makes them alike.
+    """
+    ours, theirs = _written(student), _written(teacher)
+    u, _, vt = torch.linalg.svd(theirs @ ours.T)
+    rotation = u @ vt
+    apart = (theirs.T @ rotation - ours.T).norm() / ours.norm()
+    return rotation.float() if float(apart) < SAME else None
+
+
+def _written(model: VisionTransformer) -> Tensor:
+    """Columns that the embedding adds to the stream [C, n], centred over channels, float64."""
+    kernel = model.patch_embed.weight.detach().double().flatten(1)
+    positions = model.pos_embedding.detach().double()[0].T
+    both = torch.cat([kernel / kernel.norm().clamp_min(1e-12), positions / positions.norm().clamp_min(1e-12)], 1)
+    return both - both.mean(0, keepdim=True)
+
+
+def normalized(stream: Tensor) -> Tensor:
+    """Tokens [..., C] as every LayerNorm reads them, before its affine part: how large a token is says nothing."""
+    return F.layer_norm(stream.float(), stream.shape[-1:], eps=1e-6)
+
+
+class Rotated:
+    """The distance of two streams [B, N, C]: of what LayerNorm makes of them, in the student's rotation."""
+
+    def __init__(self, rotation: Tensor) -> None:
+        self.rotation = rotation
+
+    def goal(self, teacher: Tensor) -> Tensor:
+        """The teacher's stream as the student's should come out."""
+        if self.rotation.device != teacher.device:
+            self.rotation = self.rotation.to(teacher.device)
+        return normalized(teacher) @ self.rotation
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (normalized(student) - self.goal(teacher)).square().mean()

@@ -1,0 +1,203 @@
+"""A float model teaches another form of itself, on pictures without labels: the task of distillation and of QAT."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.data.sample import held_out
+from vitedge.errors import VitedgeError
+from vitedge.reporter import Reporter
+from vitedge.train.augment import make_augment, make_mix
+from vitedge.train.features import block_outputs
+from vitedge.train.feed import Samples
+from vitedge.train.loop import Row, fit
+from vitedge.train.losses import distillation
+from vitedge.train.options import AugmentOptions, TeachingOptions
+from vitedge.train.pictures import Normalizer, Pixels
+from vitedge.vit.model import VisionTransformer
+
+# Student's and teacher's output of one block [B, N, C] -> their distance.
+Compare = Callable[[Tensor, Tensor], Tensor]
+FEWEST = 16
+JITTER = 0.2
+
+
+@dataclass(frozen=True)
+class TeachingReport:
+    """How it went. Agreement is the share of held-out pictures with the teacher's top-1.
+
+    Attributes:
+        agreement, kl: (before, after) on the held-out pictures; kl of the class shares, in nats.
+        holdout, images, views: pictures held out, learnt from, and seen in all.
+        steps, seconds, best_step: of the run, and where the kept weights come from.
+        history: one row an evaluation.
+    """
+
+    agreement: tuple[float, float]
+    kl: tuple[float, float]
+    holdout: int
+    images: int
+    views: int
+    steps: int
+    seconds: float
+    best_step: int
+    history: list[Row]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def tables(self, title: str, step: str) -> dict[str, Any]:
+        """As the report renders it (see `vitedge.report`)."""
+        columns = ["step", "epoch", "train_loss", "agreement", "kl"]
+        return {
+            "title": title,
+            "columns": columns,
+            "rows": [[row.get(name) for name in columns] for row in self.history],
+            "note": f"On {self.holdout} held-out calibration pictures, against the dense float model.",
+            "step": step,
+        }
+
+
+class Teaching:
+    """The task: logits by KL divergence, every block's output by `compare`.
+
+    Args:
+        held: pictures uint8 [n, 3, H, W] that a model is judged by.
+    """
+
+    def __init__(
+        self,
+        student: VisionTransformer,
+        teacher: VisionTransformer,
+        held: Tensor,
+        preprocess: Preprocess,
+        options: TeachingOptions,
+        compare: Compare,
+        device: torch.device,
+    ) -> None:
+        self.student, self.teacher, self.options, self.compare = student, teacher, options, compare
+        self.normalize, self.held, self.device = Normalizer(preprocess), held, device
+        self.expected: Tensor | None = None  # the teacher's logits on `held`
+        self.first: Row | None = None
+
+    def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
+        x, o = self.normalize(pixels), self.options
+        if not o.feature_weight:
+            with torch.no_grad():
+                expected = self.teacher(x)
+            return distillation(model(x), expected, o.temperature)
+        with torch.no_grad(), block_outputs(self.teacher) as goal:
+            expected = self.teacher(x)
+        with block_outputs(self.student) as made:
+            logits = model(x)
+        apart = [self.compare(a, b) for a, b in zip(made, goal, strict=True)]
+        return distillation(logits, expected, o.temperature) + o.feature_weight * torch.stack(apart).mean()
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module) -> Tensor:
+        """Of the held-out pictures [N, classes], on the CPU."""
+        parts = [model(self.normalize(p.to(self.device))).float().cpu() for p in self.held.split(32)]
+        return torch.cat(parts)
+
+    def evaluate(self, model: nn.Module) -> Row:
+        # In float32, whatever the loop computes in: a few thousandths of agreement decide.
+        with torch.autocast(self.device.type, enabled=False):
+            if self.expected is None:
+                self.expected = self.logits(self.teacher)
+            ours = self.logits(model)
+        agreement = float((ours.argmax(1) == self.expected.argmax(1)).float().mean())
+        kl = float(distillation(ours, self.expected, 1.0))
+        row = {"agreement": agreement, "kl": kl}
+        self.first = self.first or row
+        # Among weights that agree no less than those at the start, the divergence decides: on a hundred pictures
+        # agreement goes by whole points, and up and down by chance.
+        return {"score": -kl - 1e3 * max(0.0, self.first["agreement"] - agreement), **row}
+
+
+class Lesson:
+    """Pictures, task and loop of a model that is taught.
+
+    Args:
+        student: learns in place. teacher: is not changed.
+        pixels: uint8 [N, crop, crop, 3]; those that `data.sample.held_out` draws judge, the others teach.
+        purpose: what the errors call it.
+
+    Raises VitedgeError where there are too few pictures.
+    """
+
+    def __init__(
+        self,
+        student: VisionTransformer,
+        teacher: VisionTransformer,
+        pixels: np.ndarray,
+        preprocess: Preprocess,
+        options: TeachingOptions,
+        compare: Compare,
+        accelerator: Any,
+        purpose: str,
+    ) -> None:
+        if len(pixels) < FEWEST:
+            raise VitedgeError(
+                f"{len(pixels)} pictures are too few for {purpose}.",
+                "",
+                f"Give at least {FEWEST}; some hundred are better.",
+            )
+        self.student, self.options, self.accelerator = student, options, accelerator
+        held, rest = held_out(len(pixels), options.holdout, options.seed)
+        self.held = torch.from_numpy(np.ascontiguousarray(pixels[np.sort(held)])).permute(0, 3, 1, 2)
+        self.samples = make_samples(np.ascontiguousarray(pixels[np.sort(rest)]), options, preprocess)
+        teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(accelerator.device)
+        self.task = Teaching(student, teacher, self.held, preprocess, options, compare, accelerator.device)
+
+    def teach(self, groups: list[dict[str, Any]], reporter: Reporter, minutes: float | None = None) -> TeachingReport:
+        """Trains the parameters in `groups`, and leaves the best weights in the student.
+
+        minutes: what is left of the options' time.
+        """
+        kept = len(self.held)
+
+        def tell(row: Row) -> None:
+            reporter.info(
+                f"step {row['step']:.0f}, epoch {row['epoch']:.1f}: agreement {row['agreement']:.3f}, "
+                f"KL {row['kl']:.4f} on {kept} held-out pictures"
+            )
+
+        loop = self.options.loop()
+        if minutes is not None:
+            loop = loop.model_copy(update={"minutes": minutes})
+        result = fit(
+            self.student, self.task, self.samples, loop, groups, accelerator=self.accelerator, progress=tell
+        )
+        first = result.history[0]
+        return TeachingReport(
+            agreement=(first["agreement"], result.best["agreement"]),
+            kl=(first["kl"], result.best["kl"]),
+            holdout=kept,
+            images=len(self.samples),
+            views=result.images,
+            steps=result.steps,
+            seconds=result.seconds,
+            best_step=int(result.best["step"]),
+            history=result.history,
+        )
+
+
+def make_samples(pixels: np.ndarray, options: TeachingOptions, preprocess: Preprocess) -> Samples:
+    """Pictures uint8 [N, H, W, 3] with the random changes that the options ask for."""
+    augment = AugmentOptions(scale=options.crop_scale, jitter=JITTER, mixup=options.mixup)
+    return Samples(
+        # MixUp mixes targets too; nothing reads them.
+        Pixels(pixels, torch.zeros(len(pixels), 1)),
+        augment=make_augment(augment, preprocess),
+        mix=make_mix(augment),
+        seed=options.seed,
+    )
