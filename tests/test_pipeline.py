@@ -194,7 +194,7 @@ def test_dynamic_needs_no_pictures_and_static_does(tmp_path, tiny_folder) -> Non
     ("flags", "words"),
     [
         (("--importance", "taylor"), "--prune or --sparsity"),
-        (("--observer", "mse"), "--quantize dynamic or static"),
+        (("--observer", "mse"), "--quantize dynamic, static or qat"),
         (("--epochs", "3"), "--recover distill"),
         (("--prune", "1.5"), "share of 1.5"),
     ],
