@@ -51,7 +51,8 @@ def case() -> Case:
 
 
 def options(**changes: object) -> QatOptions:
-    return QatOptions(**{"epochs": 15, "lr": 1e-3, "scale_lr": 1.0, "precision": "fp32", "holdout": 24} | changes)
+    chosen = {"epochs": 15, "lr": 1e-3, "scale_lr": 1.0, "precision": "fp32", "holdout": 24, "block_steps": 0}
+    return QatOptions(**chosen | changes)
 
 
 def test_the_stream_is_compared_in_one_rotation(case: Case) -> None:
@@ -87,9 +88,19 @@ def test_it_comes_nearer_to_the_teacher(case: Case) -> None:
     assert torch.equal(trained.head.weight, head)
 
 
+def test_blocks_by_themselves_come_nearer(case: Case) -> None:
+    teacher, model, scheme, pixels = case
+    alone = options(epochs=0.01, lr=1e-9, scale_lr=0.0, block_steps=60, block_lr=1e-3)
+    _, _, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, alone)
+    assert report.kl[1] < 0.8 * report.kl[0]
+    # The static scheme, what the blocks made of it, and the loop's one step.
+    assert len(report.history) == 3
+    assert report.history[1]["kl"] == pytest.approx(report.kl[1], abs=1e-6)
+
+
 def test_it_is_never_worse_than_its_start(case: Case) -> None:
     teacher, model, scheme, pixels = case
-    wild = options(epochs=2, lr=10.0)
+    wild = options(epochs=2, lr=10.0, block_lr=10.0, block_steps=5)
     _, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, wild)
     assert report.best_step == 0
     assert report.agreement[0] == report.agreement[1]
@@ -118,6 +129,8 @@ def test_refusals(case: Case) -> None:
         train_quantized(model, scheme, stranger, pixels, PREPROCESS, options())
     with pytest.raises(VitedgeError, match="no longer a number") as caught:
         train_quantized(model, scheme, teacher, pixels, PREPROCESS, options(lr=1e30, scale_lr=1e6))
+    with pytest.raises(VitedgeError, match=r"block \d"):
+        train_quantized(model, scheme, teacher, pixels, PREPROCESS, options(block_steps=9, block_lr=1e30))
     assert caught.value.exit_code == 1
 
 

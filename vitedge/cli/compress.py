@@ -54,7 +54,7 @@ _TEACHING = (
 _ONLY_TOML = {
     "prune": ("head_align", "min_heads", "min_hidden", "fit_batch", "fit_views", "fit_lr", "damping"),
     "distill": _TEACHING,
-    "qat": (*_TEACHING, "scale_lr", "from_float"),
+    "qat": (*_TEACHING, "scale_lr", "block_steps", "block_lr", "from_float"),
     "quantize": ("percentile", "symmetric", "correct", "metric", "held_out"),
     "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size", "images"),
 }

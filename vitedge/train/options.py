@@ -134,6 +134,10 @@ class QatOptions(TeachingOptions):
 
     lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
     scale_lr: float = Field(10.0, ge=0, description="Learning rate of the step sizes, in multiples of that.")
+    block_steps: int = Field(
+        100, ge=0, description="Steps in which each block learns by itself, before the whole does (on a CPU); 0: none."
+    )
+    block_lr: float = Field(3e-5, gt=0, description="Peak learning rate of these steps.")
     from_float: float = Field(
         1.0, ge=0, le=1, description="Weights start at their integers, moved by this share towards the float weights."
     )

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import time
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.quant.learned_model import learnable, learned_floats, learned_scheme
 from vitedge.quant.scheme import Scheme
 from vitedge.reporter import Reporter
+from vitedge.train.blockwise import fit_blocks
+from vitedge.train.device import is_out_of_memory
 from vitedge.train.distil import check_pair
 from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
 from vitedge.train.stream import Rotated, stream_rotation
 from vitedge.train.teaching import Lesson, TeachingReport
 from vitedge.vit.model import VisionTransformer
+
+# The most that the blocks by themselves take of `--minutes`.
+BLOCK_SHARE = 0.4
 
 
 def train_quantized(
@@ -32,8 +41,8 @@ def train_quantized(
     """What `scheme` makes of the float `model`, trained on `pixels` uint8 [N, crop, crop, 3] to answer as `teacher`.
 
     Everything is rounded where the scheme rounds it; gradients go straight through (arXiv 1308.3432), and step sizes
-    learn as in LSQ (arXiv 1902.08153). Zero points stay. Some pictures are held out; what is best on them is kept,
-    and that is `scheme` itself where nothing is better.
+    learn as in LSQ (arXiv 1902.08153). Zero points stay. Each block learns by itself first, then the whole. Some
+    pictures are held out; what is best on them is kept, and that is `scheme` itself where nothing is better.
 
     Args:
         teacher: the float model before anything that was not exact; its stream may be rotated against `model`'s.
@@ -52,11 +61,17 @@ def train_quantized(
             "No rotation takes what one embeds to what the other does.",
             "Train with the model that this one was made of, or with qat.feature_weight = 0.",
         )
-    accelerator = make_accelerator()
+    accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
     compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width))
     lesson = Lesson(student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8")
-    report = lesson.teach(quantized_groups(student, options), progress or Reporter())
+    # A GPU has the time to train the whole; the streams of all pictures may not fit into its memory.
+    if options.block_steps and rotation is not None and accelerator.device.type == "cpu":
+        _fit_blocks(lesson, compare, preprocess, reporter)
+    minutes = None
+    if options.minutes is not None:
+        minutes = max(0.01, options.minutes - (time.monotonic() - started) / 60)
+    report = lesson.teach(learning(student, options), reporter, minutes)
     student = student.cpu().eval()
     facts = report.to_dict() | {"options": options.model_dump()}
     facts.pop("history")
@@ -64,13 +79,49 @@ def train_quantized(
     return learned_floats(student, model, learned, preprocess), learned, report
 
 
-def quantized_groups(student: VisionTransformer, options: QatOptions) -> list[dict[str, Any]]:
-    """Parameter groups: matrices and biases, and the factors of the step sizes. The rest stays as it is.
+def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> None:
+    """Each block by itself; the student stays as it was where the held-out pictures say that this did harm."""
+    student, options = lesson.student, lesson.options
+    assert isinstance(options, QatOptions)
+    first, kept = lesson.judge(), copy.deepcopy(student.state_dict())
+    reporter.info(f"static: agreement {first['agreement']:.3f}, KL {first['kl']:.4f} on {len(lesson.held)} pictures")
+    learning(student, options)
+    try:
+        with reporter.progress("training each block by itself: blocks", len(student.blocks)) as advance:
+            fit_blocks(
+                student,
+                lesson.teacher,
+                lesson.samples,
+                preprocess,
+                compare,
+                lambda block: learning(block, options),
+                steps=options.block_steps,
+                batch=options.batch,
+                lr=options.block_lr,
+                seconds=math.inf if options.minutes is None else BLOCK_SHARE * 60 * options.minutes,
+                seed=options.seed,
+                advance=advance,
+            )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise VitedgeError(
+            f"Out of memory with {options.batch} pictures a step and {len(lesson.samples)} in all.",
+            "The blocks' inputs of all pictures are held in memory.",
+            "Lower qat.batch or --calib-size, or set qat.block_steps = 0.",
+            exit_code=1,
+        ) from error
+    if lesson.task.evaluate(student)["score"] < first["score"]:
+        student.load_state_dict(kept)
 
-    LayerNorms stay folded, and what the embedding adds as the positions is not quantised by itself.
+
+def learning(module: nn.Module, options: QatOptions) -> list[dict[str, Any]]:
+    """Parameter groups of what learns: matrices and biases, and the factors of the step sizes.
+
+    The rest stays as it is: LayerNorms stay folded, and what is added as the positions is not quantised by itself.
     """
     weights, factors = [], []
-    for name, parameter in student.named_parameters():
+    for name, parameter in module.named_parameters():
         if name.endswith(".factor"):
             factors.append(parameter)
         elif "norm" not in name and name not in ("class_token", "pos_embedding"):

@@ -156,7 +156,15 @@ class Lesson:
         self.held = torch.from_numpy(np.ascontiguousarray(pixels[np.sort(held)])).permute(0, 3, 1, 2)
         self.samples = make_samples(np.ascontiguousarray(pixels[np.sort(rest)]), options, preprocess)
         teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(accelerator.device)
+        self.teacher = teacher
         self.task = Teaching(student, teacher, self.held, preprocess, options, compare, accelerator.device)
+        self.before: list[Row] = []
+
+    def judge(self) -> Row:
+        """Figures of the student as it stands before the loop; they stand first in the report."""
+        row = {"step": 0.0, "epoch": 0.0, **self.task.evaluate(self.student.eval().to(self.accelerator.device))}
+        self.before.append(row)
+        return row
 
     def teach(self, groups: list[dict[str, Any]], reporter: Reporter, minutes: float | None = None) -> TeachingReport:
         """Trains the parameters in `groups`, and leaves the best weights in the student.
@@ -177,7 +185,8 @@ class Lesson:
         result = fit(
             self.student, self.task, self.samples, loop, groups, accelerator=self.accelerator, progress=tell
         )
-        first = result.history[0]
+        history = [*self.before, *result.history]
+        first = history[0]
         return TeachingReport(
             agreement=(first["agreement"], result.best["agreement"]),
             kl=(first["kl"], result.best["kl"]),
@@ -187,7 +196,7 @@ class Lesson:
             steps=result.steps,
             seconds=result.seconds,
             best_step=int(result.best["step"]),
-            history=result.history,
+            history=history,
         )
 
 
