@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.train.augment import make_augment
+from vitedge.train.device import has_accelerator
 from vitedge.train.feed import Samples
 from vitedge.train.loop import Fit, fit, make_accelerator
 from vitedge.train.losses import soft_cross_entropy
@@ -74,6 +76,8 @@ def run(model: VisionTransformer, case: Colours, chosen: LoopOptions, **more: An
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if not has_accelerator():
+        assert make_accelerator().num_processes == int(os.environ.get("WORLD_SIZE", 1)), "each would train alone"
     model, case = make_case()
     run(model, case, options(batch=int(sys.argv[2]), evaluations=1))
     if make_accelerator(cpu=True).is_main_process:

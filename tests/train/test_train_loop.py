@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,8 +55,12 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, killed_at: int
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     script = str(Path(__file__).parent / "loop_case.py")
-    # `accelerate launch` starts no second process on a CPU by itself; what it does on GPUs is torchrun's launcher.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    # With --cpu it would start a second process through MPI alone; with --multi_gpu it does on any machine.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launch += ["--main_process_port", str(free.getsockname()[1])]
     root = str(Path(__file__).resolve().parents[2])
     for command in ([*launch, script, "two.pt", "4"], [sys.executable, script, "one.pt", "8"]):
         done = subprocess.run(

@@ -11,6 +11,11 @@ import torch
 from vitedge.errors import VitedgeError
 
 
+def has_accelerator() -> bool:
+    """Whether there is anything but the CPU (`torch.accelerator` is younger than the oldest torch that we take)."""
+    return torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available()
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 matrices in hardware (Ampere and later; AVX512-BF16 or AMX)."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.train import state as states
 from vitedge.train.average import Average
-from vitedge.train.device import autocast, is_out_of_memory, out_of_memory
+from vitedge.train.device import autocast, has_accelerator, is_out_of_memory, out_of_memory
 from vitedge.train.feed import Order, Samples, feed
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import LoopOptions
@@ -51,12 +51,13 @@ class Fit:
 
 
 def make_accelerator(cpu: bool = False) -> Any:
-    """The process's `Accelerator`: what `accelerate launch` set up, or one device."""
+    """The process's `Accelerator`: what `accelerate launch` or `torchrun` set up, or one device."""
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise missing_package("accelerate", "compress", "Training") from error
-    return Accelerator(cpu=cpu)
+    # Without this, processes that were started together on a machine without GPUs would each train alone.
+    return Accelerator(cpu=cpu or not has_accelerator())
 
 
 def fit(
