@@ -19,7 +19,7 @@ def command(
     *,
     target: Annotated[str, typer.Option("--target", help=f"One of {', '.join(targets.names())}.")] = "onnxruntime",
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16 or int8. (default: the target's first)")
+        str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8. (default: the target's first)")
     ] = None,
     platform: Annotated[str | None, typer.Option("--platform", help="The chip, where the target has several.")] = None,
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),

@@ -16,6 +16,10 @@ from vitedge.condition.surgery import assign, blocks_of, reconfigure
 from vitedge.vit.model import MLP, VisionTransformer
 
 
+# How far from the best a smaller group may be, as a ratio of noises.
+FLAT = 1.15
+
+
 def group_noise(width: Tensor, power: Tensor, columns: Tensor) -> float:
     """Rounding noise that one group of units makes in fc2's output, with one scale for the group.
 
@@ -30,20 +34,20 @@ def choose_groups(width: Tensor, power: Tensor, columns: Tensor, most: int, gain
     """The units of each group, as indices; one group where that is enough. Arguments as in `group_noise`.
 
     A group of far-out units is filled up to a multiple of `multiple` with the units that matter least, which
-    a coarse scale does not hurt. A further group is taken only if it divides the noise by `gain`.
+    a coarse scale does not hurt. A further group is taken only if it divides the noise by `gain`, and it is the
+    smallest whose noise is within `FLAT` of the best: the optimum is flat, and each group is a product of its own.
     """
     groups = [torch.arange(len(width))]
     for _ in range(most - 1):
         rest = groups.pop()
         best = group_noise(width[rest], power[rest], columns[rest])
         done = sum(group_noise(width[g], power[g], columns[g]) for g in groups)
-        choice: tuple[Tensor, Tensor] | None = None
-        limit = best + done
+        tried = []
         for count in _counts(len(rest), multiple):
             parts = _split_off(rest, width, power * columns, count, multiple)
-            noise = done + sum(group_noise(width[g], power[g], columns[g]) for g in parts)
-            if noise * gain < limit and (choice is None or noise < best):
-                best, choice = noise, parts
+            tried.append((done + sum(group_noise(width[g], power[g], columns[g]) for g in parts), parts))
+        limit = min((best + done) / gain, FLAT * min((noise for noise, _ in tried), default=0.0))
+        choice = next((parts for noise, parts in tried if noise <= limit), None)
         if choice is None:
             groups.append(rest)
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from vitedge.data.dataset import Dataset
 from vitedge.data.image import UnreadableImage, open_rgb
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.processors import usable_processors
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,5 @@ def iter_batches(
 
 
 def default_threads() -> int:
-    """As many as this process has cores, 8 at most: beyond that the disk is the limit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    """As many as this process has processors, 8 at most: beyond that the disk is the limit."""
+    return min(usable_processors(), 8)

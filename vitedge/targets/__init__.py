@@ -10,6 +10,7 @@ from vitedge.targets.base import Target
 # Name -> module that holds a `TARGET`. A new target is one package and one line here.
 _TARGETS = {
     "onnxruntime": "vitedge.targets.onnxruntime",
+    "openvino": "vitedge.targets.openvino",
     "tensorrt": "vitedge.targets.tensorrt",
     "rknn": "vitedge.targets.rknn",
 }

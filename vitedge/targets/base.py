@@ -58,7 +58,7 @@ class BuildRequest:
     Attributes:
         onnx: the bundle's graph: input `pixels` uint8 [N, H, W, 3], output `logits` float32 [N, classes].
         out: an empty folder to write the artifact's files to; it is moved into the bundle when the build succeeded.
-        precision: "fp32", "fp16" or "int8"; one of the target's `precisions`.
+        precision: "fp32", "fp16", "bf16" or "int8"; one of the target's `precisions`.
         platform: the target's platform name (an RKNN chip), or None.
         options: the target's own `Options`.
         pixels: calibration images, uint8 [N, H, W, 3] (a memory map), or None where the bundle has none.

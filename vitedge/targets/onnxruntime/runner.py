@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitedge.errors import VitedgeError
-
-
-def default_threads() -> int:
-    """The processors that this process may use: the affinity mask, not the machine's count."""
-    return len(os.sched_getaffinity(0))
+from vitedge.processors import checked_threads
+from vitedge.targets.pieces import in_pieces
 
 
 def session_settings(threads: int | None = None) -> dict[str, Any]:
-    """The session options that are used, as plain facts for metadata and reports."""
+    """The session options that are used, as plain facts for metadata and reports. Raises VitedgeError where more
+    threads are asked for than there are processors."""
     return {
         "provider": "CPUExecutionProvider",
         "graph_optimization_level": "all",
         "execution_mode": "sequential",
-        "intra_op_threads": threads or default_threads(),
+        "intra_op_threads": checked_threads(threads),
         "inter_op_threads": 1,
     }
 
@@ -32,8 +29,11 @@ class OnnxRuntimeRunner:
 
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int | None = None, model: bytes | None = None) -> None:
-        """path: the ONNX file; model: its bytes where there is no file. Raises VitedgeError where it does not load."""
+    def __init__(
+        self, path: Path, *, threads: int | None = None, model: bytes | None = None, built_with: str | None = None
+    ) -> None:
+        """path: the ONNX file; model: its bytes where there is no file; built_with: the version of ONNX Runtime
+        that it was written for. Raises VitedgeError where it does not load."""
         import onnxruntime as ort
 
         settings = session_settings(threads)
@@ -48,12 +48,7 @@ class OnnxRuntimeRunner:
                 model if model is not None else str(path), options, providers=[settings["provider"]]
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise VitedgeError(
-                f"ONNX Runtime {ort.__version__} can't load '{path}'.",
-                str(error).strip().splitlines()[0],
-                "Build it again with `vitedge build`, or install a newer onnxruntime.",
-                exit_code=1,
-            ) from error
+            raise _cannot_load(path, error, ort.__version__, built_with) from error
         self.settings = settings
         first = self.session.get_inputs()[0]
         self.input_name = first.name
@@ -61,16 +56,30 @@ class OnnxRuntimeRunner:
 
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] -> float32 logits [N, classes]."""
-        size = self.batch
-        if size is None or len(pixels) == size:
-            return self.session.run(None, {self.input_name: pixels})[0]
-        parts = []
-        for start in range(0, len(pixels), size):
-            piece = pixels[start : start + size]
-            padded = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
-            parts.append(self.session.run(None, {self.input_name: padded})[0][: len(piece)])
-        return np.concatenate(parts)
+        return in_pieces(lambda x: self.session.run(None, {self.input_name: x})[0], self.batch, pixels)
 
     def close(self) -> None:
         """Frees the session."""
         self.session = None  # type: ignore[assignment]
+
+
+def _cannot_load(path: Path, error: Exception, version: str, built_with: str | None) -> VitedgeError:
+    """Names the version that knows the graph's operators, where this one is older."""
+    reason = str(error).strip().splitlines()[0]
+    if built_with and _numbers(version) < _numbers(built_with):
+        return VitedgeError(
+            f"ONNX Runtime {version} can't load '{path}', which was built with {built_with}.",
+            reason,
+            f"pip install 'onnxruntime>={built_with}', or build it again here with `vitedge build`.",
+            exit_code=1,
+        )
+    return VitedgeError(
+        f"ONNX Runtime {version} can't load '{path}'.",
+        reason,
+        "Build it again with `vitedge build`, or install a newer onnxruntime.",
+        exit_code=1,
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

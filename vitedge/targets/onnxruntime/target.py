@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import platform
-import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from vitedge.errors import VitedgeError
 from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, TargetOptions
+from vitedge.targets.onnxruntime.cpu import saturation_warnings
+from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, session_settings
+
 
 _GRAPH = {"fp32": "float32", "int8": "int8"}
 
 
 class OnnxRuntimeOptions(TargetOptions):
-    """Nothing to choose yet: the session options are stated in the metadata."""
+    """How the graph is written for ONNX Runtime. What is `auto` is timed on the machine that builds."""
 
-
-def saturation_warnings(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """A warning where the CPU's product of uint8 and int8 saturates: x86 without VNNI adds pairs in 16 bits."""
-    if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.is_file():
-        return []
-    flags = set(next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split())
-    if flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
-        return []
-    return [
-        "this CPU has no VNNI, and its sums of two 8-bit products saturate: compress with `--weight-bits 7` "
-        "if the artifact is to run here"
-    ]
+    attention: AttentionChoice = Field(
+        "auto",
+        description="packed: q, k, v and attention in one operator; heads: MultiHeadAttention; parts: as exported; "
+        "auto: the fastest here.",
+    )
+    mlp_groups: GroupsChoice = Field(
+        "auto", description="joined: groups of MLP units in one product where they can be; apart; auto: the faster here."
+    )
 
 
 class OnnxRuntimeTarget:
@@ -54,8 +53,10 @@ class OnnxRuntimeTarget:
         return []
 
     def build(self, request: BuildRequest) -> BuildResult:
-        """The graph of that precision as it stands, with the session options that it is to run with."""
+        """The graph of that precision, rewritten for ONNX Runtime's kernels, in the form that is fastest here."""
         import onnxruntime as ort
+
+        from vitedge.targets.onnxruntime.tune import write_fastest
 
         graph = request.onnx_by_precision.get(_GRAPH[request.precision])
         if graph is None:
@@ -65,23 +66,13 @@ class OnnxRuntimeTarget:
                 "Run `vitedge compress --quantize static` (or dynamic) first.",
             )
         facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
-        warnings: list[str] = []
-        if request.precision == "int8":
-            import onnx
-
-            from vitedge.targets.onnxruntime.rewrites import apply
-
-            model, facts["rewrites"] = apply(onnx.load(graph))
-            onnx.save(model, request.out / "model.onnx")
-            facts["operators"] = dict(Counter(node.op_type for node in model.graph.node))
-            warnings = saturation_warnings()
-        else:
-            shutil.copyfile(graph, request.out / "model.onnx")
+        facts |= write_fastest(graph, request.out / "model.onnx", request.options, request.pixels)
+        warnings = saturation_warnings() if request.precision == "int8" else []
         return BuildResult("model.onnx", facts | {"session": session_settings()}, warnings)
 
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""
-        return OnnxRuntimeRunner(artifact, threads=threads)
+        return OnnxRuntimeRunner(artifact, threads=threads, built_with=metadata.get("onnxruntime"))
 
     def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
         """ONNX Runtime estimates no costs."""

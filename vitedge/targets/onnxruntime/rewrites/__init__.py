@@ -1,21 +1,45 @@
-"""Rewrites of the graph for ONNX Runtime's CPU kernels, one a file."""
+"""Rewrites of the graph for ONNX Runtime's CPU kernels, one a file. Each is exact."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
-from vitedge.targets.onnxruntime.rewrites import integer_products
+from vitedge.targets.onnxruntime.rewrites import fused_attention, integer_products
+from vitedge.targets.rewrites import cls_attention, mlp_groups
+from vitedge.targets.rewrites.graph import Graph
 
 if TYPE_CHECKING:
     import onnx
 
-REWRITES = {"integer_products": integer_products.rewrite}
+Attention = Literal["packed", "heads", "parts"]
+Groups = Literal["joined", "apart"]
+AttentionChoice = Literal["auto", "packed", "heads", "parts"]
+GroupsChoice = Literal["auto", "joined", "apart"]
+ATTENTION: tuple[Attention, ...] = get_args(Attention)
+GROUPS: tuple[Groups, ...] = get_args(Groups)
 
 
-def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int]]:
+@dataclass(frozen=True)
+class Form:
+    """How a graph is written for ONNX Runtime; which form is fastest depends on the CPU and on the model's widths.
+
+    Attributes:
+        attention: see `fused_attention`; parts leaves it as exported.
+        groups: whether an MLP's groups of units are computed together where they can be (see `mlp_groups`).
+    """
+
+    attention: Attention = "packed"
+    groups: Groups = "joined"
+
+
+def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str, int]]:
     """A rewritten copy, and how many times each rewrite found its pattern."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy, {name: rewrite(copy) for name, rewrite in REWRITES.items()}
+    g = Graph(model)
+    counts = {"cls_attention": cls_attention.rewrite(g)}
+    if form.groups == "joined":
+        counts["mlp_groups"] = mlp_groups.rewrite(g)
+    if form.attention != "parts":
+        counts["fused_attention"] = fused_attention.rewrite(g, form.attention)
+    counts["integer_products"] = integer_products.rewrite(g)
+    return g.finish(), counts

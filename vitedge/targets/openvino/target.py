@@ -1,0 +1,96 @@
+"""The target `openvino`: probe, check, build, open."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vitedge.errors import VitedgeError
+from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, TargetOptions
+from vitedge.targets.openvino.runner import OpenVINORunner, computes, load, rest_precision
+
+
+class OpenVINOOptions(TargetOptions):
+    """Options of the OpenVINO target."""
+
+    rest: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="What an INT8 model computes outside its integer products; auto: bf16 where the CPU has it."
+    )
+
+
+class OpenVINOTarget:
+    """OpenVINO's CPU plugin."""
+
+    name = "openvino"
+    precisions = ("int8", "fp32", "bf16")
+    platforms: tuple[str, ...] = ()
+    Options = OpenVINOOptions
+
+    def probe(self) -> Probe:
+        """Whether openvino is installed."""
+        if importlib.util.find_spec("openvino") is None:
+            reason = "the package 'openvino' is not installed"
+            return Probe(self.name, False, False, {}, reason, "pip install 'vitedge[openvino]'")
+        try:
+            ov = load()
+            core = ov.Core()
+            versions = {"openvino": ov.__version__.split("-")[0], "machine": platform.machine()}
+            versions["types"] = " ".join(name for name in ("bf16", "fp16") if computes(core, name)) or "fp32"
+        except Exception as error:  # a broken installation fails in ways of its own; the table must still print
+            return Probe(self.name, False, False, {}, str(error).splitlines()[0], "pip install -U openvino")
+        return Probe(self.name, True, True, versions)
+
+    def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
+        """OpenVINO takes every operator that vitedge writes; `build` reports what its reader refuses."""
+        return []
+
+    def build(self, request: BuildRequest) -> BuildResult:
+        """OpenVINO's IR of that precision's graph. bf16 is computed from weights stored in 16 bits (float16)."""
+        from vitedge.targets.openvino.graph import convert
+
+        ov = load()
+        core = ov.Core()
+        if request.precision == "bf16" and not computes(core, "bf16"):
+            raise VitedgeError(
+                "This CPU has no instructions for bf16.", "", "Build with --precision fp32 or int8.", exit_code=1
+            )
+        name = "int8" if request.precision == "int8" else "float32"
+        graph = request.onnx_by_precision.get(name)
+        if graph is None:
+            raise VitedgeError(
+                f"The run has no {name} graph.",
+                "It was compressed without quantisation.",
+                "Run `vitedge compress --quantize static` first.",
+            )
+        model, counts = convert(graph, request.precision)
+        ov.save_model(model, str(request.out / "model.xml"), compress_to_fp16=request.precision == "bf16")
+        floats = request.precision
+        if floats == "int8":
+            floats = rest_precision(core, request.options.rest)
+        runner = OpenVINORunner(request.out / "model.xml", floats)
+        facts = {
+            "openvino": ov.__version__.split("-")[0],
+            "machine": platform.machine(),
+            "floats": floats,
+            "rest": request.options.rest,
+            "rewrites": counts,
+            "kernels": runner.kernels(),
+            "session": runner.settings,
+        }
+        runner.close()
+        return BuildResult("model.xml", facts)
+
+    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OpenVINORunner:
+        """A compiled model. An INT8 artifact built with `rest` auto takes what the CPU has where it is opened."""
+        floats = metadata["floats"]
+        if metadata["precision"] == "int8":
+            floats = rest_precision(load().Core(), metadata["rest"])
+        return OpenVINORunner(artifact, floats, threads=threads)
+
+    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
+        """OpenVINO estimates no costs."""
+        return None
