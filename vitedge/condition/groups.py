@@ -15,7 +15,6 @@ from vitedge.condition.ranges import ChannelStats, measure
 from vitedge.condition.surgery import assign, blocks_of, reconfigure
 from vitedge.vit.model import MLP, VisionTransformer
 
-
 # How far from the best a smaller group may be, as a ratio of noises.
 FLAT = 1.15
 

@@ -14,7 +14,6 @@ from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, session_settings
 
-
 _GRAPH = {"fp32": "float32", "int8": "int8"}
 
 
@@ -27,7 +26,8 @@ class OnnxRuntimeOptions(TargetOptions):
         "auto: the fastest here.",
     )
     mlp_groups: GroupsChoice = Field(
-        "auto", description="joined: groups of MLP units in one product where they can be; apart; auto: the faster here."
+        "auto",
+        description="joined: groups of MLP units in one product where they can be; apart; auto: the faster here.",
     )
 
 

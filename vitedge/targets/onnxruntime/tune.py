@@ -72,7 +72,9 @@ class _Trials:
             onnx.save(rewritten, written[name])
         try:
             if len(written) > 1:
-                times = median_times({name: partial(OnnxRuntimeRunner, path) for name, path in written.items()}, self.pixels)
+                times = median_times(
+                    {name: partial(OnnxRuntimeRunner, path) for name, path in written.items()}, self.pixels
+                )
                 self.times |= times
                 return named[choose(times)]
             return forms[0]

@@ -11,14 +11,9 @@ nothing in between is quantised.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vitedge.targets.rewrites.graph import Graph, Linear, float_attention
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def rewrite(g: Graph) -> int:

@@ -6,14 +6,9 @@ and the result is split. Where no group's fc2 is quantised, fc2 is joined too an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from vitedge.targets.rewrites.graph import Graph, Linear
-
-if TYPE_CHECKING:
-    import onnx
 
 _GELU = ("div", "erf", "add", "mul")
 
@@ -35,7 +30,7 @@ def _join(g: Graph, name: str) -> bool:
     if any(g.makers[f"{name}.gelu.{i}.div"].input[0] != linear.result for i, linear in enumerate(first)):
         return False  # fc1's output is quantised, a scale a group
     sizes = [linear.weight.shape[1] for linear in first]
-    biases = [linear.bias if linear.bias is not None else np.zeros(n, np.float32) for linear, n in zip(first, sizes)]
+    biases = [np.zeros(len(part.weight[0]), np.float32) if part.bias is None else part.bias for part in first]
     scales = [linear.scale for linear in first if linear.scale is not None]
     g.write_linear(
         first[0].x,

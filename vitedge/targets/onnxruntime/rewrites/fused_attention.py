@@ -10,14 +10,11 @@ the products and the context is quantised, and q, k and v are all float or all i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from vitedge.targets.rewrites.graph import MICROSOFT, Graph, Linear, float_attention
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def rewrite(g: Graph, form: Literal["packed", "heads"]) -> int:

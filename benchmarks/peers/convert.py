@@ -1,0 +1,147 @@
+"""Makes one peer's artifact in that peer's own environment, as its documentation says to.
+
+    python convert.py RECIPE PLAIN_ONNX CALIB_NPY OUT      prints one line of JSON
+
+CALIB_NPY holds normalised pictures, float32 [N, 3, H, W].
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class Reader:
+    """ONNX Runtime's and its relatives' way to hand over calibration pictures."""
+
+    def __init__(self, pictures: np.ndarray, name: str) -> None:
+        self.pictures, self.name = pictures, name
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.rest = iter(self.pictures)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        picture = next(self.rest, None)
+        return None if picture is None else {self.name: picture[None]}
+
+
+def input_name(model: Path) -> str:
+    import onnx
+
+    return onnx.load(str(model), load_external_data=False).graph.input[0].name
+
+
+def ort_dynamic(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(model, out / "model.onnx", per_channel=True)
+    return out / "model.onnx"
+
+
+def prepared(model: Path, out: Path) -> Path:
+    """ONNX Runtime's pre-processing, which its documentation asks for before static quantisation."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(str(model), str(out / "prepared.onnx"), skip_symbolic_shape=True)
+    return out / "prepared.onnx"
+
+
+def ort_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    from onnxruntime.quantization import quantize_static
+
+    ready = prepared(model, out)
+    quantize_static(ready, out / "model.onnx", Reader(pictures, input_name(model)))
+    return out / "model.onnx"
+
+
+def ort_static_matmul(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    ready = prepared(model, out)
+    quantize_static(
+        ready,
+        out / "model.onnx",
+        Reader(pictures, input_name(model)),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+    )
+    return out / "model.onnx"
+
+
+def optimum_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    from datasets import Dataset
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
+
+    quantizer = ORTQuantizer(onnx_model_path=model)
+    config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
+    data = Dataset.from_dict({input_name(model): [picture.tolist() for picture in pictures]})
+    calibration = AutoCalibrationConfig.minmax(data)
+    ranges = quantizer.fit(data, calibration, operators_to_quantize=config.operators_to_quantize)
+    quantizer.quantize(save_dir=out, calibration_tensors_range=ranges, quantization_config=config)
+    return next(p for p in out.glob("*.onnx") if "quantized" in p.name)
+
+
+def inc_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    from onnx_neural_compressor import data_reader
+    from onnx_neural_compressor.quantization import config, quantize
+
+    class Pictures(Reader, data_reader.CalibrationDataReader):
+        pass
+
+    reader = Pictures(pictures, input_name(model))
+    quantize(str(model), str(out / "model.onnx"), config.StaticQuantConfig(calibration_data_reader=reader))
+    return out / "model.onnx"
+
+
+def _nncf(model: Path, pictures: np.ndarray, out: Path, **options: object) -> Path:
+    import nncf
+    import openvino as ov
+
+    data = nncf.Dataset(list(range(len(pictures))), lambda i: pictures[i : i + 1])
+    quantized = nncf.quantize(ov.Core().read_model(str(model)), data, subset_size=len(pictures), **options)
+    ov.save_model(quantized, str(out / "model.xml"), compress_to_fp16=False)
+    return out / "model.xml"
+
+
+def nncf_default(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    return _nncf(model, pictures, out)
+
+
+def nncf_transformer(model: Path, pictures: np.ndarray, out: Path) -> Path:
+    import nncf
+
+    return _nncf(model, pictures, out, model_type=nncf.ModelType.TRANSFORMER)
+
+
+def peak_mib() -> float:
+    """Most memory this process had. Not getrusage's: that counts what the parent had before exec."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def main() -> None:
+    recipe, model, calibration, out = sys.argv[1], *map(Path, sys.argv[2:5])
+    pictures = np.load(calibration)
+    started = time.perf_counter()
+    artifact = globals()[recipe](model, pictures, out)
+    print(
+        json.dumps(
+            {
+                "artifact": str(artifact),
+                "seconds": time.perf_counter() - started,
+                "peak_mib": peak_mib(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
