@@ -17,6 +17,8 @@ BOARD = [
     "vitedge.targets.base",
     "vitedge.targets.onnxruntime.target",
     "vitedge.targets.onnxruntime.runner",
+    "vitedge.targets.openvino.target",
+    "vitedge.targets.openvino.runner",
     "vitedge.cli.build",
     "vitedge.cli.compress",
     "vitedge.cli.doctor",

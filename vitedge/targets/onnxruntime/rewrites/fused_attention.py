@@ -30,7 +30,8 @@ def _fuse(g: Graph, name: str, form: str) -> bool:
     linears = [part for part in parts if part is not None and part.bias is not None]
     if not chain or context is None or len(linears) < 3 or len({part.x for part in linears}) != 1:
         return False
-    shapes = [g.array(g.makers[f"{name}.{part}.split"].input[1]) for part in "qkv"]
+    found = [g.array(g.makers[f"{name}.{part}.split"].input[1]) for part in "qkv"]
+    shapes = [shape for shape in found if shape is not None]
     heads, dims = int(shapes[0][2]), [int(shape[3]) for shape in shapes]
     if form == "packed":
         if not _packed(g, name, linears, heads, dims):
