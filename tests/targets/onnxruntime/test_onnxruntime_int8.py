@@ -13,7 +13,8 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.vit import export_vit
-from vitedge.quant import QuantOptions, calibrate, insert_qdq
+from vitedge.quant import QuantOptions, calibrate, insert_qdq, round_weights
+from vitedge.quant.dynamic import quantize_dynamic
 from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import Form, apply
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -69,6 +70,21 @@ def test_attention_becomes_one_operator(quantized, tiny_model, attention) -> Non
         assert found["fused_attention"] == operators[wanted] == 1 and operators["Softmax"] == 1
         before, after = run(model, pixels), run(rewritten, pixels)
         assert np.abs(after - before).max() < near * np.ptp(before)
+
+
+def test_dynamic_products_take_the_same_operators(tiny_model) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
+    graph = quantize_dynamic(export_vit(tiny_model.config, weights, PREPROCESS, 8), round_weights(tiny_model, None))
+    integers = sum(node.op_type == "MatMulInteger" for node in graph.graph.node)
+    rewritten, found = apply(graph, Form("packed", "joined"))
+    operators = Counter(node.op_type for node in rewritten.graph.node)
+    assert found["dynamic_products"] == integers >= 10 and not operators["MatMulInteger"]
+    assert operators["QAttention"] == 1
+    # One QAttention took three products, and the last block's k and v are folded.
+    assert found["integer_products"] == operators["MatMulIntegerToFloat"] == integers - 5
+    before, after = run(graph, pixels), run(rewritten, pixels)
+    assert np.abs(after - before).max() < 0.02 * np.ptp(before)
 
 
 def test_weights_of_7_bits_cannot_saturate(tiny_model) -> None:

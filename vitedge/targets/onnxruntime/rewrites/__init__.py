@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vitedge.targets.onnxruntime.rewrites import fused_attention, integer_products
+from vitedge.targets.onnxruntime.rewrites import dynamic_products, fused_attention, integer_products
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
 
@@ -36,7 +36,7 @@ class Form:
 def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str, int]]:
     """A rewritten copy, and how many times each rewrite found its pattern."""
     g = Graph(model)
-    counts = {"cls_attention": cls_attention.rewrite(g)}
+    counts = {"dynamic_products": dynamic_products.rewrite(g), "cls_attention": cls_attention.rewrite(g)}
     if form.groups == "joined":
         counts["mlp_groups"] = mlp_groups.rewrite(g)
     if form.attention != "parts":
