@@ -32,7 +32,8 @@ def write_digits(folder: Path, seed: int = 0) -> None:
     for place, index in enumerate(order.tolist()):
         part = folder / ("test" if place < len(order) // 5 else "train") / str(digits.target[index])
         part.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8)).resize((SIDE, SIDE), Image.BICUBIC)
+        drawn = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
+        picture = drawn.resize((SIDE, SIDE), Image.BICUBIC)
         padded = Image.new("L", (SIDE * 5 // 4, SIDE * 5 // 4))
         padded.paste(picture, (SIDE // 8, SIDE // 8))
         padded.convert("RGB").save(part / f"{index:04}.png")

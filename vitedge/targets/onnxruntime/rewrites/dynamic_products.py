@@ -1,6 +1,6 @@
 """Dynamic quantisation's products in the form of static ones, so that the other rewrites know them.
 
-    MatMulInteger -> Cast -> Mul(scale of x times scale of W)     becomes     MatMul(DequantizeLinear x, DequantizeLinear W)
+    MatMulInteger -> Cast -> Mul(scale of x times scale of W)   becomes   MatMul(DequantizeLinear x, DequantizeLinear W)
 
 where x still comes from DynamicQuantizeLinear, its scale and zero point found at run time.
 """
