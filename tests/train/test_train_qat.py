@@ -162,6 +162,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder:
     assert bundle.facts("quantize")["agreement"] > 0.8
     table = json.loads((bundle.root / "analysis/25-qat.json").read_text())
     assert len(table["rows"]) == len(facts["history"])
+    assert len((bundle.root / "steps/qat/metrics.csv").read_text().splitlines()) == len(facts["history"]) + 1
     again = _vitedge(tmp_path, *call, "--preset", "full")
     assert "qat: up to date" in again.stderr and "quantize: up to date" in again.stderr
     _vitedge(tmp_path, "build", "--precision", "int8")

@@ -36,7 +36,7 @@ class _LearnedRound(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale = ctx.saved_tensors
         (grad,), (low, high, share) = grads, ctx.bounds
-        if scale.numel() == 1:
+        if scale.numel() == 1 and x.device.type == "cpu":  # reading a number would hold a GPU up
             s = float(scale)
             inside = torch.ops.aten.hardtanh_backward(grad, x, low * s, high * s)
             moved = torch.dot(grad.flatten(), y.flatten()) - torch.dot(inside.flatten(), x.flatten())

@@ -51,7 +51,7 @@ def qat_model(
             reporter.warn(warning)
         trained, learned, report = train_quantized(model, scheme, teacher, pixels, preprocess, options, reporter)
         table = report.tables("Quantisation-aware training", "qat")
-        return Outcome(trained, report.to_dict(), table, learned)
+        return Outcome(trained, report.to_dict(), table, report.history, learned)
 
     record = transform_model(
         bundle,

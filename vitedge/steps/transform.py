@@ -34,12 +34,13 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a transform gives back: the model, facts for the manifest, a table for the report; with training in INT8,
-    the scheme too."""
+    """What a transform gives back: the model, facts for the manifest, a table for the report; with training the rows of
+    `metrics.csv`, with training in INT8 the scheme too."""
 
     model: VisionTransformer
     facts: dict[str, Any]
     table: dict[str, Any]
+    history: list[dict[str, float]] | None = None
     scheme: Scheme | None = None
 
 
@@ -65,6 +66,10 @@ def transform_model(
 
         outcome = apply(read_model(bundle.path(parent)))
         save_model(folder / "steps" / name, outcome.model)
+        if outcome.history:
+            from vitedge.train.metrics import write_history
+
+            write_history(folder / "steps" / name, outcome.history)
         if outcome.scheme is not None:
             outcome.scheme.save(folder / "steps" / name)
         write_json(folder / "analysis" / f"{order}-{name}.json", outcome.table | {"step": name})
@@ -133,7 +138,7 @@ def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: 
 
         teacher = read_model(bundle.path(SOURCE))
         student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter)
-        return Outcome(student, report.to_dict(), report.tables("Distillation", "distil"))
+        return Outcome(student, report.to_dict(), report.tables("Distillation", "distil"), report.history)
 
     record = transform_model(
         bundle,

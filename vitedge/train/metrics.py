@@ -70,6 +70,16 @@ def _f1(table: Tensor) -> Tensor:
     return 2 * hit / (2 * hit + wrong + missed).clamp_min(1)
 
 
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Writes the rows of a run to `metrics.csv` in that folder."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder / "metrics.csv", text.getvalue())
+
+
 class MetricsLog:
     """The rows of a run in `metrics.csv`, and in TensorBoard's format where that package is installed."""
 
@@ -87,12 +97,7 @@ class MetricsLog:
         """Writes all rows to the CSV at once (a resumed run may have gone back) and the new ones to TensorBoard."""
         if not history:
             return
-        columns = list(dict.fromkeys(key for row in history for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        write_text(self.folder / "metrics.csv", text.getvalue())
+        write_history(self.folder, history)
         if self.board is not None:
             for row in history[self.written :]:
                 for key, value in row.items():
