@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 128
-FLAGS = ("--image-size", "112", "--no-flip", "--crop-scale", "0.7", "--epochs", "12", "--lr", "3e-4")
+FLAGS = ("--image-size", "112", "--no-flip", "--crop-scale", "0.7", "--epochs", "8", "--lr", "3e-4")
 
 
 def write_digits(folder: Path, seed: int = 0) -> None:
