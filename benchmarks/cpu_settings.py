@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one thread": {"intra_op_num_threads": 1},
     "threads pinned, one a processor": {"pin": True},
     "no spinning (session.intra_op.allow_spinning = 0)": {"config": {"session.intra_op.allow_spinning": "0"}},
-    "session.dynamic_block_base = 4": {"config": {"session.dynamic_block_base": "4"}},
+    "blocks of one size (no session.dynamic_block_base)": {"config": {"session.dynamic_block_base": "0"}},
     "no memory arena": {"enable_cpu_mem_arena": False},
     "no memory pattern": {"enable_mem_pattern": False},
     "parallel execution": {"execution_mode": "ORT_PARALLEL"},
@@ -40,6 +40,7 @@ def worker(path: Path, changes: dict[str, Any]) -> None:
     processors = sorted(os.sched_getaffinity(0))
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = len(processors), 1
+    changes = {**changes, "config": {"session.dynamic_block_base": "4", **changes.get("config", {})}}
     for name, value in changes.items():
         if name == "config":
             for key, text in value.items():

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -42,11 +43,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10, help="timed inferences a round")
     parser.add_argument("--only", nargs="*", help="rows whose name or precision contains one of these")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "vitedge-peers")
+    parser.add_argument("--reuse", action="store_true", help="measure the runs in --work as they stand")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     name = Path(options.model).name.replace("random:", "")
     work = options.work / name
-    sources = prepare(options.model, options.calib, options.calib_size, options.data, options.classes, work)
+    sources = prepare(
+        options.model, options.calib, options.calib_size, options.data, options.classes, work, options.reuse
+    )
     rows, running = [], []
     with contextlib.ExitStack() as stack:
         for entry in ENTRIES:
@@ -81,6 +85,8 @@ def main() -> None:
         "versions": versions(options.work),
         "rows": rows,
     }
+    for row in rows:
+        row.pop("artifact", None)  # a path of this machine
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -115,7 +121,8 @@ def make(entry: Entry, sources: Sources, work: Path, environments: Path) -> dict
         out = work / entry.recipe
         kept = out / "facts.json"
         if not kept.exists():
-            out.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(out, ignore_errors=True)  # external data would be appended to
+            out.mkdir(parents=True)
             command = [python, HERE / "convert.py", entry.recipe, sources.plain, sources.calibration, out]
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
             if done.returncode:
@@ -135,8 +142,9 @@ def size_of(artifact: Path) -> int:
     """Bytes of what is deployed: the file, its weights beside it, or vitedge's folder without its metadata."""
     if artifact.is_dir():
         return sum(p.stat().st_size for p in artifact.iterdir() if p.name not in ("metadata.json", "build.log"))
-    weights = artifact.with_suffix(".bin")
-    return artifact.stat().st_size + (weights.stat().st_size if weights.exists() else 0)
+    beside = [p for p in artifact.parent.glob(f"{artifact.name}*") if p != artifact]  # ONNX's external data
+    weights = [p for p in [artifact.with_suffix(".bin")] if p.exists()]
+    return sum(p.stat().st_size for p in [artifact, *beside, *weights])
 
 
 class Process:

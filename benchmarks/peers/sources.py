@@ -36,13 +36,21 @@ class Sources:
     labels: np.ndarray | None = None
 
 
-def prepare(model: str, calib: Path, count: int, data: Path | None, classes: Path | None, work: Path) -> Sources:
-    """Compresses with vitedge, exports plainly, and normalises the pictures. What is there already is kept."""
+def prepare(
+    model: str, calib: Path, count: int, data: Path | None, classes: Path | None, work: Path, reuse: bool
+) -> Sources:
+    """Compresses with vitedge, exports plainly, and normalises the pictures.
+
+    reuse: takes the runs in `work` as they stand, even if vitedge has changed since.
+    """
     work.mkdir(parents=True, exist_ok=True)
     base = ["compress", "--model", model, "--calib", str(calib), "--calib-size", str(count), "--quantize", "static"]
     base += ["--classes", str(classes)] if classes else []
     made = {}
     for name, more in (("run", []), ("pruned", ["--prune", "0.3"])):
+        if reuse and (work / f"{name}.json").exists():
+            made[name] = json.loads((work / f"{name}.json").read_text())
+            continue
         made[name] = _vitedge([*base, *more, "--run", str(work / name)], work / f"{name}.json")
         for target, precision in (
             ("onnxruntime", "fp32"),
