@@ -168,3 +168,34 @@ def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder:
     _vitedge(tmp_path, "build", "--precision", "int8")
     wrong = _vitedge(tmp_path, "compress", "--model", tiny_folder, "--epochs", 2, code=2)
     assert "--quantize qat" in wrong.stderr
+
+
+@pytest.mark.real
+def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
+    """A few steps on photographs: no worse than the static scheme, and ONNX Runtime computes what was trained."""
+    import onnxruntime
+
+    from vitedge.data.folder import open_dataset
+    from vitedge.data.sample import load_pixels
+    from vitedge.export.vit import export_vit
+    from vitedge.quant import insert_qdq
+    from vitedge.vit.checkpoint import load_model
+
+    loaded = load_model(str(shared_data / "vit_ti_16"))
+    prep, teacher = loaded.preprocess, loaded.model.eval()
+    pixels, _ = load_pixels(open_dataset(shared_data / "calib"), prep, 64, 0, tmp_path / "pixels.npy")
+    x = torch.from_numpy(prep.normalize(np.asarray(pixels[16:])))
+    model, _ = condition(teacher, batched(x), ConditionOptions(massive=4.0, rotate="hadamard", images=16))
+    scheme = calibrate(model, batched(x), QuantOptions(preset="full", rounding="nearest"), prep)
+    few = QatOptions(epochs=1, block_steps=6, holdout=16)
+    trained, learned, report = train_quantized(model, scheme, teacher, np.asarray(pixels), prep, few)
+    assert report.kl[1] < report.kl[0] and report.agreement[1] >= report.agreement[0]
+    weights = {k: v.numpy() for k, v in trained.state_dict().items()}
+    graph = insert_qdq(export_vit(trained.config, weights, prep, batch=None), learned)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    shown = np.asarray(pixels[:32])
+    ours = session.run(None, {"pixels": shown})[0]
+    with torch.no_grad():
+        simulated = simulate(trained, learned, prep)(torch.from_numpy(prep.normalize(shown))).numpy()
+    assert (ours.argmax(1) == simulated.argmax(1)).mean() >= 0.96
+    assert np.square(ours - simulated).mean() < 0.02 * simulated.var()

@@ -12,7 +12,7 @@ from vitedge.data.sample import held_out
 from vitedge.quant.options import QuantOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import SOURCE, float_batches, need_pixels, read_preprocess
-from vitedge.steps.transform import Outcome, Transformed, transform_model
+from vitedge.steps.transform import Outcome, Transformed, before_conditioning, transform_model
 from vitedge.train.options import QatOptions
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def qat_model(
     The static scheme that training starts from is calibrated without the pictures that judge it.
     """
     pixels = need_pixels(bundle, "Training in INT8")
+    before = before_conditioning(bundle, parent)
 
     def apply(model: VisionTransformer) -> Outcome:
         from vitedge.quant import calibrate
@@ -45,7 +46,7 @@ def qat_model(
                 quant,
                 preprocess,
                 lambda name: advance(1),
-                reference=teacher,
+                reference=read_model(bundle.path(before)),
             )
         for warning in scheme.facts.get("warnings", []):
             reporter.warn(warning)
@@ -61,6 +62,6 @@ def qat_model(
         options={"qat": options.model_dump(), "quantize": asdict(quant)},
         rooms=("vitedge.train", "vitedge.quant"),
         order=25,
-        also=(f"{SOURCE}/model.safetensors",),
+        also=(f"{SOURCE}/model.safetensors", f"{before}/model.safetensors"),
     )
     return Transformed(TRAINED, True, record)

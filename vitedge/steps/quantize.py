@@ -20,6 +20,7 @@ from vitedge.steps.fidelity import fidelity
 from vitedge.steps.model import FINAL
 from vitedge.steps.qat import TRAINED
 from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
+from vitedge.steps.transform import before_conditioning
 
 INT8 = "onnx/int8.onnx"
 QUANT = "quant"
@@ -34,7 +35,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
     learned = [f"{TRAINED}/{name}" for name in (JSON_NAME, ARRAYS_NAME)] if mode == "qat" else []
     against = REFERENCE if mode == "qat" else LOGITS
 
-    before = _before_conditioning(bundle)
+    before = before_conditioning(bundle, FINAL)
 
     def work(folder: Path) -> dict[str, Any]:
         import onnx
@@ -76,12 +77,6 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         + ([PIXELS] if pixels is not None else []),
         code=code_version("vitedge.quant", "vitedge.vit.model"),
     )
-
-
-def _before_conditioning(bundle: Bundle) -> str:
-    """The folder of the model that conditioning started from; the final one's where there was no conditioning."""
-    read = bundle.manifest["steps"].get("condition", {}).get("inputs", {})
-    return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), FINAL)
 
 
 def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:

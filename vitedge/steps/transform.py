@@ -171,6 +171,12 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
     return Transformed("steps/condition", changed, record)
 
 
+def before_conditioning(bundle: Bundle, model: str) -> str:
+    """The folder of the model that conditioning started from; `model` where there was no conditioning."""
+    read = bundle.manifest["steps"].get("condition", {}).get("inputs", {})
+    return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), model)
+
+
 def condition_table(report: Mapping[str, Any]) -> dict[str, Any]:
     """One row a transform: what it did to the ranges of each kind of activation, and to the logits."""
     kinds = sorted({kind for step in report["steps"] for kind in step["crest"]})
