@@ -159,10 +159,16 @@ class Lesson:
         self.teacher = teacher
         self.task = Teaching(student, teacher, self.held, preprocess, options, compare, accelerator.device)
         self.before: list[Row] = []
+        self.start: dict[str, Tensor] = {}
 
     def judge(self) -> Row:
-        """Figures of the student as it stands before the loop; they stand first in the report."""
+        """Figures of the student as it stands before the loop; they stand first in the report.
+
+        Where the loop comes to nothing better than the first of them, the student is put back to it.
+        """
         row = {"step": 0.0, "epoch": 0.0, **self.task.evaluate(self.student.eval().to(self.accelerator.device))}
+        if not self.before:
+            self.start = copy.deepcopy(self.student.state_dict())
         self.before.append(row)
         return row
 
@@ -185,17 +191,20 @@ class Lesson:
         result = fit(
             self.student, self.task, self.samples, loop, groups, accelerator=self.accelerator, progress=tell
         )
-        history = [*self.before, *result.history]
+        history, best = [*self.before, *result.history], result.best
         first = history[0]
+        if first["score"] > best["score"]:
+            self.student.load_state_dict(self.start)
+            best = first
         return TeachingReport(
-            agreement=(first["agreement"], result.best["agreement"]),
-            kl=(first["kl"], result.best["kl"]),
+            agreement=(first["agreement"], best["agreement"]),
+            kl=(first["kl"], best["kl"]),
             holdout=kept,
             images=len(self.samples),
             views=result.images,
             steps=result.steps,
             seconds=result.seconds,
-            best_step=int(result.best["step"]),
+            best_step=int(best["step"]),
             history=history,
         )
 
