@@ -10,7 +10,7 @@ from vitedge.prune.options import PruneOptions
 # Target -> (MLP units, dims of a head) that are computed together. INT8 products on an RKNN NPU take channels by 32;
 # tensor cores take 32 INT8 or 16 FP16 values at once, and TensorRT's fused attention begins at heads of 16; an AVX512
 # register holds 16 float32 values.
-TILES = {"rknn": (32, 32), "tensorrt": (32, 16), "onnxruntime": (16, 16)}
+TILES = {"rknn": (32, 32), "tensorrt": (32, 16), "onnxruntime": (16, 16), "openvino": (16, 16)}
 
 
 def aligned_for_target(options: PruneOptions) -> PruneOptions:

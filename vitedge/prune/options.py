@@ -32,7 +32,7 @@ class PruneOptions(BaseModel):
         None, description="Also zero this share of the weights left, such as 0.5, or 2:4 (no faster on most targets)."
     )
     prune_target: str | None = Field(
-        None, description="Only widths that the hardware of rknn, tensorrt or onnxruntime turns into speed."
+        None, description="Only widths that the hardware of rknn, tensorrt, onnxruntime or openvino turns into speed."
     )
     fit_steps: int | None = Field(None, ge=0, description="Gradient steps a block. (default: by the model's size)")
     fit_batch: int = Field(16, ge=1, description="Pictures of one gradient step.")
