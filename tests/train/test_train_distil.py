@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from vitedge.bundle import Bundle
+from vitedge.cli import app
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.train.distil import distill
@@ -95,3 +99,12 @@ def test_refusals(teacher: VisionTransformer, pixels: np.ndarray) -> None:
     )
     with pytest.raises(VitedgeError, match="no pruned form"):
         distill(other, teacher, pixels, PREPROCESS, DistilOptions())
+
+
+def test_pruning_leaves_alone_what_judges(tmp_path: Path, tiny_folder: Path, shapes_folder: Path) -> None:
+    call = ["compress", "--model", tiny_folder, "--calib", shapes_folder, "--run", tmp_path / "run", "--align", 8]
+    call += ["--prune", 0.2, "--fit-steps", 2, "--recover", "distill", "--epochs", 1]
+    CliRunner().invoke(app, [str(word) for word in call], catch_exceptions=False)
+    bundle = Bundle.open(tmp_path / "run")
+    assert bundle.facts("prune")["images"] == 30
+    assert (bundle.facts("distill")["holdout"], bundle.facts("distill")["images"]) == (10, 30)

@@ -128,6 +128,9 @@ class TeachingOptions(BaseModel):
 class DistilOptions(TeachingOptions):
     """How the dense model teaches the pruned one."""
 
+    lr: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    holdout: int = Field(96, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
+
 
 class QatOptions(TeachingOptions):
     """How the float model teaches the quantised one (quantisation-aware training)."""
@@ -135,7 +138,7 @@ class QatOptions(TeachingOptions):
     lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
     scale_lr: float = Field(10.0, ge=0, description="Learning rate of the step sizes, in multiples of that.")
     block_steps: int = Field(
-        100, ge=0, description="Steps in which each block learns by itself, before the whole does (on a CPU); 0: none."
+        80, ge=0, description="Steps in which each block learns by itself, before the whole does (on a CPU); 0: none."
     )
     block_lr: float = Field(3e-5, gt=0, description="Peak learning rate of these steps.")
     from_float: float = Field(
