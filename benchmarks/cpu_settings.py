@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.bench.memory import peak_rss_mib
+
 # Name -> what differs from `session_settings`.
 SETTINGS: dict[str, dict[str, Any]] = {
     "as vitedge runs it": {},
@@ -57,8 +59,7 @@ def worker(path: Path, changes: dict[str, Any]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, first.shape, dtype=np.uint8)
     for _ in range(10):
         session.run(None, {first.name: pixels})
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps(int(peak.split()[1]) / 1024), flush=True)
+    print(json.dumps(peak_rss_mib()), flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line) + 3):

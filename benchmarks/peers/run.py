@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     name = Path(options.model).name.replace("random:", "")
+    options.work = options.work.resolve()
     work = options.work / name
     sources = prepare(
         options.model, options.calib, options.calib_size, options.data, options.classes, work, options.reuse
@@ -124,7 +125,8 @@ def make(entry: Entry, sources: Sources, work: Path, environments: Path) -> dict
             shutil.rmtree(out, ignore_errors=True)  # external data would be appended to
             out.mkdir(parents=True)
             command = [python, HERE / "convert.py", entry.recipe, sources.plain, sources.calibration, out]
-            done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+            # In `out`: ONNX Runtime leaves the model that it calibrates in the folder where it runs.
+            done = subprocess.run([str(part) for part in command], cwd=out, capture_output=True, text=True)
             if done.returncode:
                 return row | {"status": "failed", "reason": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
             kept.write_text(done.stdout.strip().splitlines()[-1])

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from convert import peak_mib
 
 Infer = Callable[[np.ndarray], np.ndarray]
 
@@ -70,12 +71,6 @@ OPEN: dict[str, Callable[[Path, int], Infer]] = {
     "compile": lambda path, threads: torch(path, threads, compiled=True),
     "vitedge": vitedge,
 }
-
-
-def peak_mib() -> float:
-    """Most memory this process had. Not getrusage's: that counts what the parent had before exec."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:

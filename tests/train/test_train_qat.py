@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.command import vitedge
 from vitedge.bundle import Bundle
 from vitedge.condition import ConditionOptions, condition
 from vitedge.condition.apply import batched
@@ -26,7 +25,6 @@ from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(18, 16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-REPOSITORY = Path(__file__).resolve().parents[2]
 Case = tuple[VisionTransformer, VisionTransformer, Scheme, np.ndarray]
 
 
@@ -134,21 +132,9 @@ def test_refusals(case: Case) -> None:
     assert caught.value.exit_code == 1
 
 
-def _vitedge(folder: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "vitedge", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder: Path) -> None:
     call = ["compress", "--model", tiny_folder, "--calib", shapes_folder, "--quantize", "qat", "--epochs", 2]
-    done = _vitedge(tmp_path, *call, "--preset", "full")
+    done = vitedge(tmp_path, *call, "--preset", "full")
     assert "Trained in INT8" in done.stdout
     bundle = Bundle.open(tmp_path / "vitedge-run")
     facts = bundle.facts("qat")
@@ -163,10 +149,10 @@ def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder:
     table = json.loads((bundle.root / "analysis/25-qat.json").read_text())
     assert len(table["rows"]) == len(facts["history"])
     assert len((bundle.root / "steps/qat/metrics.csv").read_text().splitlines()) == len(facts["history"]) + 1
-    again = _vitedge(tmp_path, *call, "--preset", "full")
+    again = vitedge(tmp_path, *call, "--preset", "full")
     assert "qat: up to date" in again.stderr and "quantize: up to date" in again.stderr
-    _vitedge(tmp_path, "build", "--precision", "int8")
-    wrong = _vitedge(tmp_path, "compress", "--model", tiny_folder, "--epochs", 2, code=2)
+    vitedge(tmp_path, "build", "--precision", "int8")
+    wrong = vitedge(tmp_path, "compress", "--model", tiny_folder, "--epochs", 2, code=2)
     assert "--quantize qat" in wrong.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vitedge.targets.base import Runner
+from vitedge.targets.pieces import in_pieces
 
 
 def infer_all(runner: Runner, pixels: np.ndarray) -> np.ndarray:
@@ -12,17 +13,11 @@ def infer_all(runner: Runner, pixels: np.ndarray) -> np.ndarray:
 
     A fixed batch is filled up with copies of the last image, whose logits are dropped.
     """
-    batch = runner.batch
-    if batch is None:
-        return np.asarray(runner.infer(pixels), np.float32)
-    out = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        missing = batch - len(part)
-        if missing:
-            part = np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-        out.append(np.asarray(runner.infer(np.ascontiguousarray(part)), np.float32)[: batch - missing])
-    return np.concatenate(out)
+
+    def run(part: np.ndarray) -> np.ndarray:
+        return np.asarray(runner.infer(np.ascontiguousarray(part)), np.float32)
+
+    return in_pieces(run, runner.batch, pixels)
 
 
 def as_batches(pixels: np.ndarray, batch: int) -> list[np.ndarray]:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from vitedge.errors import VitedgeError
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -76,6 +78,16 @@ class BuildRequest:
     reference_logits: np.ndarray | None = None
     onnx_by_precision: dict[str, Path] = field(default_factory=dict)
     quant: Path | None = None
+
+    def graph(self, name: str) -> Path:
+        """The graph of that name in `onnx_by_precision`. Raises VitedgeError where the run has none."""
+        if name not in self.onnx_by_precision:
+            raise VitedgeError(
+                f"The run has no {name} graph.",
+                "It was compressed without quantisation.",
+                "Run `vitedge compress --quantize static` (or dynamic) first.",
+            )
+        return self.onnx_by_precision[name]
 
 
 @dataclass(frozen=True)

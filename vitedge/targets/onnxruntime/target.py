@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import Field
 
-from vitedge.errors import VitedgeError
 from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, TargetOptions
 from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
@@ -58,13 +57,7 @@ class OnnxRuntimeTarget:
 
         from vitedge.targets.onnxruntime.tune import write_fastest
 
-        graph = request.onnx_by_precision.get(_GRAPH[request.precision])
-        if graph is None:
-            raise VitedgeError(
-                f"The run has no {_GRAPH[request.precision]} graph.",
-                "It was compressed without quantisation.",
-                "Run `vitedge compress --quantize static` (or dynamic) first.",
-            )
+        graph = request.graph(_GRAPH[request.precision])
         facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
         facts |= write_fastest(graph, request.out / "model.onnx", request.options, request.pixels)
         warnings = saturation_warnings() if request.precision == "int8" else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from vitedge.errors import VitedgeError
 from vitedge.targets.openvino.runner import load
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
-
-if TYPE_CHECKING:
-    import onnx
 
 
 def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
@@ -32,7 +29,7 @@ def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
         counts["mlp_groups"] = mlp_groups.rewrite(g)
     rewritten = g.finish()
     try:
-        model = _read(ov, rewritten)
+        model = ov.Core().read_model(rewritten.SerializeToString(), b"")
     except RuntimeError as error:
         raise VitedgeError(
             f"OpenVINO {ov.__version__} can't read the graph.",
@@ -42,10 +39,6 @@ def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
         ) from error
     counts["keys_as_they_are"] = keys_as_they_are(model)
     return model, counts
-
-
-def _read(ov: Any, model: onnx.ModelProto) -> Any:
-    return ov.Core().read_model(model.SerializeToString(), b"")
 
 
 def keys_as_they_are(model: Any) -> int:

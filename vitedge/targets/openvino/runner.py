@@ -13,7 +13,7 @@ from vitedge.processors import checked_threads
 from vitedge.targets.pieces import in_pieces
 
 # Our name of a type -> OpenVINO's, as a precision hint and as the CPU's capability.
-HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
+HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
 
 
 def missing_openvino() -> VitedgeError:

@@ -53,14 +53,7 @@ class OpenVINOTarget:
             raise VitedgeError(
                 "This CPU has no instructions for bf16.", "", "Build with --precision fp32 or int8.", exit_code=1
             )
-        name = "int8" if request.precision == "int8" else "float32"
-        graph = request.onnx_by_precision.get(name)
-        if graph is None:
-            raise VitedgeError(
-                f"The run has no {name} graph.",
-                "It was compressed without quantisation.",
-                "Run `vitedge compress --quantize static` first.",
-            )
+        graph = request.graph("int8" if request.precision == "int8" else "float32")
         model, counts = convert(graph, request.precision)
         ov.save_model(model, str(request.out / "model.xml"), compress_to_fp16=request.precision == "bf16")
         floats = request.precision
