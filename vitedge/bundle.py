@@ -180,13 +180,14 @@ class Bundle:
     def run_step(
         self,
         name: str,
-        work: Callable[[Path], dict[str, Any]],
+        work: Callable[..., dict[str, Any]],
         *,
         options: Mapping[str, Any],
         inputs: list[str],
         code: str,
         external: Mapping[str, str] | None = None,
         tools: Mapping[str, str] | None = None,
+        resumes: bool = False,
     ) -> StepRecord:
         """Runs `work(folder)` unless an earlier run made the same, and takes over the files that it wrote.
 
@@ -194,6 +195,8 @@ class Bundle:
         inputs: files of the bundle that it reads; they are verified.
         external: digests of what it reads from outside.
         code, tools: versions of our code (`code_version`) and of the libraries that matter.
+        resumes: it is called as `work(folder, kept)`, where `kept` is a folder (not made yet) for the state of
+            unfinished work. It outlives a kill, the same recipe finds it again, and it goes when the step is done.
         """
         parents = {path: self._hash(path) for path in inputs}
         recipe = {"name": name, "options": dict(options), "inputs": parents, "external": dict(external or {})}
@@ -209,7 +212,7 @@ class Bundle:
         started = time.time()
         try:
             folder.mkdir(parents=True)
-            facts = work(folder)
+            facts = work(folder, self._unfinished(name) / key[:16]) if resumes else work(folder)
             outputs = self._take_over(folder)
         except OSError as error:
             raise write_error(error, folder) or error from error
@@ -228,14 +231,19 @@ class Bundle:
                 "parents": parents,
             }
         self._save()
+        shutil.rmtree(self._unfinished(name), ignore_errors=True)
         return StepRecord(name, facts, outputs, cached=False)
 
     def drop_step(self, name: str) -> None:
         """Removes a step and its files: it is no part of what is asked for now."""
+        shutil.rmtree(self._unfinished(name), ignore_errors=True)
         old = self.manifest["steps"].pop(name, None)
         if old is not None:
             self._forget(old["outputs"])
             self._save()
+
+    def _unfinished(self, step: str) -> Path:
+        return self.root / ".unfinished" / step.replace("/", "-")
 
     def _hash(self, relative: str) -> str:
         entry = self.manifest["artifacts"].get(relative)

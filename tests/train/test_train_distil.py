@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.train.kill import Lines, kill_in_loop, save_every_step, timeless
 from vitedge.bundle import Bundle
 from vitedge.cli import app
 from vitedge.data.preprocess import Preprocess
@@ -80,6 +81,55 @@ def test_minutes_bound_it(teacher: VisionTransformer, pixels: np.ndarray) -> Non
     )
     assert report.views < 1e6 * report.images
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+def test_a_killed_run_resumes_to_the_same_weights(
+    teacher: VisionTransformer, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    student, options = _spoiled(teacher, 0.3), DistilOptions(epochs=2, lr=3e-3, precision="fp32", holdout=24)
+    save_every_step(monkeypatch)
+    whole, straight = distill(student, teacher, pixels, PREPROCESS, options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_in_loop(patch, step)
+        distill(student, teacher, pixels, PREPROCESS, options, state_folder=tmp_path / "state")
+    said = Lines()
+    with monkeypatch.context() as patch:
+        # What was done is not done again: of the ten steps, no more than the rest may be left.
+        kill_in_loop(patch, 10 - step)
+        again, report = distill(student, teacher, pixels, PREPROCESS, options, said, tmp_path / "state")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert timeless(report) == timeless(straight)
+    assert said.of("going on") == ([f"going on from step {step}"] if step else [])
+
+
+def test_it_resumes_never_worse_than_its_start(
+    teacher: VisionTransformer, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = DistilOptions(epochs=2, lr=10.0, precision="fp32")
+    save_every_step(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_in_loop(patch, 6)
+        distill(teacher, teacher, pixels, PREPROCESS, options, state_folder=tmp_path)
+    same, report = distill(teacher, teacher, pixels, PREPROCESS, options, state_folder=tmp_path)
+    assert report.best_step == 0 and len(report.history) > 2
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in teacher.state_dict().items())
+
+
+def test_minutes_bound_the_sum_of_the_sittings(
+    teacher: VisionTransformer, pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_every_step(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_in_loop(patch, 2)
+        distill(teacher, teacher, pixels, PREPROCESS, DistilOptions(epochs=1e6), state_folder=tmp_path)
+    saved = torch.load(tmp_path / "loop.pt", weights_only=True)
+    saved["state"]["seconds"] = 3600.0
+    torch.save(saved, tmp_path / "loop.pt")
+    _, report = distill(
+        teacher, teacher, pixels, PREPROCESS, DistilOptions(epochs=1e6, minutes=30), state_folder=tmp_path
+    )
+    assert report.steps == 2 and report.seconds > 3600
 
 
 def test_outputs_of_every_block(teacher: VisionTransformer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from tests.command import vitedge
+from tests.train.kill import Lines, kill_in_blocks, kill_in_loop, save_every_step, timeless
 from vitedge.bundle import Bundle
 from vitedge.condition import ConditionOptions, condition
 from vitedge.condition.apply import batched
@@ -104,6 +106,49 @@ def test_it_is_never_worse_than_its_start(case: Case) -> None:
     assert report.agreement[0] == report.agreement[1]
     for name, weight in scheme.weights.items():
         assert np.array_equal(weight.values, learned.weights[name].values)
+
+
+def _trained(case: Case, *more: object) -> tuple:
+    """What training in both stages gives: the model's and the scheme's numbers, and the report."""
+    teacher, model, scheme, pixels = case
+    both = options(epochs=2, block_steps=6, block_lr=1e-3)
+    trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, both, *more)
+    scales = [to.scale for to in learned.activations.values()]
+    return trained.state_dict(), scales, timeless(report)
+
+
+@pytest.fixture(scope="module")
+def straight(case: Case) -> tuple:
+    return _trained(case)
+
+
+@pytest.mark.parametrize(
+    ("kill", "at", "line"),
+    [
+        (kill_in_blocks, 3, None),
+        (kill_in_blocks, 10, "going on after block 1 of 2"),
+        (kill_in_loop, 0, "going on after block 2 of 2"),
+        (kill_in_loop, 4, "going on from step 4"),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_weights(
+    case: Case,
+    straight: tuple,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill: Callable,
+    at: int,
+    line: str | None,
+) -> None:
+    save_every_step(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill(patch, at)
+        _trained(case, None, tmp_path / "state")
+    said = Lines()
+    weights, scales, report = _trained(case, said, tmp_path / "state")
+    assert all(torch.equal(value, weights[name]) for name, value in straight[0].items())
+    assert (scales, report) == straight[1:]
+    assert said.of("going on")[-1:] == ([line] if line else [])
 
 
 def test_a_pruned_model_learns_too(case: Case) -> None:

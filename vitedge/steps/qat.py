@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from vitedge.data.sample import held_out
 from vitedge.quant.options import QuantOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import SOURCE, float_batches, need_pixels, read_preprocess
-from vitedge.steps.transform import Outcome, Transformed, before_conditioning, transform_model
+from vitedge.steps.transform import Outcome, Transformed, before_conditioning, tell_fresh_start, transform_model
 from vitedge.train.options import QatOptions
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def qat_model(
     pixels = need_pixels(bundle, "Training in INT8")
     before = before_conditioning(bundle, parent)
 
-    def apply(model: VisionTransformer) -> Outcome:
+    def apply(model: VisionTransformer, kept: Path) -> Outcome:
         from vitedge.quant import calibrate
         from vitedge.train.qat import train_quantized
         from vitedge.vit.checkpoint import read_model
 
+        tell_fresh_start("training in INT8", kept, reporter)
         preprocess, teacher = read_preprocess(bundle), read_model(bundle.path(SOURCE))
         _, rest = held_out(len(pixels), options.holdout, options.seed)
         shown = pixels[np.sort(rest)]
@@ -50,7 +52,7 @@ def qat_model(
             )
         for warning in scheme.facts.get("warnings", []):
             reporter.warn(warning)
-        trained, learned, report = train_quantized(model, scheme, teacher, pixels, preprocess, options, reporter)
+        trained, learned, report = train_quantized(model, scheme, teacher, pixels, preprocess, options, reporter, kept)
         table = report.tables("Quantisation-aware training", "qat")
         return Outcome(trained, report.to_dict(), table, report.history, learned)
 

@@ -48,7 +48,7 @@ def transform_model(
     bundle: Bundle,
     name: str,
     parent: str,
-    apply: Callable[[VisionTransformer], Outcome],
+    apply: Callable[[VisionTransformer, Path], Outcome],
     *,
     options: Mapping[str, Any],
     rooms: tuple[str, ...],
@@ -57,14 +57,15 @@ def transform_model(
 ) -> StepRecord:
     """Runs `apply` on the model in `parent` and keeps the result in `steps/<name>/`.
 
+    apply: its second argument is a folder for the state of a training that may be killed (see `Bundle.run_step`).
     rooms: packages whose sources make the result. order: place of its table in the report.
     also: further files of the bundle that it reads.
     """
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path, kept: Path) -> dict[str, Any]:
         from vitedge.vit.checkpoint import read_model, save_model
 
-        outcome = apply(read_model(bundle.path(parent)))
+        outcome = apply(read_model(bundle.path(parent)), kept)
         save_model(folder / "steps" / name, outcome.model)
         if outcome.history:
             from vitedge.train.metrics import write_history
@@ -81,7 +82,14 @@ def transform_model(
         options=options,
         inputs=[f"{parent}/model.safetensors", f"{parent}/arch.json", f"{SOURCE}/preprocess.json", PIXELS, *also],
         code=code_version("vitedge.vit.model", *rooms),
+        resumes=True,
     )
+
+
+def tell_fresh_start(what: str, kept: Path, reporter: Reporter) -> None:
+    """Says so where a killed training left a state that this one can't go on from."""
+    if not kept.exists() and kept.parent.exists():
+        reporter.info(f"{what} starts from its beginning: what was interrupted had other options or another input")
 
 
 def prune_model(
@@ -98,7 +106,7 @@ def prune_model(
         chosen |= {"held_out": [distil.holdout, distil.seed]}
     own = options.model_copy(update={"recover": "block"}) if options.recover == "distill" else options
 
-    def apply(model: VisionTransformer) -> Outcome:
+    def apply(model: VisionTransformer, _kept: Path) -> Outcome:
         from vitedge.prune import prune
 
         small, report = prune(model, float_batches(pixels, read_preprocess(bundle)), own, reporter)
@@ -132,12 +140,13 @@ def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: 
     """The pruned model in `parent`, taught by the dense source on the calibration pictures."""
     pixels = need_pixels(bundle, "Distillation")
 
-    def apply(model: VisionTransformer) -> Outcome:
+    def apply(model: VisionTransformer, kept: Path) -> Outcome:
         from vitedge.train.distil import distill
         from vitedge.vit.checkpoint import read_model
 
+        tell_fresh_start("distillation", kept, reporter)
         teacher = read_model(bundle.path(SOURCE))
-        student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter)
+        student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter, kept)
         return Outcome(student, report.to_dict(), report.tables("Distillation", "distil"), report.history)
 
     record = transform_model(
@@ -157,7 +166,7 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
     """Exact float transforms (and, where a budget is given, the near-exact one) on the model in `parent`."""
     pixels = need_pixels(bundle, "Conditioning")
 
-    def apply(model: VisionTransformer) -> Outcome:
+    def apply(model: VisionTransformer, _kept: Path) -> Outcome:
         from vitedge.condition import condition
 
         reporter.info(f"conditioning on {len(pixels)} pictures")

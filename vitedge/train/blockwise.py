@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,12 @@ from torch import Tensor, nn
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.prune.store import mixed, pack, through
+from vitedge.reporter import Reporter
+from vitedge.train import state as states
 from vitedge.train.feed import Order, Samples
 from vitedge.train.pictures import Normalizer
 from vitedge.train.schedule import lr_factor
+from vitedge.train.state import State
 from vitedge.train.stream import Rotated, normalized
 from vitedge.vit.model import VisionTransformer
 
@@ -43,30 +47,43 @@ def fit_blocks(
     seconds: float = math.inf,
     seed: int = 0,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[tuple[float, float]]:
+    state_file: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> float:
     """Trains the blocks in place, `steps` steps of Adam each, or as many as there is time for; on the CPU.
 
     Args:
         groups: what of a block learns, with a `scale` of the peak learning rate `lr`.
         seconds: bound of the wall time of the steps; every block gets its share.
         advance: told of each block.
+        state_file: keeps the blocks that are done, for a run that is killed; it goes on from the next one.
+        identity: what a resumed run must share: the model, the options, the pictures.
+        reporter: told where a resumed run goes on.
 
     Returns:
-        The loss of each block, over the first and the last eighth of its steps.
+        Seconds that went into these blocks before this run was killed; 0 where it was not.
 
     Raises VitedgeError where a loss is no longer a number.
     """
+    identity = identity or {}
+    state, last = _restore(student, state_file, identity), len(student.blocks) - 1
+    earlier, began = state.seconds, time.monotonic()
+    if state.step and reporter is not None:
+        reporter.info(f"going on after block {state.step} of {len(student.blocks)}")
+    if state.step > last:
+        return earlier
     # The more is drawn, the more there should be to draw from.
     views = min(MOST_VIEWS, max(1, math.ceil(steps * batch / len(samples))))
     ours, theirs = _embedded(student, teacher, samples, Normalizer(preprocess), views, seed)
     generator = torch.Generator().manual_seed(seed)
-    found, last = [], len(student.blocks) - 1
     for index, (block, other) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
         queries = 1 if index == last else None
         goal = through(partial(other, queries=queries), theirs)
         optimizer = torch.optim.Adam(groups(block), lr=lr, betas=(0.9, 0.99))
-        losses, started = [], time.monotonic()
-        for step, picked in enumerate(_drawn(len(ours), batch, steps, generator)):
+        drawn, started = _drawn(len(ours), batch, steps, generator), time.monotonic()
+        # A block that an earlier run has done takes its draws, and only delivers what the next one reads.
+        for step, picked in enumerate(drawn if index >= state.step else []):
             done = max(step / steps, (time.monotonic() - started) * len(student.blocks) / seconds)
             if done >= 1:
                 break
@@ -75,12 +92,11 @@ def fit_blocks(
             with mixed():
                 made = block(ours[picked].float(), queries)
             loss = (normalized(made) - compare.goal(goal[picked])).square().mean()
-            losses.append(float(loss.detach()))
-            if not losses[-1] < float("inf"):
+            if not torch.isfinite(loss):
                 raise VitedgeError(
                     f"The loss of block {index} is no longer a number at step {step + 1}.",
                     "The training has diverged.",
-                    "Lower qat.block_lr in the configuration.",
+                    "Lower qat.block_lr in the configuration (--config FILE).",
                     exit_code=1,
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -88,10 +104,20 @@ def fit_blocks(
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ours, theirs = through(partial(block, queries=queries), ours), goal
-        few = max(1, len(losses) // 8)
-        found.append((sum(losses[:few]) / few, sum(losses[-few:]) / few))
+        if state_file is not None and index >= state.step:
+            state = State(index + 1, earlier + time.monotonic() - began, weights=student.state_dict())
+            states.save(state_file, state, {}, identity)
         advance(1)
-    return found
+    return earlier
+
+
+def _restore(student: VisionTransformer, state_file: Path | None, identity: dict[str, Any]) -> State:
+    """The state in the file, its weights taken over; `step` is the number of blocks that are done."""
+    found = None if state_file is None else states.load(state_file, identity)
+    if found is None:
+        return State()
+    student.load_state_dict(found[0].weights)
+    return found[0]
 
 
 @torch.no_grad()

@@ -42,14 +42,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory(batch: int, accumulate: int, fits: Callable[[int], bool]) -> VitedgeError:
-    """The error for a full memory, with the largest halved batch for which `fits(batch)` was true."""
+def out_of_memory(batch: int, accumulate: int, fits: Callable[[int], bool], section: str | None = None) -> VitedgeError:
+    """The error for a full memory, with the largest halved batch for which `fits(batch)` was true.
+
+    section: of the configuration, where the options stand; None where they are flags of `vitedge train`.
+    """
     smaller, factor = batch // 2, 2
     while smaller >= 1 and not fits(smaller):
         smaller, factor = smaller // 2, factor * 2
     if smaller:
         why = f"A batch of {smaller} fits (tried just now)."
-        todo = f"Run with --batch {smaller} --accumulate {accumulate * factor}: the steps stay as large."
+        more = accumulate * factor
+        todo = f"Run with --batch {smaller} --accumulate {more}: the steps stay as large."
+        if section is not None:
+            where = f"{section}.batch = {smaller} and {section}.accumulate = {more}"
+            todo = f"Set {where} in the configuration (--config FILE): the steps stay as large."
     else:
         why, todo = "Not even one picture fits.", "Use a smaller model or image size, or a larger device."
     return VitedgeError(f"Out of memory at batch {batch}.", why, todo, exit_code=1)

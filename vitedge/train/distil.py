@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ def distill(
     preprocess: Preprocess,
     options: DistilOptions,
     progress: Reporter | None = None,
+    state_folder: Path | None = None,
 ) -> tuple[VisionTransformer, TeachingReport]:
     """A student trained on `pixels` uint8 [N, crop, crop, 3] to answer as the teacher does.
 
@@ -32,13 +34,19 @@ def distill(
     are held out; the weights that are best on them are returned, and those that it came with where none are better.
     Neither argument is changed.
 
+    Args:
+        state_folder: keeps the state of a run, and has that of one that was killed: it goes on as if it had never
+            stopped.
+
     Raises:
         VitedgeError: too few pictures, models of different widths, a diverging run or a full memory.
     """
     check_pair(student, teacher)
     accelerator = make_accelerator()
     student = copy.deepcopy(student).float().requires_grad_(True)
-    lesson = Lesson(student, teacher, pixels, preprocess, options, feature_error, accelerator, "distillation")
+    lesson = Lesson(
+        student, teacher, pixels, preprocess, options, feature_error, accelerator, "distillation", state_folder
+    )
     groups = parameter_groups(student, len(student.blocks), layer_decay=1.0, weight_decay=options.weight_decay)
     report = lesson.teach(groups, progress or Reporter())
     return student.cpu().eval(), report

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.errors import VitedgeError, missing_package
+from vitedge.reporter import Reporter
 from vitedge.train import state as states
 from vitedge.train.average import Average
 from vitedge.train.device import autocast, has_accelerator, is_out_of_memory, out_of_memory
@@ -72,8 +73,10 @@ def fit(
     state_file: Path | None = None,
     resume: bool = False,
     identity: dict[str, Any] | None = None,
+    section: str | None = None,
     log: MetricsLog | None = None,
     progress: Callable[[Row], None] | None = None,
+    reporter: Reporter | None = None,
 ) -> Fit:
     """Trains `model` in place and leaves the best evaluated weights in it.
 
@@ -82,7 +85,9 @@ def fit(
         optimizer: made of these groups; AdamW by default.
         state_file: where the run's state is kept; None keeps none.
         identity: what a resumed run must share beside the options (the architecture, the data).
+        section: of the configuration, where the options stand; None where they are flags of `vitedge train`.
         progress: called in the main process with each evaluation's row.
+        reporter: told where a resumed run goes on.
 
     Raises:
         VitedgeError: (exit code 1) the loss is no longer a number, or the memory is full. The model then has
@@ -92,8 +97,9 @@ def fit(
         run = _Run(model, task, samples, options, optimizer or groups, accelerator or make_accelerator())
         run.state_file, run.log, run.report = state_file, log, progress
         run.identity = {**options.identity(), "pictures": len(samples), **(identity or {})}
-        if resume and state_file is not None:
-            run.restore(state_file)
+        run.section = section
+        if resume and state_file is not None and run.restore(state_file) and reporter is not None:
+            reporter.info(f"going on from step {run.state.step}")
         return run.go()
 
 
@@ -120,6 +126,7 @@ class _Run:
         self.log: MetricsLog | None = None
         self.report: Callable[[Row], None] | None = None
         self.identity: dict[str, Any] = {}
+        self.section: str | None = None
         self.step_images = options.batch * options.accumulate * accelerator.num_processes
         self.total = max(1, math.ceil(options.epochs * len(samples) / self.step_images))
         self.losses: list[Tensor] = []
@@ -207,7 +214,8 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 self.optimizer.zero_grad(set_to_none=True)
-                raise out_of_memory(o.batch, o.accumulate, partial(self.fits, pixels, targets)) from error
+                fits = partial(self.fits, pixels, targets)
+                raise out_of_memory(o.batch, o.accumulate, fits, self.section) from error
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip) if o.clip else total
@@ -233,11 +241,14 @@ class _Run:
             return
         s, lr = self.state, max(group["lr"] for group in self.optimizer.param_groups)
         epoch = s.step * self.step_images / len(self.samples)
+        todo = "Lower --lr, lengthen --warmup, or set --clip 1."
         kept = f"The weights of step {int(s.best['step'])} are kept." if s.best else ""
+        if self.section is not None:
+            todo, kept = f"Lower {self.section}.lr in the configuration (--config FILE).", ""
         raise VitedgeError(
             f"The loss is no longer a number at step {s.step + 1} (epoch {epoch:.2f}, learning rate {lr:.2g}).",
             f"The training has diverged. {kept}".strip(),
-            "Lower --lr, lengthen --warmup, or set --clip 1.",
+            todo,
             exit_code=1,
         )
 
@@ -292,18 +303,22 @@ class _Run:
         if self.state_file is None or not due or not self.accelerator.is_main_process:
             return
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        tensors["losses"] = self.losses
         if self.average is not None:
             tensors["average"] = self.average.state_dict()
         states.save(self.state_file, self.state, tensors, self.identity)
         self.saved = time.monotonic()
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path) -> bool:
+        """Takes over the state in `path`; False where there is none."""
         found = states.load(path, self.identity)
         if found is None:
-            return
+            return False
         self.state, saved = found
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
+        self.losses = [loss.to(self.device) for loss in saved["losses"]]
         self.mark = (self.state.step, self.state.seconds)
+        return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -113,6 +113,9 @@ class TeachingOptions(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
+    # Of the configuration: what errors name.
+    section: ClassVar[str] = "distill"
+
     def loop(self) -> LoopOptions:
         """What the loop is asked to do."""
         same = ("epochs", "minutes", "batch", "accumulate", "lr", "precision", "seed")
@@ -134,6 +137,8 @@ class DistilOptions(TeachingOptions):
 
 class QatOptions(TeachingOptions):
     """How the float model teaches the quantised one (quantisation-aware training)."""
+
+    section: ClassVar[str] = "qat"
 
     lr: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
     scale_lr: float = Field(10.0, ge=0, description="Learning rate of the step sizes, in multiples of that.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def train_quantized(
     preprocess: Preprocess,
     options: QatOptions,
     progress: Reporter | None = None,
+    state_folder: Path | None = None,
 ) -> tuple[VisionTransformer, Scheme, TeachingReport]:
     """What `scheme` makes of the float `model`, trained on `pixels` uint8 [N, crop, crop, 3] to answer as `teacher`.
 
@@ -45,6 +47,8 @@ def train_quantized(
 
     Args:
         teacher: the float model before anything that was not exact; its stream may be rotated against `model`'s.
+        state_folder: keeps the state of a run, and has that of one that was killed: it goes on as if it had never
+            stopped.
 
     Returns:
         The float model with the integers' weights, the scheme learned, and how it went.
@@ -63,10 +67,12 @@ def train_quantized(
     accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
     compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width))
-    lesson = Lesson(student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8")
+    lesson = Lesson(
+        student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8", state_folder
+    )
     # A GPU has the time to train the whole; the streams of all pictures may not fit into its memory.
     if options.block_steps and rotation is not None and accelerator.device.type == "cpu":
-        _fit_blocks(lesson, compare, preprocess, reporter)
+        started -= _fit_blocks(lesson, compare, preprocess, reporter)
     minutes = None
     if options.minutes is not None:
         minutes = max(0.01, options.minutes - (time.monotonic() - started) / 60)
@@ -78,10 +84,14 @@ def train_quantized(
     return learned_floats(student, model, learned, preprocess), learned, report
 
 
-def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> None:
+def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> float:
     """Each block by itself; the student stays as it was where the held-out pictures say that this did harm.
 
     Agreement of a hundred pictures goes up and down by chance: what the loop starts from is chosen by the divergence.
+    What this makes before the first block and after the last is the same in a resumed run, and so is not kept.
+
+    Returns:
+        Seconds that the blocks took before this run was killed; 0 where it was not.
     """
     student, options = lesson.student, lesson.options
     assert isinstance(options, QatOptions)
@@ -90,7 +100,7 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
     learning(student, options)
     try:
         with reporter.progress("training each block by itself: blocks", len(student.blocks)) as advance:
-            fit_blocks(
+            earlier = fit_blocks(
                 student,
                 lesson.teacher,
                 lesson.samples,
@@ -103,6 +113,9 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
                 seconds=math.inf if options.minutes is None else BLOCK_SHARE * 60 * options.minutes,
                 seed=options.seed,
                 advance=advance,
+                state_file=lesson.state_folder and lesson.state_folder / "blocks.pt",
+                identity=lesson.identity(),
+                reporter=reporter,
             )
     except Exception as error:
         if not is_out_of_memory(error):
@@ -110,11 +123,12 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
         raise VitedgeError(
             f"Out of memory with {options.batch} pictures a step and {len(lesson.samples)} in all.",
             "The blocks' inputs of all pictures are held in memory.",
-            "Lower qat.batch or --calib-size, or set qat.block_steps = 0.",
+            "Lower --calib-size, or qat.batch in the configuration (--config FILE), or set qat.block_steps = 0 there.",
             exit_code=1,
         ) from error
     if lesson.task.evaluate(student)["kl"] > first["kl"]:
         student.load_state_dict(lesson.start)
+    return earlier
 
 
 def learning(module: nn.Module, options: QatOptions) -> list[dict[str, Any]]:

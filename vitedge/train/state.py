@@ -12,7 +12,7 @@ from torch import Tensor
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -41,7 +41,7 @@ class State:
 
 
 def save(path: Path, state: State, tensors: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Writes the state, `tensors` (state dicts of model, optimiser, average) and what identifies the run."""
+    """Writes the state, `tensors` (of model, optimiser, average) and what identifies the run."""
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, "identity": identity, "state": vars(state), **tensors}, temporary)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ class Lesson:
         student: learns in place. teacher: is not changed.
         pixels: uint8 [N, crop, crop, 3]; those that `data.sample.held_out` draws judge, the others teach.
         purpose: what the errors call it.
+        state_folder: where the state of a run that may be killed is kept; None keeps none.
 
     Raises VitedgeError where there are too few pictures.
     """
@@ -144,6 +146,7 @@ class Lesson:
         compare: Compare,
         accelerator: Any,
         purpose: str,
+        state_folder: Path | None = None,
     ) -> None:
         if len(pixels) < FEWEST:
             raise VitedgeError(
@@ -152,6 +155,7 @@ class Lesson:
                 f"Give at least {FEWEST}; some hundred are better.",
             )
         self.student, self.options, self.accelerator = student, options, accelerator
+        self.state_folder = state_folder
         held, rest = held_out(len(pixels), options.holdout, options.seed)
         self.held = torch.from_numpy(np.ascontiguousarray(pixels[np.sort(held)])).permute(0, 3, 1, 2)
         self.samples = make_samples(np.ascontiguousarray(pixels[np.sort(rest)]), options, preprocess)
@@ -160,6 +164,11 @@ class Lesson:
         self.task = Teaching(student, teacher, self.held, preprocess, options, compare, accelerator.device)
         self.before: list[Row] = []
         self.start: dict[str, Tensor] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share; more time changes nothing of the steps that were done."""
+        options = self.options.model_dump(exclude={"minutes"})
+        return {"arch": self.student.config.to_dict(), "training": options, "pictures": len(self.samples)}
 
     def judge(self) -> Row:
         """Figures of the student as it stands before the loop; they stand first in the report.
@@ -178,6 +187,10 @@ class Lesson:
         minutes: what is left of the options' time.
         """
         kept = len(self.held)
+        state_file = self.state_folder and self.state_folder / "loop.pt"
+        if state_file is not None and state_file.is_file() and self.task.first is None:
+            # Scores count from the student as it came, which the resumed loop does not evaluate again.
+            self.task.evaluate(self.student.eval().to(self.accelerator.device))
 
         def tell(row: Row) -> None:
             reporter.info(
@@ -189,7 +202,18 @@ class Lesson:
         if minutes is not None:
             loop = loop.model_copy(update={"minutes": minutes})
         result = fit(
-            self.student, self.task, self.samples, loop, groups, accelerator=self.accelerator, progress=tell
+            self.student,
+            self.task,
+            self.samples,
+            loop,
+            groups,
+            accelerator=self.accelerator,
+            state_file=state_file,
+            resume=True,
+            identity=self.identity(),
+            section=self.options.section,
+            progress=tell,
+            reporter=reporter,
         )
         history, best = [*self.before, *result.history], result.best
         first = history[0]
