@@ -73,7 +73,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     reasons = {
         "half.jpg": "truncated",
         "empty.jpg": "empty",
-        "text.jpg": "cannot identify",
+        "text.jpg": "no picture",
         "float.tif": "floating",
         "none.jpg": "No such",
     }

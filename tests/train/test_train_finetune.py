@@ -142,6 +142,35 @@ def test_bad_data(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
         checked(LoopOptions, {"lr": -1.0})
 
 
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ({"red": 3}, "all of one class"),
+        ({"train/red": 3, "val/red": 3}, "all of one class"),
+        ({"red": 1, "green": 1}, "2 classes have no training pictures"),
+        ({"red": 3, "green": 1}, "1 class has no training pictures"),
+        # As many sub-folders as classes, under other names: not to be taken for them in their order.
+        ({"train/blue": 3, "train/red": 3, "val/blue": 1, "val/green": 1}, "val has classes that"),
+    ],
+)
+def test_bad_classes(tmp_path: Path, parts: dict[str, int], what: str) -> None:
+    for part, n in parts.items():
+        _draw(tmp_path / part, 0, n)
+    with pytest.raises(VitedgeError, match=what) as caught:
+        split_folder(tmp_path, 0.5, 0)
+    assert caught.value.exit_code == 2
+
+
+def test_a_class_of_which_there_are_no_pictures(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+    """Labels are indices here and no names are known: there are as many classes as the highest says."""
+    rows = [f"{name}/0-{i}.png,{3 * label}\n" for label, name in enumerate(NAMES[:2]) for i in range(16)]
+    (data / "labels.csv").write_text("file,label\n" + "".join(rows))
+    reporter = Reporter()
+    _run(model, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1), reporter=reporter)
+    assert reporter.warnings == [f"{data} has no pictures of 1, 2: the model will not know them"]
+    assert load_model(str(tmp_path / "out")).model.config.classes == 4
+
+
 def test_one_unreadable_picture_of_many_is_left_out(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
     _draw(data / "red", 0, 110, seed=9)
     (data / "red" / "9-1.png").write_bytes(b"")

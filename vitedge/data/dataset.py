@@ -66,7 +66,7 @@ class Dataset:
                 "It holds pictures alone.",
                 "Add a labels.csv (`file,label`), or sort the pictures into one sub-folder a class.",
             )
-        top = self.labels.shape[1] - 1 if self.multi_label else int(self.labels.max())
+        top = self.labels.shape[1] - 1 if self.multi_label else int(self.labels.max(initial=-1))
         if top >= classes or (self.multi_label and top != classes - 1):
             raise VitedgeError(
                 f"The labels of {self.root} do not fit the model.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
@@ -44,6 +44,8 @@ def open_rgb(path: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         empty = isinstance(error, OSError) and Path(path).is_file() and Path(path).stat().st_size == 0
         text = "the file is empty" if empty else str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError) and not empty:
+            text = "it is no picture of a known format"
         raise UnreadableImage(path, text.replace(repr(str(path)), "the file")) from error
 
 

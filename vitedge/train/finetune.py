@@ -24,7 +24,7 @@ from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.output import save_folder, write_figures
 from vitedge.train.pictures import Pictures
 from vitedge.train.schedule import freeze, parameter_groups
-from vitedge.train.split import class_counts, split_folder
+from vitedge.train.split import class_count, class_counts, split_folder
 from vitedge.vit.model import VisionTransformer
 
 # The head alone gets at most this share of `--minutes`.
@@ -83,7 +83,10 @@ def fine_tune(
     started, reporter = time.monotonic(), reporter or Reporter()
     accelerator = make_accelerator()
     train, val, test = split_folder(data, options.val_share, loop.seed, classes)
-    names = list(train.classes or [str(i) for i in range(len(class_counts(train, 1 << 30)))])
+    names = list(train.classes or [str(i) for i in range(class_count(train))])
+    if empty := [name for name, n in zip(names, class_counts(train, len(names)), strict=True) if n == 0]:
+        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+        reporter.warn(f"{data} has no pictures of {', '.join(empty[:5])}{more}: the model will not know them")
     if names != known:
         model = with_new_head(model, len(names), train.multi_label)
     pictures = Pictures(train, preprocess, len(names))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vitedge.data.dataset import Dataset
-from vitedge.data.folder import open_dataset
+from vitedge.data.folder import open_dataset, read_classes
 from vitedge.errors import VitedgeError
 
 _VALIDATION = ("val", "valid", "validation")
@@ -22,7 +22,7 @@ def split_folder(
     drawn for validation, with the seed. `test` below the folder is the test set; without it there is none.
 
     Raises:
-        VitedgeError: no labels, or a class without pictures in the training or validation part.
+        VitedgeError: no labels, one class only, or a class without pictures in the training or validation part.
     """
     root = Path(folder)
     if (root / "train").is_dir():
@@ -35,7 +35,7 @@ def split_folder(
             train, val = split_dataset(train, fraction, seed)
         test = _part(root, "test", names) if (root / "test").is_dir() else None
     else:
-        train, val = split_dataset(open_dataset(root, classes), fraction, seed)
+        train, val = split_dataset(_teaching(root, classes), fraction, seed)
         test = None
     check_parts(train, val)
     return train, val, test
@@ -46,7 +46,7 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
 
     Multi-label sets are split as a whole.
     """
-    labels = dataset.require_labels("Training", _count(dataset))
+    labels = dataset.require_labels("Training", class_count(dataset))
     generator = np.random.default_rng(seed)
     groups = np.zeros(len(dataset), np.int64) if dataset.multi_label else labels
     held = np.zeros(len(dataset), bool)
@@ -65,8 +65,8 @@ def class_counts(dataset: Dataset, classes: int) -> np.ndarray:
 
 
 def check_parts(train: Dataset, val: Dataset) -> None:
-    """Raises VitedgeError for a class that one part has pictures of and the other has none of."""
-    classes = max(_count(train), _count(val))
+    """Raises VitedgeError for a class that one part has pictures of and the other has none of, and for one class."""
+    classes = max(class_count(train), class_count(val))
     ours, theirs = class_counts(train, classes) > 0, class_counts(val, classes) > 0
     for missing, where, other in (
         (theirs & ~ours, "training", "validation"),
@@ -80,22 +80,58 @@ def check_parts(train: Dataset, val: Dataset) -> None:
                 f"Without any in the {where} part, but with some for {other}: {', '.join(names[:5])}{more}.",
                 "Give each class at least two pictures, or move some from one part to the other.",
             )
+    if ours.sum() < 2 and not train.multi_label:
+        raise _one_class(train.root)
+
+
+def _one_class(root: Path) -> VitedgeError:
+    return VitedgeError(
+        f"The pictures of {root} are all of one class.",
+        "A classifier has nothing to tell apart there.",
+        "Give pictures of at least two classes, each in a sub-folder of its own or with a labels.csv.",
+    )
 
 
 def _part(root: Path, name: str, classes: tuple[str, ...] | None) -> Dataset:
     # Class names of the whole set may stand above its parts.
     beside = root / "classes.txt"
     if classes is None and beside.is_file() and not (root / name / "classes.txt").is_file():
-        classes = tuple(line.strip() for line in beside.read_text().splitlines() if line.strip())
+        classes = read_classes(beside)
+    if name == "train":
+        return _teaching(root / name, classes)
+    _check_folders(root / "train", root / name)
     return open_dataset(root / name, classes)
 
 
-def _count(dataset: Dataset) -> int:
+def _teaching(folder: Path, classes: tuple[str, ...] | None) -> Dataset:
+    dataset = open_dataset(folder, classes)
+    # One sub-folder alone is no class for `open_dataset`: pictures without labels may lie in one too.
+    if dataset.labels is None and all("/" in file for file in dataset.files):
+        raise _one_class(folder)
+    return dataset
+
+
+def _check_folders(train: Path, part: Path) -> None:
+    """Raises VitedgeError for sub-folders of `part` that `train` lacks: as many of them would pass for its classes."""
+    if any((folder / "labels.csv").is_file() for folder in (train, part)):
+        return
+    ours, theirs = ({p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."} for folder in (train, part))
+    if ours and (unknown := sorted(theirs - ours)):
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise VitedgeError(
+            f"{part} has classes that {train} lacks.",
+            f"Sub-folders without a counterpart there: {', '.join(unknown[:5])}{more}.",
+            "Add training pictures of these classes, or remove the sub-folders.",
+        )
+
+
+def class_count(dataset: Dataset) -> int:
+    """How many classes the names, or the labels, speak of."""
     if dataset.classes is not None:
         return len(dataset.classes)
     if dataset.labels is None:
         return 0
-    return dataset.labels.shape[1] if dataset.multi_label else int(dataset.labels.max()) + 1
+    return dataset.labels.shape[1] if dataset.multi_label else int(dataset.labels.max(initial=-1)) + 1
 
 
 def _name(dataset: Dataset, index: int) -> str:

@@ -60,7 +60,9 @@ def load(path: Path, identity: dict[str, Any]) -> tuple[State, dict[str, Any]] |
             raise ValueError(f"format {saved['format']}")
     except Exception as error:
         raise VitedgeError(
-            f"The training state {path} can't be read.", str(error), "Delete it, or run without --resume."
+            f"The training state {path} can't be read.",
+            "It is damaged, or another version of vitedge wrote it.",
+            "Delete it and run again: the training then starts from its beginning.",
         ) from error
     differing = [k for k in identity if saved["identity"].get(k) != identity[k]]
     if differing:
