@@ -22,6 +22,6 @@ def missing_package(package: str, extra: str, purpose: str) -> VitedgeError:
     """The error for an optional package that is not installed, with the command that installs it."""
     return VitedgeError(
         f"{purpose} needs the package '{package}', which is not installed.",
-        "vitedge's core has no compression tools, so that it installs on a board.",
+        "It is no part of vitedge's core, which installs on a board.",
         f"Install it with: pip install 'vitedge[{extra}]'",
     )

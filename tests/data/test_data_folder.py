@@ -151,7 +151,7 @@ def test_open_images(tmp_path: Path) -> None:
 
 def test_class_names(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
-    path.write_bytes(b"\xef\xbb\xbfcat\r\ngrand piano \r\n")
+    path.write_bytes(b"\xef\xbb\xbfcat\r\ngrand piano \r\n\r\n")
     assert read_classes(path) == ("cat", "grand piano")
     for content, told in ((b"", "is empty"), (b"cat\n\ndog\n", "line 2"), (b"\xff", "could not be read")):
         path.write_bytes(content)

@@ -19,6 +19,7 @@ from vitedge.errors import VitedgeError
 from vitedge.train.distil import distill
 from vitedge.train.features import block_outputs
 from vitedge.train.options import DistilOptions
+from vitedge.train.teaching import Teaching
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -149,6 +150,26 @@ def test_refusals(teacher: VisionTransformer, pixels: np.ndarray) -> None:
     )
     with pytest.raises(VitedgeError, match="no pruned form"):
         distill(other, teacher, pixels, PREPROCESS, DistilOptions())
+
+
+def test_failures_name_what_the_configuration_has(
+    teacher: VisionTransformer, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = _spoiled(teacher, 0.1)
+    with pytest.raises(VitedgeError, match="no longer a number") as caught:
+        distill(student, teacher, pixels, PREPROCESS, DistilOptions(lr=1e30, epochs=2, precision="fp32"))
+    assert caught.value.todo == "Lower distill.lr in the configuration (--config FILE)."
+    loss = Teaching.loss
+
+    def limited(task: Teaching, model: torch.nn.Module, shown: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if len(shown) > 4:
+            torch.empty(1 << 60, dtype=torch.uint8)  # the allocator's own refusal
+        return loss(task, model, shown, targets)
+
+    monkeypatch.setattr(Teaching, "loss", limited)
+    with pytest.raises(VitedgeError, match="Out of memory at batch 16") as caught:
+        distill(student, teacher, pixels, PREPROCESS, DistilOptions())
+    assert "distill.batch = 4 and distill.accumulate = 4" in caught.value.todo and caught.value.exit_code == 1
 
 
 def test_pruning_leaves_alone_what_judges(tmp_path: Path, tiny_folder: Path, shapes_folder: Path) -> None:

@@ -74,9 +74,12 @@ def open_images(paths: Sequence[str | Path]) -> Dataset:
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Class names, one a line. Raises VitedgeError where the file is unreadable, empty or has empty lines."""
+    """Class names, one a line; empty lines at the end are none.
+
+    Raises VitedgeError where the file is unreadable, empty or has empty lines between names.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise VitedgeError(f"{path} could not be read.", f"{error}.", _CLASSES) from error
     names = tuple(line.strip() for line in lines)

@@ -60,7 +60,7 @@ class PruneReport:
         return asdict(self)
 
     def tables(self) -> dict[str, Any]:
-        """As `analysis/20-prune.json` holds it (see `vitedge.report`)."""
+        """As `analysis/10-prune.json` holds it (see `vitedge.report`)."""
         columns = ["block", "heads", "qk_dim", "v_dim", "hidden", "kept_hidden_share", "error_cut", "error_fitted"]
         rows = [
             [

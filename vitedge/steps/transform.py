@@ -110,30 +110,12 @@ def prune_model(
         from vitedge.prune import prune
 
         small, report = prune(model, float_batches(pixels, read_preprocess(bundle)), own, reporter)
-        return Outcome(small, report.to_dict(), prune_table(report.to_dict()))
+        return Outcome(small, report.to_dict(), report.tables())
 
     record = transform_model(
         bundle, "prune", parent, apply, options=chosen, rooms=("vitedge.prune",), order=10
     )
     return Transformed("steps/prune", True, record)
-
-
-def prune_table(report: Mapping[str, Any]) -> dict[str, Any]:
-    """One row a block: its widths before and after, and the error of what it writes."""
-    widths = ("heads", "qk_dim", "v_dim", "hidden")
-    rows = []
-    for layer in report["layers"]:
-        changes = [" -> ".join(str(v) for v in layer[name]) for name in widths]
-        rows.append([f"block{layer['block']}", *changes, layer["error_cut"], layer["error"]])
-    macs = " -> ".join(f"{m / 1e6:,.0f} M" for m in report["macs"])
-    return {
-        "title": f"Pruning: {report['removed']:.1%} of the {report['unit']} removed",
-        "columns": ["block", *widths, "error after the cut", "error after the fit"],
-        "rows": rows,
-        "note": f"MACs {macs}, every block on all tokens. Errors are relative to the dense model's, on "
-        f"{report['images']} calibration pictures.",
-        "bars": ["error after the fit"],
-    }
 
 
 def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: Reporter) -> Transformed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, missing_package
 from vitedge.processors import checked_threads
 from vitedge.targets.pieces import in_pieces
 
@@ -16,22 +16,12 @@ from vitedge.targets.pieces import in_pieces
 HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
 
 
-def missing_openvino() -> VitedgeError:
-    """The error where OpenVINO is not installed."""
-    return VitedgeError(
-        "The target 'openvino' needs the package 'openvino', which is not installed.",
-        "vitedge's core has only ONNX Runtime.",
-        "Install it with: pip install 'vitedge[openvino]'",
-        exit_code=1,
-    )
-
-
 def load() -> Any:
     """The module `openvino`. Raises VitedgeError where it is missing."""
     try:
         import openvino
     except ImportError as error:
-        raise missing_openvino() from error
+        raise missing_package("openvino", "openvino", "The target 'openvino'") from error
     return openvino
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitedge.data import preprocess as pp
 from vitedge.data import preprocess_sources as sources
+from vitedge.data.folder import read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.checkpoint import named
@@ -90,7 +91,7 @@ def load_model(
         config, state = resize_model(config, state, image_size)
     if prep.crop != config.image_size:
         prep = prep.with_image_size(config.image_size)
-    names = read_classes(classes) if classes else raw.classes
+    names = list(read_classes(classes)) if classes else raw.classes
     if names is not None and len(names) != config.classes:
         raise VitedgeError(
             f"The model has {config.classes} classes, but there are {len(names)} class names.",
@@ -104,16 +105,6 @@ def load_model(
             "Give --preprocess FILE with one mean and one std a channel.",
         )
     return LoadedModel(build_model(config, state), prep, names, raw.origin, raw.random)
-
-
-def read_classes(path: Path) -> list[str]:
-    """One class name a line. Raises VitedgeError where the file is missing or empty."""
-    if not path.is_file():
-        raise VitedgeError(f"There is no file of class names '{path}'.", "", "Give a text file, one name a line.")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise VitedgeError(f"The file of class names '{path}' is empty.", "", "Give one name a line.")
-    return names
 
 
 def _read(source: str, heads: int | None) -> _Raw:
@@ -143,7 +134,7 @@ def _read_file(path: Path, heads: int | None, **known: Any) -> _Raw:
         state,
         f"{path} ({layout.name})",
         Preprocess.load(beside) if beside.is_file() else None,
-        read_classes(names) if names.is_file() else None,
+        list(read_classes(names)) if names.is_file() else None,
     )
 
 
@@ -181,7 +172,7 @@ def _read_vitedge(folder: Path) -> _Raw:
         state,
         f"{folder} (vitedge)",
         Preprocess.load(prep) if prep.is_file() else None,
-        read_classes(names) if names.is_file() else None,
+        list(read_classes(names)) if names.is_file() else None,
     )
 
 
