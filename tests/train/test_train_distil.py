@@ -18,8 +18,9 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.train.distil import distill
 from vitedge.train.features import block_outputs
+from vitedge.train.feed import Order
 from vitedge.train.options import DistilOptions
-from vitedge.train.teaching import Teaching
+from vitedge.train.teaching import Teaching, make_samples
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -49,10 +50,11 @@ def _spoiled(teacher: VisionTransformer, by: float) -> VisionTransformer:
     return student
 
 
-def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+@pytest.mark.parametrize("taught", [{}, {"logit_weight": 1.0}, {"logit_weight": 1.0, "feature_weight": 0.0}])
+def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray, taught: dict[str, float]) -> None:
     student = _spoiled(teacher, 0.3)
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    options = DistilOptions(epochs=20, lr=3e-3, precision="fp32", holdout=24)
+    options = DistilOptions(epochs=20, lr=3e-3, precision="fp32", holdout=24, **taught)
     better, report = distill(student, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.5 * report.kl[0]
     assert report.agreement[1] >= report.agreement[0]
@@ -64,6 +66,19 @@ def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray) 
         error = [(m(x) - teacher(x)).square().mean().item() for m in (student, better)]
     assert error[1] < 0.5 * error[0]
     assert not better.training
+    # Blocks' outputs say nothing about what comes after the blocks.
+    assert torch.equal(better.head.weight, student.head.weight) == (not options.logit_weight)
+
+
+def test_pictures_are_mixed(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    black_or_white = np.zeros_like(pixels)
+    black_or_white[::2] = 255
+    made = make_samples(black_or_white, DistilOptions(mixup=1.0, cutmix=0.0, crop_scale=1.0), PREPROCESS)
+    plain = make_samples(black_or_white, DistilOptions(mixup=0.0, cutmix=0.0, crop_scale=1.0), PREPROCESS)
+    keys = next(iter(Order(len(pixels), 16, seed=0)))
+    mixed, whole = made.__getitems__(keys)[0], plain.__getitems__(keys)[0]
+    assert ((mixed > 60) & (mixed < 195)).any()
+    assert not ((whole > 60) & (whole < 195)).any()
 
 
 def test_it_is_never_worse_than_its_start(teacher: VisionTransformer, pixels: np.ndarray) -> None:
@@ -143,6 +158,8 @@ def test_outputs_of_every_block(teacher: VisionTransformer) -> None:
 
 
 def test_refusals(teacher: VisionTransformer, pixels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="nothing to learn"):
+        DistilOptions(logit_weight=0, feature_weight=0)
     with pytest.raises(VitedgeError, match="too few"):
         distill(teacher, teacher, pixels[:8], PREPROCESS, DistilOptions())
     other = VisionTransformer(

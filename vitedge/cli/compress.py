@@ -47,8 +47,8 @@ _PANELS = {
     "export": "ONNX",
 }
 _TEACHING = (
-    *("batch", "accumulate", "lr", "temperature", "feature_weight"),
-    *("crop_scale", "mixup", "holdout", "precision"),
+    *("batch", "accumulate", "lr", "temperature", "logit_weight", "feature_weight"),
+    *("crop_scale", "mixup", "cutmix", "holdout", "precision"),
 )
 # What few users change has no flag; `[section]` in the TOML file sets it.
 _ONLY_TOML = {

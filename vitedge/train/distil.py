@@ -14,7 +14,7 @@ from vitedge.train.loop import make_accelerator
 from vitedge.train.losses import feature_error
 from vitedge.train.options import DistilOptions
 from vitedge.train.schedule import parameter_groups
-from vitedge.train.teaching import Lesson, TeachingReport
+from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
 from vitedge.vit.model import VisionTransformer
 
 
@@ -44,6 +44,8 @@ def distill(
     check_pair(student, teacher)
     accelerator = make_accelerator()
     student = copy.deepcopy(student).float().requires_grad_(True)
+    if not options.logit_weight:
+        freeze_after_blocks(student)
     lesson = Lesson(
         student, teacher, pixels, preprocess, options, feature_error, accelerator, "distillation", state_folder
     )

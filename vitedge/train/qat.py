@@ -22,7 +22,7 @@ from vitedge.train.distil import check_pair
 from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
 from vitedge.train.stream import Rotated, stream_rotation
-from vitedge.train.teaching import Lesson, TeachingReport
+from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
 from vitedge.vit.model import VisionTransformer
 
 # The most that the blocks by themselves take of `--minutes`.
@@ -76,7 +76,10 @@ def train_quantized(
     minutes = None
     if options.minutes is not None:
         minutes = max(0.01, options.minutes - (time.monotonic() - started) / 60)
-    report = lesson.teach(learning(student, options), reporter, minutes)
+    groups = learning(student, options)
+    if not options.logit_weight:
+        freeze_after_blocks(student)
+    report = lesson.teach(groups, reporter, minutes)
     student = student.cpu().eval()
     facts = report.to_dict() | {"options": options.model_dump()}
     facts.pop("history")

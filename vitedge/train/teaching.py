@@ -92,16 +92,17 @@ class Teaching:
 
     def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
         x, o = self.normalize(pixels), self.options
-        if not o.feature_weight:
-            with torch.no_grad():
-                expected = self.teacher(x)
-            return distillation(model(x), expected, o.temperature)
         with torch.no_grad(), block_outputs(self.teacher) as goal:
             expected = self.teacher(x)
         with block_outputs(self.student) as made:
             logits = model(x)
-        apart = [self.compare(a, b) for a, b in zip(made, goal, strict=True)]
-        return distillation(logits, expected, o.temperature) + o.feature_weight * torch.stack(apart).mean()
+        losses = []
+        if o.logit_weight:
+            losses.append(o.logit_weight * distillation(logits, expected, o.temperature))
+        if o.feature_weight:
+            apart = [self.compare(a, b) for a, b in zip(made, goal, strict=True)]
+            losses.append(o.feature_weight * torch.stack(apart).mean())
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def logits(self, model: nn.Module) -> Tensor:
@@ -233,9 +234,18 @@ class Lesson:
         )
 
 
+def freeze_after_blocks(model: VisionTransformer) -> None:
+    """Without the logits' loss, final norm and head would get no gradient, for which several processes would wait."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(("norm", "head")):
+            parameter.requires_grad_(False)
+
+
 def make_samples(pixels: np.ndarray, options: TeachingOptions, preprocess: Preprocess) -> Samples:
     """Pictures uint8 [N, H, W, 3] with the random changes that the options ask for."""
-    augment = AugmentOptions(scale=options.crop_scale, jitter=JITTER, mixup=options.mixup)
+    augment = AugmentOptions(
+        scale=options.crop_scale, jitter=JITTER, mixup=options.mixup, cutmix=options.cutmix
+    )
     return Samples(
         # MixUp mixes targets too; nothing reads them.
         Pixels(pixels, torch.zeros(len(pixels), 1)),
