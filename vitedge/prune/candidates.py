@@ -20,7 +20,8 @@ class Candidates:
     Attributes:
         unit_order: all units, the first to go first. heads: which heads stay.
         d_units, d_heads, d_values: change of fc2's or the output projection's weight, [C, inputs], the means
-            being made up for by the bias.
+            being made up for by the bias. In bfloat16, as a large model has gigabytes of them: an effect sums over
+            all of a change, so that its roundings cancel.
         d_logits: for each head, the matrix [dim, dim] that times q is q's change.
     """
 
@@ -110,7 +111,7 @@ def find_candidates(
         news, found.unit_order = eliminate(
             weight, stats.hidden.covariance(), singles, unit_scores, wanted, chunk, damping_for(damping, stats.hidden)
         )
-        found.d_units = {left: (new - weight).float() for left, new in news.items()}
+        found.d_units = {left: (new - weight).bfloat16() for left, new in news.items()}
     if block.attention is not None and stats.attention is not None:
         c = block.attention.config
         weight = block.attention.out.weight.detach().double()
@@ -120,13 +121,13 @@ def find_candidates(
         damped = damping_for(damping, stats.attention.context)
         news, order = eliminate(weight, covariance, columns, head_scores, wanted, 1, damped)
         for left, new in news.items():
-            found.heads[left], found.d_heads[left] = tuple(sorted(order[c.heads - left :])), (new - weight).float()
+            found.heads[left], found.d_heads[left] = tuple(sorted(order[c.heads - left :])), (new - weight).bfloat16()
         for rank in levels(c.v_dim, head_align, head_align, 8):
             parts = []
             for own in columns:
                 b, w = reduce_values(weight[:, own], covariance[own][:, own], rank)
                 parts.append(w @ b)
-            found.d_values[rank] = (torch.cat(parts, 1) - weight).float()
+            found.d_values[rank] = (torch.cat(parts, 1) - weight).bfloat16()
         for rank in levels(c.qk_dim, head_align, head_align, 8):
             pairs = [
                 reduce_logits(q, k, rank) for q, k in zip(stats.attention.queries, stats.attention.keys, strict=True)

@@ -90,7 +90,7 @@ def measure(
     def add(to: dict[int, float], deltas: dict[int, Tensor], gradient: Tensor) -> None:
         flat = gradient.flatten(1)
         for left, delta in deltas.items():
-            to[left] = to.get(left, 0.0) + float((flat @ delta.flatten()).double().pow(2).sum()) / 2
+            to[left] = to.get(left, 0.0) + float((flat @ delta.flatten().float()).double().pow(2).sum()) / 2
 
     for seen, gradients in sampled_gradients(model, batches, samples, generator):
         for s, g, c, m, e in zip(seen, gradients, candidates, means, effects, strict=True):
