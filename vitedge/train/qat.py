@@ -62,7 +62,7 @@ def train_quantized(
         raise VitedgeError(
             "The teacher's residual stream is not the model's.",
             "No rotation takes what one embeds to what the other does.",
-            "Train with the model that this one was made of, or with qat.feature_weight = 0.",
+            "Train with the model that this one was made of, or with qat.logit_weight = 1 and qat.feature_weight = 0.",
         )
     accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
