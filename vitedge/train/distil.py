@@ -29,8 +29,9 @@ def distill(
 ) -> tuple[VisionTransformer, TeachingReport]:
     """A student trained on `pixels` uint8 [N, crop, crop, 3] to answer as the teacher does.
 
-    Hinton et al., arXiv 1503.02531; blocks' outputs as in FitNets, arXiv 1412.6550: the student's blocks write into
-    a residual stream of the same basis and width as the teacher's, so they are compared as they are. Some pictures
+    Blocks' outputs as in FitNets, arXiv 1412.6550: the student's blocks write into a residual stream of the same basis
+    and width as the teacher's, so they are compared as they are. With `logit_weight` the class shares too (Hinton et
+    al., arXiv 1503.02531). Some pictures
     are held out; the weights that are best on them are returned, and those that it came with where none are better.
     Neither argument is changed.
 

@@ -235,7 +235,10 @@ class Lesson:
 
 
 def freeze_after_blocks(model: VisionTransformer) -> None:
-    """Without the logits' loss, final norm and head would get no gradient, for which several processes would wait."""
+    """Final norm and head don't learn: without the logits' loss they get no gradient.
+
+    DistributedDataParallel stops where a parameter that should learn gets none.
+    """
     for name, parameter in model.named_parameters():
         if name.startswith(("norm", "head")):
             parameter.requires_grad_(False)
