@@ -31,9 +31,8 @@ def distill(
 
     Blocks' outputs as in FitNets, arXiv 1412.6550: the student's blocks write into a residual stream of the same basis
     and width as the teacher's, so they are compared as they are. With `logit_weight` the class shares too (Hinton et
-    al., arXiv 1503.02531). Some pictures
-    are held out; the weights that are best on them are returned, and those that it came with where none are better.
-    Neither argument is changed.
+    al., arXiv 1503.02531). Some pictures are held out; the weights that are best on them are returned, and those that
+    it came with where none are better. Neither argument is changed.
 
     Args:
         state_folder: keeps the state of a run, and has that of one that was killed: it goes on as if it had never
