@@ -182,7 +182,7 @@ def test_one_unreadable_picture_of_many_is_left_out(model: VisionTransformer, da
 
 def test_freezing_and_groups(model: VisionTransformer) -> None:
     fresh = with_new_head(model, 5, multi_label=False)
-    assert float(fresh.head.weight.abs().max()) == 0
+    assert not fresh.head.weight.any()
     freeze(fresh, 2, "last-1")
     learns = {n for n, p in fresh.named_parameters() if p.requires_grad}
     assert learns == {n for n, _ in fresh.named_parameters() if n.startswith(("blocks.1.", "norm.", "head."))}

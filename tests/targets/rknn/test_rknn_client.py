@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -156,13 +157,29 @@ def test_remove_deletes_environments_alone(tmp_path: Path, monkeypatch: pytest.M
     assert toolchain.installed() == []
 
 
+def _free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """What the disk has is the machine's matter, not the tests'."""
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+
 def test_install_leaves_nothing_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITEDGE_HOME", str(tmp_path / "home"))
+    _free_space(monkeypatch, toolchain.SPACE)
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no venv here >&2\nexit 3\n")
     python.chmod(0o755)
     with pytest.raises(VitedgeError, match="no venv here"):
         toolchain.install(into=tmp_path / "env", python=str(python))
+    assert not (tmp_path / "env").exists() and toolchain.installed() == []
+
+
+def test_install_without_space_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITEDGE_HOME", str(tmp_path / "home"))
+    _free_space(monkeypatch, toolchain.SPACE - 1)
+    with pytest.raises(VitedgeError, match="no space for the RKNN toolchain") as error:
+        toolchain.install(into=tmp_path / "env", python=sys.executable)
+    assert "--into" in error.value.todo
     assert not (tmp_path / "env").exists() and toolchain.installed() == []
 
 
