@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -49,12 +50,44 @@ def test_every_product_becomes_an_integer_one(quantized) -> None:
     # The last block's k and v are folded into four products of single rows.
     assert found["integer_products"] == counts["MatMulIntegerToFloat"] == len(integer) - 2
     assert counts["MatMul"] == len(products) - len(integer) + 2
-    # What is still dequantised are the weights of products whose activations the scheme keeps in float.
+    # Two products of the last block are in float, and their weights are no longer of the form that MatMulNBits takes.
     left = {node.output[0] for node in rewritten.graph.node if node.op_type == "DequantizeLinear"}
-    assert all(name.endswith(".weight") or name == "block1.norm1.dq" for name in left)
+    assert left == {"block1.norm1.dq"} and found["float_weights"] == counts["Cast"]
     before, after = run(graph, pixels), run(rewritten, pixels)
     assert np.abs(after - before).max() < 0.02 * np.ptp(before)
     assert (after.argmax(1) == before.argmax(1)).mean() > 0.9
+
+
+def test_activations_in_float_stay_so_in_any_session(quantized) -> None:
+    """ONNX Runtime's MatMulNBits would round them to int8; a session with no options of ours must not get it."""
+    graph, pixels = quantized
+    rewritten, found = apply(graph, Form("parts", "apart"))
+    assert found["float_weights"] > 0
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    results = [
+        ort.InferenceSession(rewritten.SerializeToString(), o, providers=["CPUExecutionProvider"]).run(
+            None, {"pixels": pixels}
+        )[0]
+        for o in (ort.SessionOptions(), options)
+    ]
+    assert np.abs(results[0] - results[1]).max() < 1e-5 * np.ptp(results[1])
+
+
+def test_attention_of_integers_is_multiplied_as_integers(tiny_model) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(pixels))])  # noqa: E731
+    options = QuantOptions(preset="full", rounding="nearest", correct=False)
+    scheme = calibrate(tiny_model, batches, options, PREPROCESS)
+    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
+    graph = insert_qdq(export_vit(tiny_model.config, weights, PREPROCESS, 8), scheme)
+    rewritten, found = apply(graph, Form("parts", "joined"))
+    assert found["integer_attention"] == 2, "scores and context of the first block; the last has one query, in float"
+    makers = {name: node.op_type for node in rewritten.graph.node for name in node.output}
+    for name in ("block0.attention.scores", "block0.attention.context.heads"):
+        assert makers[name] == "MatMulIntegerToFloat"
+    before, after = run(graph, pixels), run(rewritten, pixels)
+    assert np.abs(after - before).max() < 0.02 * np.ptp(before)
 
 
 @pytest.mark.parametrize("attention", ["packed", "heads"])

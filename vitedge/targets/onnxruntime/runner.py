@@ -22,6 +22,7 @@ def session_settings(threads: int | None = None) -> dict[str, Any]:
         "intra_op_threads": checked_threads(threads),
         "inter_op_threads": 1,
         "dynamic_block_base": 4,
+        "disable_quant_qdq": True,
     }
 
 
@@ -46,6 +47,9 @@ class OnnxRuntimeRunner:
         # Smaller and smaller blocks of work: a thread that was held up does not hold up the others. Measured by
         # benchmarks/cpu_settings.py: 5 % on a ViT-Ti/16, nothing on a ViT-B/16.
         options.add_session_config_entry("session.dynamic_block_base", str(settings["dynamic_block_base"]))
+        # The operators with integer results that ONNX Runtime makes of Q/DQ pairs (QLinearSoftmax, QLinearAdd) round
+        # otherwise than the graph says, and are slower than what they replace. The products are integer ones without.
+        options.add_session_config_entry("session.disable_quant_qdq", "1" if settings["disable_quant_qdq"] else "0")
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(

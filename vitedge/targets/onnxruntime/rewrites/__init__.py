@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vitedge.targets.onnxruntime.rewrites import dynamic_products, fused_attention, integer_products
+from vitedge.targets.onnxruntime.rewrites import (
+    dynamic_products,
+    float_weights,
+    fused_attention,
+    integer_attention,
+    integer_products,
+)
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
 
@@ -41,5 +47,7 @@ def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str
         counts["mlp_groups"] = mlp_groups.rewrite(g)
     if form.attention != "parts":
         counts["fused_attention"] = fused_attention.rewrite(g, form.attention)
+    counts["integer_attention"] = integer_attention.rewrite(g)
     counts["integer_products"] = integer_products.rewrite(g)
+    counts["float_weights"] = float_weights.rewrite(g)
     return g.finish(), counts

@@ -1,0 +1,52 @@
+"""Attention's two products of quantised values -> integer products with a float result.
+
+    DequantizeLinear(x) -> Reshape, Transpose -.
+                                                MatMul     becomes     MatMulIntegerToFloat(x', y', scales, zeros)
+    DequantizeLinear(y) -> Reshape, Transpose -'
+
+with x' and y' reshaped and transposed as integers: a quarter of the memory. The integers are the same, and their sums
+exact, where ONNX Runtime's own QLinearMatMul rounds once more on its way.
+"""
+
+from __future__ import annotations
+
+from vitedge.targets.rewrites.graph import MICROSOFT, Graph
+
+_MOVES = ("Reshape", "Transpose")
+
+
+def rewrite(g: Graph) -> int:
+    """Rewrites every product of two dequantised activations; returns how many there were."""
+    count = 0
+    for matmul in [node for node in g.nodes if node.op_type == "MatMul"]:
+        if any(_source(g, value) is None for value in matmul.input):
+            continue
+        x, y = (_integers(g, value) for value in matmul.input)
+        inputs = [x[0], y[0], x[1], y[1], x[2], y[2]]
+        g.add("MatMulIntegerToFloat", inputs, matmul.output[0], MICROSOFT)
+        g.remove([matmul])
+        count += 1
+    return count
+
+
+def _source(g: Graph, value: str) -> object | None:
+    """The DequantizeLinear of an activation that `value` is a reshaped output of, or None."""
+    node = g.makers.get(value)
+    while node is not None and node.op_type in _MOVES:
+        node = g.makers.get(node.input[0])
+    found = node is not None and node.op_type == "DequantizeLinear" and node.input[0] not in g.tensors
+    return node if found else None
+
+
+def _integers(g: Graph, value: str) -> tuple[str, str, str]:
+    """(integers, scale, zero point) of such a value; the integers are reshaped as it is."""
+    node = g.makers[value]
+    if node.op_type == "DequantizeLinear":
+        x, scale, zero = node.input
+        return x, scale, zero
+    x, scale, zero = _integers(g, node.input[0])
+    result = f"{value}.integers"
+    if result not in g.makers:
+        attributes = {a.name: list(a.ints) for a in node.attribute if a.name == "perm"}
+        g.add(node.op_type, [x, *node.input[1:]], result, **attributes)
+    return result, scale, zero
