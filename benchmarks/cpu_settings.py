@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "threads pinned, one a processor": {"pin": True},
     "no spinning (session.intra_op.allow_spinning = 0)": {"config": {"session.intra_op.allow_spinning": "0"}},
     "blocks of one size (no session.dynamic_block_base)": {"config": {"session.dynamic_block_base": "0"}},
+    "Q/DQ fused by ONNX Runtime (session.disable_quant_qdq = 0)": {"config": {"session.disable_quant_qdq": "0"}},
     "no memory arena": {"enable_cpu_mem_arena": False},
     "no memory pattern": {"enable_mem_pattern": False},
     "parallel execution": {"execution_mode": "ORT_PARALLEL"},
@@ -42,7 +43,8 @@ def worker(path: Path, changes: dict[str, Any]) -> None:
     processors = sorted(os.sched_getaffinity(0))
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = len(processors), 1
-    changes = {**changes, "config": {"session.dynamic_block_base": "4", **changes.get("config", {})}}
+    ours = {"session.dynamic_block_base": "4", "session.disable_quant_qdq": "1"}
+    changes = {**changes, "config": {**ours, **changes.get("config", {})}}
     for name, value in changes.items():
         if name == "config":
             for key, text in value.items():

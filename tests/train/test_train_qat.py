@@ -204,12 +204,12 @@ def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder:
 @pytest.mark.real
 def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     """A few steps on photographs: no worse than the static scheme, and ONNX Runtime computes what was trained."""
-    import onnxruntime
-
     from vitedge.data.folder import open_dataset
     from vitedge.data.sample import load_pixels
     from vitedge.export.vit import export_vit
     from vitedge.quant import insert_qdq
+    from vitedge.targets.onnxruntime.rewrites import Form, apply
+    from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
     from vitedge.vit.checkpoint import load_model
 
     loaded = load_model(str(shared_data / "vit_ti_16"))
@@ -222,14 +222,12 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     trained, learned, report = train_quantized(model, scheme, teacher, np.asarray(pixels), prep, few)
     assert report.kl[1] < report.kl[0] and report.agreement[1] >= report.agreement[0]
     weights = {k: v.numpy() for k, v in trained.state_dict().items()}
-    graph = insert_qdq(export_vit(trained.config, weights, prep, batch=None), learned)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    graph, _ = apply(insert_qdq(export_vit(trained.config, weights, prep, batch=1), learned), Form("parts"))
+    runner = OnnxRuntimeRunner(tmp_path / "in memory", model=graph.SerializeToString())
     shown = np.asarray(pixels[:32])
-    ours = session.run(None, {"pixels": shown})[0]
+    ours = runner.infer(shown)
     with torch.no_grad():
-        x = torch.from_numpy(prep.normalize(shown))
-        simulated, wanted = simulate(trained, learned, prep)(x).numpy(), teacher(x).numpy()
-    # With everything in INT8, a value that falls the other way at a tie moves others: even two float32
-    # implementations of one scheme agree on 0.96 of the pictures only, and are equally far from the teacher.
-    assert (ours.argmax(1) == simulated.argmax(1)).mean() >= 0.85
-    assert np.square(ours - wanted).mean() < 1.3 * np.square(simulated - wanted).mean()
+        simulated = simulate(trained, learned, prep)(torch.from_numpy(prep.normalize(shown))).numpy()
+    # Most pictures come out the same to the last bits; in the others a value fell the other way at a tie.
+    assert (np.abs(ours - simulated).max(1) < 1e-4 * np.ptp(simulated, 1)).mean() > 0.6
+    assert (ours.argmax(1) == simulated.argmax(1)).mean() >= 0.95

@@ -6,12 +6,22 @@ It computes what the Q/DQ graph computes, for measuring without a runtime.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from vitedge.condition.fold import fold_attention_scale
 from vitedge.data.preprocess import Preprocess
+from vitedge.quant.integer import (
+    IntegerConv,
+    IntegerLinear,
+    IntegerMatMul,
+    KernelGelu,
+    KernelNorm,
+    KernelSoftmax,
+    Piece,
+)
 from vitedge.quant.layout import Unit, bounds, units
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.uniform import fake_quantize
@@ -45,7 +55,11 @@ def site_parts(config: ViTConfig, site: str) -> list[tuple[str, int, int]]:
 
 def set_sites(model: VisionTransformer, sites: dict[str, Site]) -> None:
     """Replaces the named sites of `model`, in place."""
-    replaced = {id(old): sites[name] for name, old in model.sites().items() if name in sites}
+    replace_modules(model, {id(old): sites[name] for name, old in model.sites().items() if name in sites})
+
+
+def replace_modules(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
+    """Puts `replaced[id(module)]` in the place of each such module of `model`, in place."""
     for parent in list(model.modules()):
         for key, child in list(parent.named_children()):
             if id(child) in replaced:
@@ -115,7 +129,62 @@ def dequantize_weights(model: VisionTransformer, scheme: Scheme, preprocess: Pre
 
 
 def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
-    """A copy of the float `model` that computes as the quantised graph does."""
+    """A copy of the float `model` that computes as the quantised graph does in integer kernels, for pictures
+    normalised by `preprocess`. It has no weights that could be trained: see `learned_model.learnable` for that."""
     sim = dequantize_weights(model, scheme, preprocess)
+    fold_attention_scale(sim)
     quantize_sites(sim, scheme.activations)
+    _integer_products(sim, scheme, preprocess)
     return sim
+
+
+@torch.no_grad()
+def _integer_products(sim: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> None:
+    """Puts integer products wherever a factor is rounded, in place."""
+    layers = sim.linears()
+    found: dict[str, list[Unit]] = {}
+    for unit in units(sim.config):
+        found.setdefault(unit.layer, []).append(unit)
+    replaced: dict[int, nn.Module] = {}
+    for name, parts in found.items():
+        layer = layers[name]
+        if not any(u.name in scheme.weights and u.source in scheme.activations for u in parts):
+            continue
+        if isinstance(layer, nn.Conv2d):
+            bias = torch.from_numpy(scheme.biases[name])
+            replaced[id(layer)] = IntegerConv(scheme.weights[name], bias, layer.stride, preprocess)
+        else:
+            replaced[id(layer)] = IntegerLinear([_piece(layer, unit, scheme) for unit in parts])
+    for index, block in enumerate(sim.encoder()):
+        if block.attention is None:
+            continue
+        for product, sources in (("scores", ("q", "k")), ("context", ("probs", "v"))):
+            a, b = (scheme.activations.get(f"block{index}.attention.{source}") for source in sources)
+            if a is not None and b is not None:
+                setattr(block.attention, f"{product}_product", IntegerMatMul(a, b))
+    for module in sim.modules():
+        if isinstance(module, nn.LayerNorm):
+            replaced[id(module)] = _kernel_norm(module)
+        elif isinstance(module, nn.Softmax):
+            replaced[id(module)] = KernelSoftmax(-1)
+        elif isinstance(module, nn.GELU):
+            replaced[id(module)] = KernelGelu()
+    replace_modules(sim, replaced)
+
+
+def _kernel_norm(norm: nn.LayerNorm) -> KernelNorm:
+    made = KernelNorm(norm.normalized_shape, eps=norm.eps)
+    made.weight, made.bias = norm.weight, norm.bias
+    return made
+
+
+def _piece(layer: nn.Linear, unit: Unit, scheme: Scheme) -> Piece:
+    """The unit's product, from the scheme and, where that leaves its weight in float, from `layer`."""
+    rows, columns = (slice(*part) if part else slice(None) for part in (unit.rows, unit.columns))
+    weight = scheme.weights.get(unit.name)
+    bias = None
+    if unit.bias:
+        stored = scheme.biases.get(unit.name)
+        bias = layer.bias[rows] if stored is None else torch.from_numpy(stored)
+    floats = layer.weight[rows, columns].T
+    return Piece(rows, columns, scheme.activations.get(unit.source), floats if weight is None else weight, bias)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.quant.fake import attention_scale, dequantize_weights, set_sites, site_parts
+from vitedge.quant.fake import attention_scale, dequantize_weights, replace_modules, set_sites, site_parts
 from vitedge.quant.layout import Unit, units
 from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite
 from vitedge.quant.scheme import Activation, Scheme, Weight
@@ -48,10 +48,7 @@ def learnable(
             replaced[id(layer)] = LearnedConv(layer, base, bits)
         else:
             replaced[id(layer)] = LearnedLinear(layer, base, groups, bits)
-    for parent in list(student.modules()):
-        for key, child in list(parent.named_children()):
-            if id(child) in replaced:
-                parent._modules[key] = replaced[id(child)]
+    replace_modules(student, replaced)
     sites: dict[str, Site] = {}
     for name in student.sites():
         values = [(a, b, scheme.activations.get(value)) for value, a, b in site_parts(model.config, name)]

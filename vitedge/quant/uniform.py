@@ -27,7 +27,8 @@ def activation_for(low: float, high: float, symmetric: bool = False, bits: int =
 
 def fake_quantize(x: Tensor, to: Activation) -> Tensor:
     """`x` rounded to what `to` can hold (round half to even, as ONNX's QuantizeLinear)."""
-    return torch.fake_quantize_per_tensor_affine(x, to.scale, to.zero_point, 0, 2**to.bits - 1)
+    # Divided as ONNX divides: times the inverse, as torch's own operator does it, some ties fall the other way.
+    return (x / to.scale).round_().clamp_(-to.zero_point, 2**to.bits - 1 - to.zero_point).mul_(to.scale)
 
 
 def weight_scales(weight: Tensor, bits: int = 8, importance: Tensor | None = None) -> Tensor:

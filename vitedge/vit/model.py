@@ -22,8 +22,15 @@ class Site(nn.Identity):
     """A named place in the data flow. Observers hook it; QAT replaces it by a fake quantiser."""
 
 
-def _untouched(site: nn.Module) -> bool:
-    return type(site) is Site and not site._forward_hooks and not site._forward_pre_hooks
+class MatMul(nn.Module):
+    """The product of two activations. A simulation of integer kernels replaces it."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+
+def _untouched(module: nn.Module) -> bool:
+    return type(module) in (Site, MatMul, nn.Softmax) and not module._forward_hooks and not module._forward_pre_hooks
 
 
 class Attention(nn.Module):
@@ -39,6 +46,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(v, width)
         self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
         self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
+        self.scores_product, self.softmax, self.context_product = MatMul(), nn.Softmax(-1), MatMul()
 
     def heads(self, x: Tensor, dim: int) -> Tensor:
         """[B, N, heads * dim] -> [B, heads, N, dim]."""
@@ -46,14 +54,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         c = self.config
-        q = self.heads(self.q_site(self.q(x if queries is None else x[:, :queries])), c.qk_dim)
+        q = self.q(x if queries is None else x[:, :queries])
+        # As in the exported graph, where q's weights carry the scale.
+        q = self.heads(self.q_site(q if c.scale == 1 else q * c.scale), c.qk_dim)
         k = self.heads(self.k_site(self.k(x)), c.qk_dim)
         v = self.heads(self.v_site(self.v(x)), c.v_dim)
-        if _untouched(self.scores_site) and _untouched(self.probs_site):
-            context = F.scaled_dot_product_attention(q, k, v, scale=c.scale)
+        inner = (self.scores_product, self.scores_site, self.softmax, self.probs_site, self.context_product)
+        if all(_untouched(module) for module in inner):
+            context = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         else:
-            scores = self.scores_site(q @ k.transpose(-1, -2) * c.scale)
-            context = self.probs_site(scores.softmax(-1)) @ v
+            scores = self.scores_site(self.scores_product(q, k.transpose(-1, -2)))
+            context = self.context_product(self.probs_site(self.softmax(scores)), v)
         context = self.context_site(context.transpose(1, 2).flatten(2))
         return self.out_site(self.out(context))
 
@@ -65,6 +76,7 @@ class MLP(nn.Module):
         super().__init__()
         self.config = config
         self.fc1 = nn.Linear(width, config.hidden)
+        self.gelu = nn.GELU()
         self.fc2 = nn.Linear(config.hidden, width)
         self.fc1_site, self.fc2_site = Site(), Site()
         # A group of units is a value of its own in the exported graph, with its own scale.
@@ -72,7 +84,7 @@ class MLP(nn.Module):
         self.gelu_sites = nn.ModuleList(Site() for _ in range(groups))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(self.fc1_site(self.fc1(x)))
+        hidden = self.gelu(self.fc1_site(self.fc1(x)))
         if len(self.gelu_sites) == 1:
             hidden = self.gelu_sites[0](hidden)
         elif not all(_untouched(site) for site in self.gelu_sites):

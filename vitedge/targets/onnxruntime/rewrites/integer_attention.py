@@ -10,6 +10,8 @@ exact, where ONNX Runtime's own QLinearMatMul rounds once more on its way.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vitedge.targets.rewrites.graph import MICROSOFT, Graph
 
 _MOVES = ("Reshape", "Transpose")
@@ -47,6 +49,6 @@ def _integers(g: Graph, value: str) -> tuple[str, str, str]:
     x, scale, zero = _integers(g, node.input[0])
     result = f"{value}.integers"
     if result not in g.makers:
-        attributes = {a.name: list(a.ints) for a in node.attribute if a.name == "perm"}
+        attributes: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.name == "perm"}
         g.add(node.op_type, [x, *node.input[1:]], result, **attributes)
     return result, scale, zero
