@@ -98,6 +98,7 @@ def test_another_architecture_or_seed_is_refused_on_resume(tmp_path: Path) -> No
     for changes, identity, word in (
         ({}, {"arch": {"width": 24}}, "model"),
         ({"seed": 1}, {"arch": {"width": 16}}, "seed"),
+        ({}, {"arch": {"width": 16}, "number_of_processes": 2}, "number of processes: 1 there, 2 now"),
     ):
         model, case = make_case()
         with pytest.raises(VitedgeError) as caught:

@@ -132,7 +132,7 @@ def test_a_pickle_that_wants_code_is_refused(tmp_path) -> None:
     torch.save({"a": Evil()}, tmp_path / "evil.pth")
     error = refusal(tmp_path / "evil.pth")
     assert "run code" in error.what and "state_dict" in error.todo
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
     refusal(tmp_path / "plain.pth")
     assert not (tmp_path / "ran").exists()
 

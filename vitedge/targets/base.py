@@ -85,7 +85,7 @@ class BuildRequest:
             raise VitedgeError(
                 f"The run has no {name} graph.",
                 "It was compressed without quantisation.",
-                "Run `vitedge compress --quantize static` (or dynamic) first.",
+                "Run `vitedge compress --quantize static` first.",
             )
         return self.onnx_by_precision[name]
 
@@ -146,6 +146,7 @@ class Target(Protocol):
     name: str
     precisions: tuple[str, ...]
     platforms: tuple[str, ...]  # empty where the target has none; the first is the default
+    tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 
     def probe(self) -> Probe: ...

@@ -96,7 +96,9 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         run = _Run(model, task, samples, options, optimizer or groups, accelerator or make_accelerator())
         run.state_file, run.log, run.report = state_file, log, progress
-        run.identity = {**options.identity(), "pictures": len(samples), **(identity or {})}
+        # A step takes that many times the pictures: with another number of them it is another training.
+        processes = {"number_of_processes": run.accelerator.num_processes}
+        run.identity = {**options.identity(), "pictures": len(samples), **processes, **(identity or {})}
         run.section = section
         if resume and state_file is not None and run.restore(state_file) and reporter is not None:
             reporter.info(f"going on from step {run.state.step}")
@@ -182,6 +184,8 @@ class _Run:
                         break
                     self.clock()
                 self.save()
+            if self.losses:
+                self.check(self.losses[-1])
             self.save(now=True)
         finally:
             if self.state.weights:
@@ -301,6 +305,9 @@ class _Run:
     def save(self, now: bool = False) -> None:
         due = now or time.monotonic() - self.saved >= self.options.save_seconds
         if self.state_file is None or not due or not self.accelerator.is_main_process:
+            return
+        # On a GPU `step` has not looked at its own loss yet; the next one will, and raise.
+        if self.losses and not torch.isfinite(self.losses[-1]):
             return
         tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         tensors["losses"] = self.losses

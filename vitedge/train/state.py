@@ -12,7 +12,7 @@ from torch import Tensor
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass

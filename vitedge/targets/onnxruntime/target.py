@@ -36,6 +36,7 @@ class OnnxRuntimeTarget:
     name = "onnxruntime"
     precisions = ("fp32", "int8")
     platforms: tuple[str, ...] = ()
+    tiles = (16, 16)  # an AVX512 register of float32
     Options = OnnxRuntimeOptions
 
     def probe(self) -> Probe:

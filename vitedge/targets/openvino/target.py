@@ -29,6 +29,7 @@ class OpenVINOTarget:
     name = "openvino"
     precisions = ("int8", "fp32", "bf16")
     platforms: tuple[str, ...] = ()
+    tiles = (16, 16)  # an AVX512 register of float32
     Options = OpenVINOOptions
 
     def probe(self) -> Probe:

@@ -19,6 +19,7 @@ class RknnTarget:
     name = "rknn"
     precisions = ("int8", "fp16")
     platforms = PLATFORMS
+    tiles = (32, 32)  # the NPU's INT8 products take channels by 32
     Options = RknnOptions
     # Of `vitedge toolchain`: install, installed, remove.
     toolchain = toolchain

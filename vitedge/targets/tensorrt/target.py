@@ -19,6 +19,7 @@ class TensorRTTarget:
     name = "tensorrt"
     precisions = ("fp16", "int8", "fp32")
     platforms: tuple[str, ...] = ()
+    tiles = (32, 16)  # tensor cores take 32 INT8 values at once; fused attention begins at heads of 16
     Options = TensorRTOptions
 
     def probe(self) -> Probe:
