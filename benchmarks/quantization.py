@@ -9,7 +9,6 @@ seconds that conditioning and calibration took. `--only NAME` takes some of the 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+from accuracy import arguments, header, load
 
 from vitedge.condition import ConditionOptions, condition
-from vitedge.data.folder import open_dataset
-from vitedge.data.sample import load_pixels
-from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, calibrate, insert_qdq, quantize_dynamic, round_weights
-from vitedge.vit.checkpoint import load_model
+from vitedge.targets.onnxruntime.rewrites import Form, apply
 from vitedge.vit.model import VisionTransformer
 
 # Row -> (conditioning, quantisation); None for dynamic.
@@ -38,78 +34,44 @@ ROWS: dict[str, tuple[ConditionOptions, QuantOptions | None]] = {
 }
 
 
-class Measured:
-    """Logits of a graph on the data, one picture after another, as the board runs it."""
-
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, threads: int) -> None:
-        self.pixels, self.labels, self.threads = pixels, labels, threads
-
-    def logits(self, graph: bytes) -> np.ndarray:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run(None, {"pixels": p[None]})[0] for p in self.pixels])
-
-    def row(self, name: str, logits: np.ndarray, reference: np.ndarray, *facts: str) -> str:
-        top1 = (logits.argmax(1) == self.labels).mean()
-        agreement = (logits.argmax(1) == reference.argmax(1)).mean()
-        noise = np.mean((logits - reference) ** 2)
-        sqnr = 10 * np.log10(reference.var() / noise) if noise else float("inf")
-        return f"| {name} | {top1:.3f} | {agreement:.3f} | {sqnr:.1f} | " + " | ".join(facts) + " |"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--calib", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--calib-size", type=int, default=256)
-    parser.add_argument("--limit", type=int, default=None, help="pictures of --data used")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = arguments(__doc__)
     parser.add_argument("--only", action="append", help="name of a row; several may be given")
     parser.add_argument("--others", action="store_true", help="ONNX Runtime's own quantiser too")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    loaded = load_model(given.model)
-    prep = loaded.preprocess
-    scratch = tempfile.TemporaryDirectory()
-    calib, _ = load_pixels(open_dataset(given.calib), prep, given.calib_size, 0, Path(scratch.name, "calib.npy"))
-    pixels, dataset = load_pixels(open_dataset(given.data), prep, given.limit, 0, Path(scratch.name, "data.npy"))
-    measured = Measured(pixels, dataset.require_labels("Accuracy", loaded.model.config.classes), given.threads)
+    case = load(given)
+    prep, calib = case.loaded.preprocess, case.calib
 
     def batches() -> Iterator[torch.Tensor]:
         return (torch.from_numpy(prep.normalize(calib[i : i + 16])) for i in range(0, len(calib), 16))
 
-    def exported(model: VisionTransformer) -> onnx.ModelProto:
-        return export_vit(model.config, {k: v.numpy() for k, v in model.state_dict().items()}, prep)
-
-    plain = exported(loaded.model)
-    reference = measured.logits(plain.SerializeToString())
+    plain = case.exported(case.loaded.model)
+    reference = case.logits(plain)
     size = len(plain.SerializeToString())
-    print(f"{len(pixels)} pictures, {len(calib)} calibration pictures, onnxruntime {onnxruntime.__version__}\n")
-    print("| | top-1 | agreement | logit SQNR, dB | size | INT8 MACs | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    print(measured.row("FP32", reference, reference, "1", "0", ""), flush=True)
+    print(header("size", "INT8 MACs", "seconds"))
+    print(case.row("FP32", reference, reference, "1", "0", ""), flush=True)
     ready: dict[ConditionOptions, VisionTransformer] = {}
     for name, (how, quant) in ROWS.items():
         if given.only and name not in given.only:
             continue
         start = time.perf_counter()
         if how not in ready:
-            ready[how] = condition(loaded.model, batches, how)[0]
+            ready[how] = condition(case.loaded.model, batches, how)[0]
         model = ready[how]
         if quant is None:
             scheme = round_weights(model, batches, None, prep)
-            graph = quantize_dynamic(exported(model), scheme).SerializeToString()
+            graph = quantize_dynamic(case.exported(model), scheme)
         else:
             scheme = calibrate(model, batches, quant, prep)
-            graph = insert_qdq(exported(model), scheme).SerializeToString()
+            graph = insert_qdq(case.exported(model), scheme)
         seconds = time.perf_counter() - start
-        facts = (f"{len(graph) / size:.3f}", f"{scheme.facts['int8_macs']:.3f}", f"{seconds:.0f}")
-        print(measured.row(name, measured.logits(graph), reference, *facts), flush=True)
+        built = apply(graph, Form())[0].SerializeToString()
+        facts = (f"{len(built) / size:.3f}", f"{scheme.facts['int8_macs']:.3f}", f"{seconds:.0f}")
+        print(case.row(name, case.logits(built), reference, *facts), flush=True)
     if given.others:
         for name, graph in others(plain, calib):
-            print(measured.row(name, measured.logits(graph), reference, f"{len(graph) / size:.3f}", "", ""), flush=True)
+            logits, share = case.logits(graph, ours=False), f"{len(graph) / size:.3f}"
+            print(case.row(name, logits, reference, share, "", ""), flush=True)
 
 
 def others(plain: onnx.ModelProto, calib: np.ndarray) -> Iterator[tuple[str, bytes]]:

@@ -10,9 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
-from vitedge.condition import ConditionOptions, condition
+from tests.quant.uneven import PREP, conditioned, unconditioned
 from vitedge.condition.apply import batched
-from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.vit import export_vit
 from vitedge.quant import (
@@ -28,30 +27,12 @@ from vitedge.quant import (
 from vitedge.quant.layout import NEGLIGIBLE, units, values
 from vitedge.targets.onnxruntime.rewrites import Form, apply
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
-from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
-
-PREP = Preprocess(resize=32, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-BLOCKS = (
-    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=96, scale=0.35),
-    BlockConfig(heads=2, qk_dim=6, v_dim=10, hidden=0, scale=0.4),
-    BlockConfig(heads=0, qk_dim=0, v_dim=0, hidden=32, scale=1.0),
-    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=64, scale=0.35),
-)
 
 
 @pytest.fixture(scope="module")
 def case() -> tuple[VisionTransformer, torch.Tensor, np.ndarray, onnx.ModelProto]:
-    config = ViTConfig(image_size=32, patch_size=8, channels=3, width=24, classes=10, blocks=BLOCKS)
-    model = init_weights(VisionTransformer(config), seed=1).eval()
-    with torch.no_grad():
-        model.class_token.normal_(generator=torch.Generator().manual_seed(0))
-        model.blocks[0].mlp.fc1.weight[5] *= 40
-        model.blocks[0].mlp.fc2.weight[:, 5] *= 0.2
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    x = torch.from_numpy(PREP.normalize(pixels))
-    model, _ = condition(model, batched(x), ConditionOptions(group_gain=1.5))
-    assert model.config.blocks[0].groups
+    model, x, pixels = conditioned()
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     return model, x, pixels, export_vit(model.config, weights, PREP, batch=None)
 
@@ -94,7 +75,7 @@ def test_what_is_built_for_onnxruntime_is_the_simulation(case, preset: str, scal
     """Integer products and LayerNorm are equal bit for bit, so that no value falls the other way at a tie."""
     model, x, pixels, _ = case
     if scaled:  # the exported q carries the scale, and so do the values that its step size is chosen from
-        model = init_weights(VisionTransformer(ViTConfig(32, 8, 3, 24, 10, BLOCKS)), seed=1).eval()
+        model = unconditioned()
     scheme = calibrate(model, batched(x), QuantOptions(preset=preset), PREP)  # type: ignore[arg-type]
     weights = {k: v.numpy() for k, v in model.state_dict().items()}
     graph = insert_qdq(export_vit(model.config, weights, PREP, batch=len(x)), scheme)

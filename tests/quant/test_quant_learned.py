@@ -8,39 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitedge.condition import ConditionOptions, condition
+from tests.quant.uneven import PREP, conditioned
 from vitedge.condition.apply import batched
-from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, Scheme, calibrate, insert_qdq, simulate
 from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite, learned_round
 from vitedge.quant.learned_model import learnable, learned_floats, learned_scheme
 from vitedge.quant.scheme import Activation
 from vitedge.quant.uniform import fake_quantize
-from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.model import VisionTransformer, init_weights
+from vitedge.vit.model import VisionTransformer
 
-PREP = Preprocess(resize=32, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-BLOCKS = (
-    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=96, scale=0.35),
-    BlockConfig(heads=0, qk_dim=0, v_dim=0, hidden=32, scale=1.0),
-    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=64, scale=0.35),
-)
 Case = tuple[VisionTransformer, Tensor, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    config = ViTConfig(image_size=32, patch_size=8, channels=3, width=24, classes=10, blocks=BLOCKS)
-    model = init_weights(VisionTransformer(config), seed=1).eval()
-    with torch.no_grad():
-        model.blocks[0].mlp.fc1.weight[5] *= 40
-        model.blocks[0].mlp.fc2.weight[:, 5] *= 0.2
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    x = torch.from_numpy(PREP.normalize(pixels))
-    model, _ = condition(model, batched(x), ConditionOptions(group_gain=1.5))
-    assert model.config.blocks[0].groups
-    return model, x, pixels
+    return conditioned()
 
 
 def paper(x: Tensor, scale: float, low: int, high: int) -> Tensor:
