@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite, learn
 from vitedge.quant.learned_model import learnable, learned_floats, learned_scheme
 from vitedge.quant.scheme import Activation
 from vitedge.quant.uniform import fake_quantize
+from vitedge.targets.onnxruntime.rewrites import Form, apply
+from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.vit.model import VisionTransformer
 
 Case = tuple[VisionTransformer, Tensor, np.ndarray]
@@ -122,14 +125,16 @@ def test_what_was_learned_reaches_the_graph(case: Case) -> None:
     )
     floats = learned_floats(student, model, learned, PREP)
     weights = {k: v.numpy() for k, v in floats.state_dict().items()}
-    graph = insert_qdq(export_vit(floats.config, weights, PREP, batch=None), learned)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    ours = torch.from_numpy(session.run(None, {"pixels": pixels})[0])
+    graph, _ = apply(insert_qdq(export_vit(floats.config, weights, PREP, batch=len(x)), learned), Form("parts"))
+    runner = OnnxRuntimeRunner(Path("in memory"), model=graph.SerializeToString())
+    ours = torch.from_numpy(runner.infer(pixels))
     with torch.no_grad():
         trained, before = student(x), simulate(model, scheme, PREP)(x)
         simulated = simulate(floats, learned, PREP)(x)
-    # One value that falls the other way at a tie moves by a step, and that is all.
+    equal = (ours - simulated).abs().amax(1) < 1e-4 * (simulated.amax(1) - simulated.amin(1))
+    assert equal.float().mean() >= 0.9
+    # What learned adds up floats: one value that falls the other way at a tie moves by a step, and that is all.
     for other in (simulated, ours):
         assert (other - trained).square().mean() < 1e-2 * trained.var()
         assert (other - trained).square().mean() < 1e-2 * (before - trained).square().mean()
-    assert (ours.argmax(1) == trained.argmax(1)).float().mean() >= 0.9
+    assert (ours.argmax(1) == simulated.argmax(1)).float().mean() >= 0.95

@@ -128,6 +128,13 @@ class KernelNorm(nn.LayerNorm):
     float64; squares are summed in 8 lanes by fused multiply-adds, the lanes by halves.
     """
 
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> KernelNorm:
+        """With the weights of `norm`."""
+        made = cls(norm.normalized_shape, eps=norm.eps)  # type: ignore[arg-type]
+        made.weight, made.bias = norm.weight, norm.bias
+        return made
+
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         away = x - x.double().mean(-1, keepdim=True).float()
