@@ -227,7 +227,9 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     shown = np.asarray(pixels[:32])
     ours = runner.infer(shown)
     with torch.no_grad():
-        simulated = simulate(trained, learned, prep)(torch.from_numpy(prep.normalize(shown))).numpy()
+        x = torch.from_numpy(prep.normalize(shown))
+        simulated, wanted = simulate(trained, learned, prep)(x).numpy(), teacher(x).numpy()
     # Most pictures come out the same to the last bits; in the others a value fell the other way at a tie.
     assert (np.abs(ours - simulated).max(1) < 1e-4 * np.ptp(simulated, 1)).mean() > 0.6
     assert (ours.argmax(1) == simulated.argmax(1)).mean() >= 0.95
+    assert np.square(ours - wanted).mean() < 1.3 * np.square(simulated - wanted).mean()
