@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import torch
 
+from vitedge.bench.accuracy import sqnr_db
 from vitedge.data.folder import open_dataset
 from vitedge.data.sample import load_pixels
 from vitedge.export.vit import export_vit
@@ -70,9 +71,8 @@ class Case:
         else:
             top1 = (found.argmax(1) == self.labels[: len(found)]).mean()
             agreement = (found.argmax(1) == reference.argmax(1)).mean()
-            noise = np.square(found - reference).mean()
-            sqnr = f"{10 * np.log10(np.square(reference).mean() / noise):.1f}" if noise else "exact"
-            figures = [f"{top1:.3f}", f"{agreement:.3f}", sqnr]
+            sqnr = sqnr_db(float(np.square(reference).sum()), float(np.square(found - reference).sum()))
+            figures = [f"{top1:.3f}", f"{agreement:.3f}", "exact" if sqnr is None else f"{sqnr:.1f}"]
         return "| " + " | ".join([name, *figures, *facts]) + " |"
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.bench.memory import peak_rss_mib
+from vitedge.targets.onnxruntime.runner import config_entries, session_settings
 
 # Name -> what differs from `session_settings`.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,8 +44,7 @@ def worker(path: Path, changes: dict[str, Any]) -> None:
     processors = sorted(os.sched_getaffinity(0))
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = len(processors), 1
-    ours = {"session.dynamic_block_base": "4", "session.disable_quant_qdq": "1"}
-    changes = {**changes, "config": {**ours, **changes.get("config", {})}}
+    changes = {**changes, "config": {**config_entries(session_settings()), **changes.get("config", {})}}
     for name, value in changes.items():
         if name == "config":
             for key, text in value.items():

@@ -184,10 +184,9 @@ def _kernels(sim: VisionTransformer, scheme: Scheme) -> None:
 def _piece(layer: nn.Linear, unit: Unit, scheme: Scheme) -> Piece:
     """The unit's product, from the scheme and, where that leaves its weight in float, from `layer`."""
     rows, columns = (slice(*part) if part else slice(None) for part in (unit.rows, unit.columns))
-    weight = scheme.weights.get(unit.name)
     bias = None
     if unit.bias:
         stored = scheme.biases.get(unit.name)
         bias = layer.bias[rows] if stored is None else torch.from_numpy(stored)
-    floats = layer.weight[rows, columns].T
-    return Piece(rows, columns, scheme.activations.get(unit.source), floats if weight is None else weight, bias)
+    weight = scheme.weights.get(unit.name, layer.weight[rows, columns].T)
+    return Piece(rows, columns, scheme.activations.get(unit.source), weight, bias)

@@ -33,7 +33,7 @@ class Piece:
     Attributes:
         rows, columns: its place in the layer's weight [out, in].
         source: how its input is rounded, None where that is float.
-        weight: integers [in, out] (or [out, channels, p, p]) with a scale a column, or floats [in, out].
+        weight: integers [in, out] with a scale a column, or floats [in, out].
         bias: [out], float32, None where the graph adds none here.
     """
 
@@ -51,18 +51,17 @@ class IntegerLinear(nn.Module):
         super().__init__()
         self.pieces = tuple(pieces)
         for number, piece in enumerate(pieces):
-            integers = isinstance(piece.weight, Weight) and piece.source is not None
-            if isinstance(piece.weight, Weight):
-                stored = piece.weight.values.astype("float32") if integers else piece.weight.dequantize()
-                weight = torch.from_numpy(stored.T.copy())
-            else:
-                weight = piece.weight.T
-            self.register_buffer(f"weight{number}", weight)
-            self.register_buffer(f"bias{number}", piece.bias)
             scale = None
-            if integers and isinstance(piece.weight, Weight) and piece.source is not None:
+            if not isinstance(piece.weight, Weight):
+                weight = piece.weight
+            elif piece.source is None:
+                weight = torch.from_numpy(piece.weight.dequantize())
+            else:
+                weight = torch.from_numpy(piece.weight.values.astype("float32"))
                 scale = torch.tensor(piece.source.scale) * torch.from_numpy(piece.weight.scale)
+            self.register_buffer(f"weight{number}", weight.T.contiguous())
             self.register_buffer(f"scale{number}", scale)
+            self.register_buffer(f"bias{number}", piece.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""

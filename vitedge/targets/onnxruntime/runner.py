@@ -26,6 +26,18 @@ def session_settings(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def config_entries(settings: dict[str, Any]) -> dict[str, str]:
+    """Those of `session_settings` that ONNX Runtime takes as named entries."""
+    return {
+        # Smaller and smaller blocks of work: a thread that was held up does not hold up the others. Measured by
+        # benchmarks/cpu_settings.py: 5 % on a ViT-Ti/16, nothing on a ViT-B/16.
+        "session.dynamic_block_base": str(settings["dynamic_block_base"]),
+        # The operators with integer results that ONNX Runtime makes of Q/DQ pairs (QLinearSoftmax, QLinearAdd) round
+        # otherwise than the graph says, and are slower than what they replace. The products are integer ones without.
+        "session.disable_quant_qdq": str(int(settings["disable_quant_qdq"])),
+    }
+
+
 class OnnxRuntimeRunner:
     """One ONNX Runtime session. Batches larger than a static batch run in pieces; a short last one is padded."""
 
@@ -44,12 +56,8 @@ class OnnxRuntimeRunner:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.intra_op_num_threads = settings["intra_op_threads"]
         options.inter_op_num_threads = 1
-        # Smaller and smaller blocks of work: a thread that was held up does not hold up the others. Measured by
-        # benchmarks/cpu_settings.py: 5 % on a ViT-Ti/16, nothing on a ViT-B/16.
-        options.add_session_config_entry("session.dynamic_block_base", str(settings["dynamic_block_base"]))
-        # The operators with integer results that ONNX Runtime makes of Q/DQ pairs (QLinearSoftmax, QLinearAdd) round
-        # otherwise than the graph says, and are slower than what they replace. The products are integer ones without.
-        options.add_session_config_entry("session.disable_quant_qdq", "1" if settings["disable_quant_qdq"] else "0")
+        for name, value in config_entries(settings).items():
+            options.add_session_config_entry(name, value)
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(

@@ -21,7 +21,7 @@ def rewrite(g: Graph) -> int:
     """Rewrites every product of two dequantised activations; returns how many there were."""
     count = 0
     for matmul in [node for node in g.nodes if node.op_type == "MatMul"]:
-        if any(_source(g, value) is None for value in matmul.input):
+        if not all(_is_rounded(g, value) for value in matmul.input):
             continue
         x, y = (_integers(g, value) for value in matmul.input)
         inputs = [x[0], y[0], x[1], y[1], x[2], y[2]]
@@ -31,13 +31,12 @@ def rewrite(g: Graph) -> int:
     return count
 
 
-def _source(g: Graph, value: str) -> object | None:
-    """The DequantizeLinear of an activation that `value` is a reshaped output of, or None."""
+def _is_rounded(g: Graph, value: str) -> bool:
+    """Whether `value` is a dequantised activation, reshaped or not."""
     node = g.makers.get(value)
     while node is not None and node.op_type in _MOVES:
         node = g.makers.get(node.input[0])
-    found = node is not None and node.op_type == "DequantizeLinear" and node.input[0] not in g.tensors
-    return node if found else None
+    return node is not None and node.op_type == "DequantizeLinear" and node.input[0] not in g.tensors
 
 
 def _integers(g: Graph, value: str) -> tuple[str, str, str]:
