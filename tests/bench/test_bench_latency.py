@@ -65,6 +65,21 @@ def test_the_drift_of_a_sustained_run_that_throttles():
     assert latency.drift(starts[:3], spent[:3]) is None
 
 
+def test_a_sustained_run_is_as_long_as_asked_though_time_passes_between_inferences():
+    class TickingClock(FakeClock):
+        def __call__(self):
+            self.now += 60
+            return self.now
+
+    # The fifth inference ends 40 ns too early, and the next reading of the clock is past the limit.
+    clock = TickingClock([100e6 - 128] * 20)
+    starts, spent = latency.sustained(clock.infer, INPUT, 0.5, clock)
+    assert starts[4] + spent[4] == 500e6 - 40
+    assert len(spent) == 6 and starts[-1] + spent[-1] >= 500e6
+    clock = TickingClock([10e6] * 3)
+    assert len(latency.sustained(clock.infer, INPUT, 0.0, clock)[1]) == 1
+
+
 def test_throughput_counts_whole_batches_of_all_contexts_and_tells_of_errors():
     together = threading.Barrier(2, timeout=20)
     seen = set()

@@ -108,7 +108,8 @@ def device_times(runner: Any, inputs: Sequence[np.ndarray], calls: int) -> dict[
 def sustained(
     infer: Infer, inputs: Sequence[np.ndarray], seconds: float, clock: Clock = time.perf_counter_ns
 ) -> tuple[list[int], list[int]]:
-    """Back-to-back inferences for `seconds`: (start of each since the beginning, duration), in ns."""
+    """Back-to-back inferences until `seconds` have passed at the end of one: (start of each since the
+    beginning, duration), in ns."""
     starts: list[int] = []
     spent: list[int] = []
     size, limit = len(inputs), int(seconds * 1e9)
@@ -116,11 +117,13 @@ def sustained(
         begin = clock()
         while True:
             start = clock()
-            if start - begin >= limit and spent:
-                return starts, spent
             infer(inputs[len(spent) % size])
-            spent.append(clock() - start)
+            end = clock()
+            spent.append(end - start)
             starts.append(start - begin)
+            # The end of the last inference decides, not a later reading: the run reported is never too short.
+            if end - begin >= limit:
+                return starts, spent
 
 
 def throughput(runners: Sequence[Infer], inputs: Sequence[np.ndarray], seconds: float) -> tuple[int, float]:
