@@ -138,9 +138,7 @@ def test_killed_at_any_point_the_next_run_resumes(bundle, stage) -> None:
     bundle.run_step("a", work, options={"v": 1}, inputs=[], code="1")
     process = multiprocessing.get_context("fork").Process(target=_slow_step, args=(bundle.root, stage))
     process.start()
-    for _ in range(200):
-        if (bundle.root / "frozen").exists():
-            break
+    while process.is_alive() and not (bundle.root / "frozen").exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()

@@ -113,9 +113,11 @@ def test_a_row_ends_with_the_process_that_started_it(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as parent:
         pid = int(parent.stdout.readline())
         parent.kill()
-    for _ in range(100):
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
+    for _ in range(600):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):
             return
         time.sleep(0.05)
     pytest.fail("the row outlived its parent")
