@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from vitedge.condition import ConditionOptions, condition
 from vitedge.condition.apply import batched
+from vitedge.data.folder import open_dataset
 from vitedge.data.preprocess import Preprocess
+from vitedge.data.sample import load_pixels
 from vitedge.errors import VitedgeError
 from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
 from vitedge.quant.analysis import layer_errors
 from vitedge.quant.checks import check_pixels
-from vitedge.quant.mixed import lost
-from vitedge.quant.sensitivity import divergence, effects, logits_of
+from vitedge.quant.mixed import lost, rank
+from vitedge.quant.sensitivity import Effect, divergence, effects, logits_of
 from vitedge.quant.static import split
+from vitedge.quant.weights import WeightRounder
+from vitedge.vit.checkpoint import load_model
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -64,6 +70,65 @@ def test_max_drop(case, preset: str) -> None:  # type: ignore[no-untyped-def]
     points, error = lost(logits_of(model, held()), logits_of(simulate(model, tight, PREP), held()), "top1")
     assert points + error <= 2.5
     assert any("12 held-out pictures" in line for line in tight.facts["warnings"])
+
+
+def test_weights_are_rounded_for_the_activations_that_are_left(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    options = QuantOptions(preset="full", max_drop=2.5)
+    tight = calibrate(model, batched(x, 7), options, PREP)
+    left_out = {line.split()[1] for line in tight.facts["mixed"]["float"] if line.startswith("weight")}
+    assert BAD not in tight.activations and BAD not in left_out
+    fitted, _ = split(batched(x, 7), options.held_out)
+    rounder = WeightRounder(model, tight.activations, options, PREP, set(model.linears()) - left_out)
+    rounder.run(fitted)
+    assert tight.weights.keys() == rounder.weights.keys()
+    for name, weight in rounder.weights.items():
+        assert np.array_equal(weight.values, tight.weights[name].values), name
+    # With every activation rounded, the weights behind the bad one make up for what is not there any more.
+    whole = calibrate(model, fitted, QuantOptions(preset="full"), PREP)
+    assert not np.array_equal(whole.weights["block2.mlp.fc1"].values, tight.weights["block2.mlp.fc1"].values)
+    assert tight.facts["mixed"]["tried"][-1]["weights"]
+
+
+def test_layers_that_are_not_rounded_stay_float(case) -> None:  # type: ignore[no-untyped-def]
+    model, x = case
+    rounder = WeightRounder(model, {}, QuantOptions(), PREP, {"block0.mlp.fc1", "head"})
+    rounder.run(batched(x))
+    assert set(rounder.weights) == {"block0.mlp.fc1", "head"} == set(rounder.biases)
+    assert torch.equal(rounder.sim.blocks[0].mlp.fc2.weight, model.blocks[0].mlp.fc2.weight)
+    assert not torch.equal(rounder.sim.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
+
+
+def test_what_goes_to_float_first_does_the_most_harm_for_its_products(case) -> None:  # type: ignore[no-untyped-def]
+    model, _ = case
+
+    def effect(name: str, kind: str, divergence: float) -> Effect:
+        return Effect(name, kind, divergence, 0.0)  # type: ignore[arg-type]
+
+    stream, read = effect("block0.residual1", "activation", 0.1), effect("block0.norm2", "activation", 0.2)
+    harmless, weight = effect("block0.residual2", "activation", 1e-9), effect("block0.attention.q", "weight", 1e-3)
+    # Of the same name, the value q is read by attention's small product, the weight makes a larger one.
+    value = effect("block0.attention.q", "activation", 1e-3)
+    assert rank(model.config, [harmless, read, weight, stream, value]) == [stream, read, value, weight, harmless]
+
+
+@pytest.mark.real
+def test_mixed_precision_on_a_trained_model(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few sums in float, which take no products with them, give back most of what INT8 everywhere loses."""
+    loaded = load_model(str(shared_data / "vit_ti_16"))
+    prep, model = loaded.preprocess, loaded.model.eval()
+    pixels, _ = load_pixels(open_dataset(shared_data / "calib"), prep, 64, 0, tmp_path / "pixels.npy")
+    x = torch.from_numpy(prep.normalize(np.asarray(pixels)))
+    model, _ = condition(model, batched(x[:32]), ConditionOptions(massive=0.0, rotate="hadamard", images=16))
+    monkeypatch.setattr("vitedge.quant.sensitivity.IMAGES", 4)  # the ranking is what takes long
+    options = QuantOptions(preset="full", rounding="nearest", max_drop=1.5, held_out=0.5)
+    scheme = calibrate(model, batched(x), options, prep)
+    mixed = scheme.facts["mixed"]
+    assert scheme.facts["int8_macs"] >= 0.9 and mixed["tried"][-1]["weights"]
+    assert mixed["tried"][-1]["lost"] + mixed["tried"][-1]["error"] <= 1.5
+    assert any("residual" in line for line in mixed["float"])
 
 
 def test_max_drop_zero_still_ends(case) -> None:  # type: ignore[no-untyped-def]

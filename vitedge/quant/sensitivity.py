@@ -14,10 +14,14 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.quant.fake import simulate
 from vitedge.quant.layout import PIXELS, units
 from vitedge.quant.scheme import Scheme
+from vitedge.vit.config import ViTConfig
+from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer
 
-# Images that single effects are measured on: the order of the layers shows early.
+# Images that single effects are measured on: the order of the layers shows early. One effect costs half a pass over the
+# model, so that from this size on (between a ViT-S/16 and a ViT-B/16) half as many have to do.
 IMAGES = 16
+LARGE_MACS = 8_000_000_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ def first_images(batches: Iterable[Tensor], count: int) -> Tensor:
         if sum(len(b) for b in found) >= count:
             break
     return torch.cat(found)[:count]
+
+
+def few_images(config: ViTConfig, batches: Iterable[Tensor]) -> Tensor:
+    """The pictures that single effects are measured on."""
+    return first_images(batches, IMAGES if model_macs(config) < LARGE_MACS else IMAGES // 2)
 
 
 class Streams:

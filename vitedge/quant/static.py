@@ -18,13 +18,10 @@ from vitedge.quant.observe import histograms
 from vitedge.quant.observers import observe
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
-from vitedge.quant.sensitivity import IMAGES, first_images
+from vitedge.quant.sensitivity import few_images
 from vitedge.quant.weights import WeightRounder
-from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer
 
-# From this size on (between a ViT-S/16 and a ViT-B/16), ranges are chosen on half as many pictures.
-LARGE_MACS = 8_000_000_000
 # Raw pixels are integers already.
 EXACT_PIXELS = Activation(1.0, 0)
 
@@ -66,9 +63,7 @@ def calibrate(
     if options.observer == "auto" and options.preset == "linear":
         both = [replace(options, observer="mse"), replace(options, observer="minmax")]
         candidates = {n: [observe(seen[n], o) for o in both] for n in names if n != PIXELS}
-        # One effect costs half a pass over the model: a large one is measured on fewer pictures.
-        few = IMAGES if model_macs(model.config) < LARGE_MACS else IMAGES // 2
-        images = first_images(fitted(), few)
+        images = few_images(model.config, fitted())
         chosen, noise = choose_ranges(model, candidates, images, preprocess, progress)
         left = spared(model.config, noise, options.spare)
         activations = {n: EXACT_PIXELS if n == PIXELS else chosen[n] for n in names if n not in left}
@@ -77,29 +72,27 @@ def calibrate(
         if options.observer == "auto":
             options = replace(options, observer="mse")
         activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
-    rounder = WeightRounder(model, activations, options, preprocess)
-    rounder.run(fitted, progress)
     facts: dict[str, Any] = {
         "options": asdict(options),
         "images": count,
         "noise": noise,
         "spared": left,
         "dead": [n for n in names if n != PIXELS and seen[n].minimum == seen[n].maximum],
-        "int8_macs": int8_share(model.config, set(rounder.weights), set(activations)),
     }
-    scheme = Scheme(
-        preset=options.preset,
-        activations=activations,
-        weights=rounder.weights,
-        biases={name: bias.numpy() for name, bias in rounder.biases.items()},
-        groups={f"block{i}": b.groups for i, b in enumerate(model.config.blocks) if b.groups},
-        facts=facts,
-    )
-    if options.max_drop is not None and held_out is not None:
-        from vitedge.quant.mixed import relax
 
-        scheme = relax(model, scheme, held_out, options, preprocess, progress, reference)
-    return scheme
+    def rounded(activations: dict[str, Activation], layers: set[str] | None = None) -> Scheme:
+        rounder = WeightRounder(model, activations, options, preprocess, layers)
+        rounder.run(fitted, progress)
+        share = int8_share(model.config, set(rounder.weights), set(activations))
+        return rounder.scheme(options.preset, activations, facts | {"int8_macs": share})
+
+    if held_out is None:
+        return rounded(activations)
+    from vitedge.quant.mixed import relax
+
+    # To rank weights, rounding to nearest is enough, and free of what the activations do.
+    scheme = replace(round_weights(model, None, options, preprocess), preset=options.preset, activations=activations)
+    return relax(model, scheme, rounded, held_out, options, preprocess, progress, reference)
 
 
 def round_weights(
@@ -122,14 +115,9 @@ def round_weights(
     rounder = WeightRounder(model.eval(), {}, options, preprocess)
     rounder.run(images, progress)
     names = values(model.config, "linear")
-    return Scheme(
-        preset="dynamic",
-        activations=dict.fromkeys(names, EXACT_PIXELS),
-        weights=rounder.weights,
-        biases={name: bias.numpy() for name, bias in rounder.biases.items()},
-        groups={f"block{i}": b.groups for i, b in enumerate(model.config.blocks) if b.groups},
-        facts={"options": asdict(options), "int8_macs": int8_share(model.config, set(rounder.weights), set(names))},
-    )
+    share = int8_share(model.config, set(rounder.weights), set(names))
+    facts = {"options": asdict(options), "int8_macs": share}
+    return rounder.scheme("dynamic", dict.fromkeys(names, EXACT_PIXELS), facts)
 
 
 def split(batches: Batches, share: float) -> tuple[Batches, Batches]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from vitedge.quant.fake import attention_scale, quantize_sites, set_unit
 from vitedge.quant.layout import Unit, units
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, nearest
-from vitedge.quant.scheme import Activation, Weight
+from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import weight_scales
 from vitedge.vit.model import VisionTransformer
 
@@ -43,7 +44,9 @@ class WeightRounder:
         activations: dict[str, Activation],
         options: QuantOptions,
         preprocess: Preprocess,
+        layers: set[str] | None = None,
     ) -> None:
+        """layers: names of the Linears whose weights are rounded; None for all."""
         self.float = model
         self.sim = copy.deepcopy(model).eval()
         quantize_sites(self.sim, activations)
@@ -52,12 +55,14 @@ class WeightRounder:
         self.biases: dict[str, Tensor] = {}
         self.layer_units: dict[str, list[Unit]] = {}
         for unit in units(model.config):
-            self.layer_units.setdefault(unit.layer, []).append(unit)
+            if layers is None or unit.layer in layers:
+                self.layer_units.setdefault(unit.layer, []).append(unit)
 
     @torch.no_grad()
     def run(self, batches: Batches, progress: Progress = lambda name: None) -> None:
-        """Rounds every layer. `batches` is called three times."""
-        self._patches(batches, progress)
+        """Rounds every layer asked for. `batches` is called three times."""
+        if "patch_embed" in self.layer_units:
+            self._patches(batches, progress)
         ours = [self.sim.embed(batch) for batch in batches()]
         theirs = [self.float.embed(batch) for batch in batches()]
         for i in range(len(self.float.blocks)):
@@ -68,6 +73,8 @@ class WeightRounder:
                     self._stage(i, names, ours, theirs)
             ours = [self.sim.run_block(i, x) for x in ours]
             theirs = [self.float.run_block(i, x) for x in theirs]
+        if "head" not in self.layer_units:
+            return
         progress("head")
         moments = self._moments("head")
         for x, y in zip(ours, theirs, strict=True):
@@ -131,6 +138,17 @@ class WeightRounder:
             bias = bias - (weight * mean).sum((1, 2, 3))
             weight = weight.flatten(1) / 255
         return weight, bias
+
+    def scheme(self, preset: str, activations: dict[str, Activation], facts: dict[str, Any]) -> Scheme:
+        """The scheme that holds these activations and what was rounded."""
+        return Scheme(
+            preset=preset,
+            activations=activations,
+            weights=self.weights,
+            biases={name: bias.numpy() for name, bias in self.biases.items()},
+            groups={f"block{i}": b.groups for i, b in enumerate(self.float.config.blocks) if b.groups},
+            facts=facts,
+        )
 
     def _round(self, layer: str, moments: Moments) -> None:
         weight, bias = self._float_weight(layer)
