@@ -175,6 +175,15 @@ def test_dynamic_needs_no_pictures_and_static_does(tmp_path, tiny_folder) -> Non
     assert "needs calibration pictures" in done.stderr and "--calib" in done.stderr
 
 
+def test_a_bound_that_int8_can_not_keep(tmp_path, tiny_folder, shapes_folder) -> None:
+    common = ("--model", tiny_folder, "--calib", shapes_folder)
+    done = vitedge(tmp_path, "compress", *common, "--quantize", "static", "--max-drop", 0)
+    assert "nothing could stay in INT8 within --max-drop 0" in done.stderr
+    assert "exactly its logits" in done.stdout and "0% of the MACs" in done.stdout
+    assert "--max-drop 0: " in done.stdout and "stay in float; loses 0.00 points of top-1" in done.stdout
+    vitedge(tmp_path, "build", "--precision", "int8")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -22,7 +22,7 @@ from vitedge.config import (
 )
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions
-from vitedge.quant.options import QuantOptions
+from vitedge.quant.options import METRICS, QuantOptions
 from vitedge.train.options import DistilOptions, QatOptions
 
 _SECTIONS = {
@@ -125,10 +125,20 @@ def _summary(bundle: Bundle) -> None:
             "held-out pictures."
         )
     if quantized:
+        sqnr = quantized["sqnr_db"]
         out.print(
-            f"INT8: agreement with float {quantized['agreement']:.3f}, logit SQNR {quantized['sqnr_db']:.1f} dB, on "
+            f"INT8: agreement with float {quantized['agreement']:.3f}, "
+            f"{'exactly its logits' if sqnr is None else f'logit SQNR {sqnr:.1f} dB'}, on "
             f"{quantized['check_images']} (it was fitted to them); {quantized['int8_macs']:.0%} of the MACs in INT8."
         )
+        mixed = None if trained else quantized.get("mixed")
+        if mixed:
+            lost, points = mixed["tried"][-1], METRICS[mixed["metric"]]
+            out.print(
+                f"--max-drop {mixed['max_drop']:g}: {len(mixed['float'])} activations and weights stay in float; loses "
+                f"{lost['lost']:.2f} points of {points} (standard error {lost['error']:.2f}), estimated on "
+                f"{mixed['images']} held-out pictures."
+            )
     if dense["random_weights"]:
         out.print("The weights are random: figures of speed and size hold, accuracy means nothing.")
     run = "" if str(bundle.root) == DEFAULT_RUN else f" --run {bundle.root}"

@@ -113,16 +113,21 @@ def relax(
     def left(count: int) -> Scheme:
         return without(model.config, scheme, order[:count])
 
+    def unrounded(count: int) -> Scheme:
+        return replace(left(count), weights={}, biases={})
+
     def kept(count: int, tested: Scheme) -> bool:
         progress(f"max-drop: {count} in float")
         good, loss = bound.check(model, tested)
         tried.append({"float": count, "weights": bool(tested.weights), **loss})
         return good
 
-    low, high = 0, len(order)  # all in float keeps any bound
+    low, high = 1, len(order)  # all in float keeps any bound
+    if kept(0, unrounded(0)):
+        high = 0
     while low < high:
         middle = (low + high) // 2
-        if kept(middle, replace(left(middle), weights={}, biases={})):
+        if kept(middle, unrounded(middle)):
             high = middle
         else:
             low = middle + 1
@@ -130,7 +135,7 @@ def relax(
     while True:
         rest = left(high)
         relaxed = rounded(rest.activations, {unit.layer for unit in units(model.config) if unit.name in rest.weights})
-        if high == len(order) or kept(high, relaxed):
+        if kept(high, relaxed) or high == len(order):
             break
         high, step = min(len(order), high + step), 2 * step
     facts = {

@@ -8,6 +8,8 @@ from typing import Literal
 from vitedge.errors import VitedgeError
 
 Preset = Literal["linear", "full"]
+# What `max_drop` is measured in, by the names that people read.
+METRICS = {"top1": "top-1", "agreement": "agreement"}
 ObserverName = Literal["auto", "minmax", "percentile", "mse", "entropy"]
 
 
@@ -51,7 +53,7 @@ class QuantOptions:
             "preset": ("linear", "full"),
             "observer": ("auto", "minmax", "percentile", "mse", "entropy"),
             "rounding": ("gptq", "nearest"),
-            "metric": ("top1", "agreement"),
+            "metric": tuple(METRICS),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

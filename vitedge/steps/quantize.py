@@ -12,7 +12,7 @@ import numpy as np
 
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.files import write_json
-from vitedge.quant.options import QuantOptions
+from vitedge.quant.options import METRICS, QuantOptions
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
 from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
@@ -100,5 +100,13 @@ def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str
         ["agreement with FP32", facts["agreement"]],
         ["logit SQNR (dB)", facts["sqnr_db"]],
     ]
+    mixed = scheme.facts.get("mixed") if mode == "static" else None
+    if mixed:
+        lost, points = mixed["tried"][-1], METRICS[mixed["metric"]]
+        rows += [
+            [f"tensors in float for --max-drop {mixed['max_drop']:g}", len(mixed["float"])],
+            [f"points of {points} lost, estimated on {mixed['images']} held-out pictures", lost["lost"]],
+            ["its standard error", lost["error"]],
+        ]
     title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode != "dynamic" else "")
     return {"title": title, "columns": ["what", "value"], "rows": rows, "note": f"On {facts['check_images']}."}
