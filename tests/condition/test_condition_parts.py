@@ -139,6 +139,15 @@ def test_massive_off_and_without_budget() -> None:
     assert result["factor"] == 1.0 and torch.equal(weight, model.blocks[1].mlp.fc2.weight)
 
 
+def test_scaling_is_inexact_only_where_something_was_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = _massive()
+    for outlier, scaled in ((5.0, True), (1e9, False)):
+        monkeypatch.setattr("vitedge.condition.massive.OUTLIER", outlier)
+        options = ConditionOptions(rotate="off", smooth=False, massive=100.0)
+        step = next(s for s in condition(model, batched(x), options)[1].steps if s.name == "massive")
+        assert (step.chosen["factor"] < 1) == scaled and step.exact == (not scaled)
+
+
 def test_non_finite_names_site_and_image() -> None:
     model, x = _massive()
     x[17] = float("nan")

@@ -55,7 +55,7 @@ def condition(
         log.add(model, "fold", "gamma, beta and the attention scale")
     if options.massive:
         chosen: Any = scale_massive(model, batches, options.massive / 100)
-        log.add(model, "massive", chosen, exact=False)
+        log.add(model, "massive", chosen, exact=chosen["factor"] == 1)
     # Agreement lost is counted on all images; ranges and moments of some tell as much.
     batches = _limited(batches, options.images)
     if options.rotate != "off":
