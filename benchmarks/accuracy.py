@@ -1,4 +1,4 @@
-"""What the benchmarks of accuracy share: a model, its pictures, and a row of a Markdown table for each graph."""
+"""What the benchmarks of accuracy share: a model, its images, and a row of a Markdown table for each graph."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--calib", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--calib-size", type=int, default=256)
-    parser.add_argument("--limit", type=int, default=None, help="pictures of --data used")
+    parser.add_argument("--limit", type=int, default=None, help="images of --data used")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, uint8 pictures [N, H, W, 3] to calibrate with and to judge by, and the latter's labels [N]."""
+    """A model, uint8 images [N, H, W, 3] to calibrate with and to judge by, and the latter's labels [N]."""
 
     loaded: LoadedModel
     calib: np.ndarray
@@ -65,7 +65,7 @@ class Case:
         return np.concatenate([session.run(None, {first.name: part})[0] for part in parts])
 
     def row(self, name: str, found: np.ndarray, reference: np.ndarray, *facts: str) -> str:
-        """A row of COLUMNS and `facts`; `found` and `reference` are of the first pictures."""
+        """A row of COLUMNS and `facts`; `found` and `reference` are of the first images."""
         if not np.isfinite(found).all():
             figures = ["-", "-", "no finite logits"]
         else:
@@ -77,7 +77,7 @@ class Case:
 
 
 def load(given: argparse.Namespace) -> Case:
-    """What the options of `arguments` name; says how many pictures there are."""
+    """What the options of `arguments` name; says how many images there are."""
     torch.set_num_threads(given.threads)
     loaded = load_model(given.model)
     with tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +87,7 @@ def load(given: argparse.Namespace) -> Case:
             read[kind] = np.array(pixels), dataset
     labels = read["data"][1].require_labels("Accuracy", loaded.model.config.classes)
     case = Case(loaded, read["calib"][0], read["data"][0], labels, given.threads)
-    print(f"{len(case.pixels)} pictures, {len(case.calib)} calibration pictures\n")
+    print(f"{len(case.pixels)} images, {len(case.calib)} calibration images\n")
     return case
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning on pictures of another kind: scikit-learn's handwritten digits, enlarged from 8x8 pixels.
+"""Fine-tuning on images of another kind: scikit-learn's handwritten digits, enlarged from 8x8 pixels.
 
     python benchmarks/digits.py --model vit_ti_16/ [--json FILE] [further flags of `vitedge train`]
 
@@ -33,9 +33,9 @@ def write_digits(folder: Path, seed: int = 0) -> None:
         part = folder / ("test" if place < len(order) // 5 else "train") / str(digits.target[index])
         part.mkdir(parents=True, exist_ok=True)
         drawn = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
-        picture = drawn.resize((SIDE, SIDE), Image.BICUBIC)
+        image = drawn.resize((SIDE, SIDE), Image.BICUBIC)
         padded = Image.new("L", (SIDE * 5 // 4, SIDE * 5 // 4))
-        padded.paste(picture, (SIDE // 8, SIDE // 8))
+        padded.paste(image, (SIDE // 8, SIDE // 8))
         padded.convert("RGB").save(part / f"{index:04}.png")
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         started = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(done.stdout) | {"wall_seconds": round(time.monotonic() - started, 1)}
-    shown = {k: figures[k] for k in ("part", "pictures", "top1", "images", "images_per_second", "wall_seconds")}
+    shown = {k: figures[k] for k in ("part", "images", "top1", "images_seen", "images_per_second", "wall_seconds")}
     print(json.dumps(shown))
     if known.json:
         known.json.write_text(json.dumps(figures, indent=1) + "\n")

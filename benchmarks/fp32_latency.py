@@ -39,20 +39,20 @@ def main() -> None:
     theirs.load_state_dict(to_torchvision(model))
     preprocess = PRESETS["imagenet"]
     pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
-    picture = preprocess.normalize(pixels)
+    image = preprocess.normalize(pixels)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     ours = OnnxRuntimeRunner(
         Path("ours"),
         threads=options.threads,
         model=export_vit(model.config, weights, preprocess).SerializeToString(),
     )
-    plain = plain_export(theirs.eval(), torch.from_numpy(picture), options.threads)
-    a, b = ours.infer(pixels), plain.run(None, {plain.get_inputs()[0].name: picture})[0]
+    plain = plain_export(theirs.eval(), torch.from_numpy(image), options.threads)
+    a, b = ours.infer(pixels), plain.run(None, {plain.get_inputs()[0].name: image})[0]
     difference = float(np.abs(a - b).max() / np.ptp(b))
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     calls = {
         "ours": lambda: ours.infer(pixels),
-        "plain": lambda: plain.run(None, {plain.get_inputs()[0].name: picture}),
+        "plain": lambda: plain.run(None, {plain.get_inputs()[0].name: image}),
     }
     for turn in range(options.rounds + 5):
         for name, call in calls.items():
@@ -77,12 +77,12 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2, default=str) + "\n")
 
 
-def plain_export(model: torch.nn.Module, picture: torch.Tensor, threads: int) -> ort.InferenceSession:
+def plain_export(model: torch.nn.Module, image: torch.Tensor, threads: int) -> ort.InferenceSession:
     """A session on what torch.onnx.export writes by itself, with the options that ours runs with."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
         with torch.inference_mode():
-            torch.onnx.export(model, (picture,), path, dynamo=True, external_data=False, verbose=False)
+            torch.onnx.export(model, (image,), path, dynamo=True, external_data=False, verbose=False)
         graph = io.BytesIO(path.read_bytes()).getvalue()
     settings = ort.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1

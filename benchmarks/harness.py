@@ -3,7 +3,7 @@
     python benchmarks/harness.py overhead
     python benchmarks/harness.py plain MODEL.onnx       against a plain loop over ONNX Runtime, in turns
     python benchmarks/harness.py equal MODEL.onnx       the same artifact twice, ten times over
-    python benchmarks/harness.py memory [IMAGES]        50,000 generated pictures, 1000 classes
+    python benchmarks/harness.py memory [IMAGES]        50,000 generated images, 1000 classes
 
 Each prints one line of JSON. MODEL.onnx is a graph of `vitedge compress` (`onnx/float32.onnx` of a run).
 """
@@ -109,23 +109,23 @@ def equal(path: Path, times: int = 10) -> dict:
 
 
 def memory(count: int = 50_000) -> dict:
-    """Peak memory of a run over that many pictures: of the harness, and of the largest of the models'
+    """Peak memory of a run over that many images: of the harness, and of the largest of the models'
     processes."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pictures = folder / "pictures"
-        pictures.mkdir()
+        images = folder / "images"
+        images.mkdir()
         rng = np.random.default_rng(0)
         lines = ["file,label"]
         for number in range(count):
             coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 80))
-            coarse.save(pictures / f"{number:06}.jpg", quality=80)
+            coarse.save(images / f"{number:06}.jpg", quality=80)
             lines.append(f"{number:06}.jpg,{number % 1000}")
-        (pictures / "labels.csv").write_text("\n".join(lines) + "\n")
+        (images / "labels.csv").write_text("\n".join(lines) + "\n")
         _write_linear(folder / "model.onnx")
-        # A fresh process: this one has held the pictures' generator and onnx.
+        # A fresh process: this one has held the images' generator and onnx.
         command = [sys.executable, __file__, "memory-run", str(folder)]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -139,7 +139,7 @@ def memory_run(folder: Path) -> dict:
     from vitedge.data.preprocess import Preprocess
 
     before, begin = peak_rss_mib(), time.time()
-    source = DatasetSource(open_dataset(folder / "pictures"), Preprocess(48, 48))
+    source = DatasetSource(open_dataset(folder / "images"), Preprocess(48, 48))
     reference = Artifact("reference", "onnxruntime", "fp32", folder / "model.onnx")
     harness = Harness(source, folder / "work", Settings(seconds=0.5), reference=reference)
     result = harness.run([(Artifact("artifact", "onnxruntime", "fp32", folder / "model.onnx"), {})])
@@ -157,7 +157,7 @@ def memory_run(folder: Path) -> dict:
 
 
 def _write_linear(path: Path) -> Path:
-    """A linear classifier of 48 x 48 pictures into 1000 classes."""
+    """A linear classifier of 48 x 48 images into 1000 classes."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

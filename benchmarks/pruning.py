@@ -1,4 +1,4 @@
-"""vitedge's pruning beside Torch-Pruning and torch.nn.utils.prune: same model, same pictures, same share.
+"""vitedge's pruning beside Torch-Pruning and torch.nn.utils.prune: same model, same images, same share.
 
     pip install torch-pruning
     python benchmarks/pruning.py --model ../shared/data/vit_ti_16 --calib ../shared/data/calib \

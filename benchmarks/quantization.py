@@ -1,4 +1,4 @@
-"""Accuracy of INT8 on ONNX Runtime, ours against its own quantiser, on the same pictures.
+"""Accuracy of INT8 on ONNX Runtime, ours against its own quantiser, on the same images.
 
     python benchmarks/quantization.py --model ../shared/data/vit_ti_16 --calib ../shared/data/calib \
         --data ../shared/data/val

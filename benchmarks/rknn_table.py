@@ -45,8 +45,8 @@ def vitedge(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "vitedge", *arguments], check=True)
 
 
-def pictures(data: Path, run: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` pictures, uint8 [N, H, W, C], prepared as the run says, and their labels."""
+def images(data: Path, run: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images, uint8 [N, H, W, C], prepared as the run says, and their labels."""
     dataset = open_dataset(data)
     found = list(iter_batches(dataset, Preprocess.load(run / "source" / "preprocess.json"), 32))
     pixels = np.concatenate([p for p, _ in found])[:count]
@@ -63,11 +63,11 @@ def reference(run: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def measure(run: Path, row: Row, data: Path, count: int) -> dict:
-    """Builds, simulates all pictures, and compares with FP32 on the same ones."""
+    """Builds, simulates all images, and compares with FP32 on the same ones."""
     if not (run / "onnx" / "float32.onnx").exists():
         vitedge("compress", "--model", MODEL, "--calib", CALIB, "--run", str(run), *row.compress)
     vitedge("build", "--target", "rknn", "--run", str(run), *row.build)
-    pixels, labels = pictures(data, run, count)
+    pixels, labels = images(data, run, count)
     folder = run / "build" / f"rknn-{row.build[1]}-rk3588"
     metadata = json.loads((folder / "metadata.json").read_text())
     fp32 = reference(run, pixels)

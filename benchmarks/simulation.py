@@ -1,9 +1,9 @@
-"""How exactly PyTorch's simulation of a quantised model is what ONNX Runtime computes, picture by picture.
+"""How exactly PyTorch's simulation of a quantised model is what ONNX Runtime computes, image by image.
 
     vitedge compress --quantize qat --preset full ... && vitedge build --precision int8
     python benchmarks/simulation.py RUN --data ../shared/data/val
 
-Both get the same pictures. "equal" counts those whose logits differ by float rounding alone (1e-4 of their range): on
+Both get the same images. "equal" counts those whose logits differ by float rounding alone (1e-4 of their range): on
 the others a value fell the other way at a tie somewhere, and moved others. The plain Q/DQ graph, run in float, is a
 third implementation of the same scheme.
 """
@@ -29,7 +29,7 @@ from vitedge.vit.checkpoint import read_model
 
 
 def compared(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
-    """Two sets of logits [pictures, classes] of the same pictures; no SQNR where they are equal."""
+    """Two sets of logits [images, classes] of the same images; no SQNR where they are equal."""
     return {
         "agreement": float((a.argmax(1) == b.argmax(1)).mean()),
         "equal": float((np.abs(a - b).max(1) < 1e-4 * np.ptp(b, 1)).mean()),
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--limit", type=int, default=None, help="pictures of --data used")
+    parser.add_argument("--limit", type=int, default=None, help="images of --data used")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     bundle = Bundle.open(given.run)
@@ -57,13 +57,13 @@ def main() -> None:
             runner = OnnxRuntimeRunner(bundle.verified(path))
             logits[name] = np.concatenate([runner.infer(pixels[i : i + 1]) for i in range(len(pixels))])
     rows = {}
-    print(f"{len(pixels)} pictures\n\n| | agreement | equal | SQNR, dB |\n| --- | --- | --- | --- |")
+    print(f"{len(pixels)} images\n\n| | agreement | equal | SQNR, dB |\n| --- | --- | --- | --- |")
     for a, b in (("built", "simulation"), ("plain Q/DQ", "simulation"), ("plain Q/DQ", "built")):
         row = rows[f"{a} against {b}"] = compared(logits[a], logits[b])
         sqnr = "exact" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
         print(f"| {a} against {b} | {row['agreement']:.3f} | {row['equal']:.3f} | {sqnr} |")
     if given.json:
-        given.json.write_text(json.dumps({"pictures": len(pixels), "rows": rows}, indent=1) + "\n")
+        given.json.write_text(json.dumps({"images": len(pixels), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

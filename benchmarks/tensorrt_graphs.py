@@ -1,4 +1,4 @@
-"""The graphs that TensorRT builds from, executed on the CPU: agreement with FP32 on the same pictures.
+"""The graphs that TensorRT builds from, executed on the CPU: agreement with FP32 on the same images.
 
     python benchmarks/tensorrt_graphs.py --model ../shared/data/vit_ti_16 --calib ../shared/data/calib \
         --data ../shared/data/val [--int8] [--limit N]
@@ -32,9 +32,9 @@ def quantized(case: Case) -> onnx.ModelProto:
     from vitedge.targets.tensorrt.quantized import place
 
     loaded = case.loaded
-    pictures = torch.from_numpy(loaded.preprocess.normalize(case.calib))
-    model, _ = condition(loaded.model, lambda: iter(pictures.split(16)), ConditionOptions())
-    scheme = calibrate(model, lambda: iter(pictures.split(16)), QuantOptions(), loaded.preprocess)
+    images = torch.from_numpy(loaded.preprocess.normalize(case.calib))
+    model, _ = condition(loaded.model, lambda: iter(images.split(16)), ConditionOptions())
+    scheme = calibrate(model, lambda: iter(images.split(16)), QuantOptions(), loaded.preprocess)
     return place(case.exported(model, None), scheme)[0]
 
 

@@ -3,7 +3,7 @@
     python benchmarks/train_loop.py --model tiny --batch 16 --steps 8 --rounds 5
 
 The two take turns, so that a busy machine disturbs both alike; the figure is the median of the rounds' ratios.
-Both read the same pictures from memory without augmentation. Times are of the process's CPU where there is no GPU
+Both read the same images from memory without augmentation. Times are of the process's CPU where there is no GPU
 and `--cpu-time` is given: on a shared machine that is steadier than the wall clock.
 """
 
@@ -21,10 +21,10 @@ from torch import nn
 from vitedge.data.preprocess import Preprocess
 from vitedge.train.device import autocast
 from vitedge.train.feed import Samples
+from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import fit, make_accelerator
 from vitedge.train.losses import soft_cross_entropy
 from vitedge.train.options import LoopOptions
-from vitedge.train.pictures import Normalizer, Pixels
 from vitedge.train.schedule import parameter_groups
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
@@ -65,14 +65,14 @@ def bare(model, pixels, targets, options, device, clock) -> float:
     normalize, times = Normalizer(PREPROCESS), []
     groups = parameter_groups(model, len(model.blocks), layer_decay=1.0, weight_decay=0.05)
     optimizer = torch.optim.AdamW(groups, lr=options.lr, fused=True)
-    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     steps = round(options.epochs * len(pixels) / options.batch)
     for _ in range(steps):
-        chosen = torch.randint(len(pictures), (options.batch,))
+        chosen = torch.randint(len(images), (options.batch,))
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(clock())
-        x, y = pictures[chosen].to(device), targets[chosen].to(device)
+        x, y = images[chosen].to(device), targets[chosen].to(device)
         with autocast(device, options.precision):
             loss = soft_cross_entropy(model(normalize(x)), y)
         loss.backward()
@@ -120,7 +120,7 @@ def main() -> None:
         ratios.append(seconds[1] / seconds[0])
         speeds.append((given.batch / seconds[0], given.batch / seconds[1]))
         print(
-            f"round {turn}: loop {speeds[-1][0]:.1f}, bare {speeds[-1][1]:.1f} pictures a second, "
+            f"round {turn}: loop {speeds[-1][0]:.1f}, bare {speeds[-1][1]:.1f} images a second, "
             f"ratio {ratios[-1]:.3f}"
         )
     result = {

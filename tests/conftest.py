@@ -49,7 +49,7 @@ def full_disk() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    """A ViT of two blocks with 32-pixel pictures."""
+    """A ViT of two blocks with 32-pixel images."""
     from vitedge.vit.config import uniform
 
     return uniform(image_size=32, patch_size=8, width=32, depth=2, heads=2, hidden=64, classes=10)

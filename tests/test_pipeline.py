@@ -35,7 +35,7 @@ def test_bundle_holds_what_the_design_says(folder) -> None:
     for name in bundle.manifest["artifacts"]:
         bundle.verified(name)
     facts = bundle.facts("export")
-    assert facts["check_images"] == "40 calibration pictures"
+    assert facts["check_images"] == "40 calibration images"
     assert facts["onnx/float32.onnx"]["logit_difference"] < 1e-5
     metadata = json.loads((run / "build/onnxruntime-fp32/metadata.json").read_text())
     assert metadata["check"]["accepted"] is True and metadata["check"]["agreement"] == 1.0
@@ -77,13 +77,13 @@ def test_batches_agree(tmp_path, folder, tiny_folder, shapes_folder) -> None:
         np.testing.assert_allclose(np.load(tmp_path / run / "onnx/logits.npy"), one, atol=1e-5)
 
 
-def test_without_calibration_pictures(tmp_path, tiny_folder) -> None:
+def test_without_calibration_images(tmp_path, tiny_folder) -> None:
     done = vitedge(tmp_path, "compress", "--model", tiny_folder)
-    assert "pictures of noise" in done.stdout
+    assert "images of noise" in done.stdout
     vitedge(tmp_path, "build")
 
 
-def test_drawn_pictures_for_a_model_of_something_else(tmp_path, tiny_folder, shapes_folder) -> None:
+def test_drawn_images_for_a_model_of_something_else(tmp_path, tiny_folder, shapes_folder) -> None:
     for name in ("model.safetensors", "arch.json", "preprocess.json"):
         (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
     (tmp_path / "classes.txt").write_text("\n".join(f"animal{i}" for i in range(10)))
@@ -168,11 +168,11 @@ def test_prune_condition_quantize(tmp_path, tiny_folder, shapes_folder) -> None:
     assert "no int8 graph" in vitedge(tmp_path, "build", "--precision", "int8", code=2).stderr
 
 
-def test_dynamic_needs_no_pictures_and_static_does(tmp_path, tiny_folder) -> None:
+def test_dynamic_needs_no_images_and_static_does(tmp_path, tiny_folder) -> None:
     vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "dynamic")
     vitedge(tmp_path, "build", "--precision", "int8")
     done = vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "static", code=2)
-    assert "needs calibration pictures" in done.stderr and "--calib" in done.stderr
+    assert "needs calibration images" in done.stderr and "--calib" in done.stderr
 
 
 def test_a_bound_that_int8_can_not_keep(tmp_path, tiny_folder, shapes_folder) -> None:

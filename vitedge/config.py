@@ -48,10 +48,10 @@ class ModelSection(Section):
 
 
 class CalibSection(Section):
-    """The pictures that compression looks at. No labels needed."""
+    """The images that compression looks at. No labels needed."""
 
     calib: str | None = Field(None, description="Calibration folder. (default: ./calib where there is one)")
-    calib_size: int = Field(256, ge=1, description="Pictures taken from it at most.")
+    calib_size: int = Field(256, ge=1, description="Images taken from it at most.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
 
 

@@ -57,7 +57,7 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     return bundle
 
 
-def _transforms(config: RunConfig, pictures: bool) -> dict[str, Callable[..., Transformed] | None]:
+def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Transformed] | None]:
     """The transforms of the float model in their order; None for one that is not asked for.
 
     Conditioning comes after pruning: its choices depend on the weights that are quantised. Training in INT8 is the
@@ -71,9 +71,9 @@ def _transforms(config: RunConfig, pictures: bool) -> dict[str, Callable[..., Tr
     return {
         "prune": (lambda b, m, r: prune_model(b, m, config.prune, config.distill, r)) if cut else None,
         "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,
-        # Without pictures there is nothing to measure ranges on; a float graph can still be exported.
+        # Without images there is nothing to measure ranges on; a float graph can still be exported.
         "condition": (lambda b, m, r: condition_model(b, m, _condition_options(config), r))
-        if config.steps.condition and pictures
+        if config.steps.condition and images
         else None,
         "qat": (lambda b, m, r: qat_model(b, m, config.qat, config.quantize, r))
         if config.steps.quantize == "qat"
@@ -93,7 +93,7 @@ def _condition_options(config: RunConfig) -> ConditionOptions:
     full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
     drop = MASSIVE_DROP_FULL if full else 0.0
     if config.quantize.max_drop is not None:
-        # What scaling loses counts against --max-drop. Not every picture that changes its class was right before, so
+        # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
         # it may cost more points of agreement than the bound has of top-1.
         drop = min(drop, 2 * config.quantize.max_drop)
     return replace(config.condition, massive=drop)

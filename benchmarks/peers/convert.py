@@ -2,7 +2,7 @@
 
     python convert.py RECIPE PLAIN_ONNX CALIB_NPY OUT      prints one line of JSON
 
-CALIB_NPY holds normalised pictures, float32 [N, 3, H, W].
+CALIB_NPY holds normalised images, float32 [N, 3, H, W].
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 
 
 class Reader:
-    """ONNX Runtime's and its relatives' way to hand over calibration pictures."""
+    """ONNX Runtime's and its relatives' way to hand over calibration images."""
 
-    def __init__(self, pictures: np.ndarray, name: str) -> None:
-        self.pictures, self.name = pictures, name
+    def __init__(self, images: np.ndarray, name: str) -> None:
+        self.images, self.name = images, name
         self.rewind()
 
     def rewind(self) -> None:
-        self.rest = iter(self.pictures)
+        self.rest = iter(self.images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        picture = next(self.rest, None)
-        return None if picture is None else {self.name: picture[None]}
+        image = next(self.rest, None)
+        return None if image is None else {self.name: image[None]}
 
 
 def input_name(model: Path) -> str:
@@ -36,7 +36,7 @@ def input_name(model: Path) -> str:
     return onnx.load(str(model), load_external_data=False).graph.input[0].name
 
 
-def ort_dynamic(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def ort_dynamic(model: Path, images: np.ndarray, out: Path) -> Path:
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(model, out / "model.onnx", per_channel=True)
@@ -51,22 +51,22 @@ def prepared(model: Path, out: Path) -> Path:
     return out / "prepared.onnx"
 
 
-def ort_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def ort_static(model: Path, images: np.ndarray, out: Path) -> Path:
     from onnxruntime.quantization import quantize_static
 
     ready = prepared(model, out)
-    quantize_static(ready, out / "model.onnx", Reader(pictures, input_name(model)))
+    quantize_static(ready, out / "model.onnx", Reader(images, input_name(model)))
     return out / "model.onnx"
 
 
-def ort_static_matmul(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def ort_static_matmul(model: Path, images: np.ndarray, out: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_static
 
     ready = prepared(model, out)
     quantize_static(
         ready,
         out / "model.onnx",
-        Reader(pictures, input_name(model)),
+        Reader(images, input_name(model)),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
@@ -75,50 +75,50 @@ def ort_static_matmul(model: Path, pictures: np.ndarray, out: Path) -> Path:
     return out / "model.onnx"
 
 
-def optimum_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def optimum_static(model: Path, images: np.ndarray, out: Path) -> Path:
     from datasets import Dataset
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
 
     quantizer = ORTQuantizer(onnx_model_path=model)
     config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
-    data = Dataset.from_dict({input_name(model): [picture.tolist() for picture in pictures]})
+    data = Dataset.from_dict({input_name(model): [image.tolist() for image in images]})
     calibration = AutoCalibrationConfig.minmax(data)
     ranges = quantizer.fit(data, calibration, operators_to_quantize=config.operators_to_quantize)
     quantizer.quantize(save_dir=out, calibration_tensors_range=ranges, quantization_config=config)
     return next(p for p in out.glob("*.onnx") if "quantized" in p.name)
 
 
-def inc_static(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def inc_static(model: Path, images: np.ndarray, out: Path) -> Path:
     from onnx_neural_compressor import data_reader
     from onnx_neural_compressor.quantization import config, quantize
 
-    class Pictures(Reader, data_reader.CalibrationDataReader):
+    class Images(Reader, data_reader.CalibrationDataReader):
         pass
 
-    reader = Pictures(pictures, input_name(model))
+    reader = Images(images, input_name(model))
     quantize(str(model), str(out / "model.onnx"), config.StaticQuantConfig(calibration_data_reader=reader))
     return out / "model.onnx"
 
 
-def _nncf(model: Path, pictures: np.ndarray, out: Path, **options: object) -> Path:
+def _nncf(model: Path, images: np.ndarray, out: Path, **options: object) -> Path:
     import nncf
     import openvino as ov
 
-    data = nncf.Dataset(list(range(len(pictures))), lambda i: pictures[i : i + 1])
-    quantized = nncf.quantize(ov.Core().read_model(str(model)), data, subset_size=len(pictures), **options)
+    data = nncf.Dataset(list(range(len(images))), lambda i: images[i : i + 1])
+    quantized = nncf.quantize(ov.Core().read_model(str(model)), data, subset_size=len(images), **options)
     ov.save_model(quantized, str(out / "model.xml"), compress_to_fp16=False)
     return out / "model.xml"
 
 
-def nncf_default(model: Path, pictures: np.ndarray, out: Path) -> Path:
-    return _nncf(model, pictures, out)
+def nncf_default(model: Path, images: np.ndarray, out: Path) -> Path:
+    return _nncf(model, images, out)
 
 
-def nncf_transformer(model: Path, pictures: np.ndarray, out: Path) -> Path:
+def nncf_transformer(model: Path, images: np.ndarray, out: Path) -> Path:
     import nncf
 
-    return _nncf(model, pictures, out, model_type=nncf.ModelType.TRANSFORMER)
+    return _nncf(model, images, out, model_type=nncf.ModelType.TRANSFORMER)
 
 
 def peak_mib() -> float:
@@ -129,9 +129,9 @@ def peak_mib() -> float:
 
 def main() -> None:
     recipe, model, calibration, out = sys.argv[1], *map(Path, sys.argv[2:5])
-    pictures = np.load(calibration)
+    images = np.load(calibration)
     started = time.perf_counter()
-    artifact = globals()[recipe](model, pictures, out)
+    artifact = globals()[recipe](model, images, out)
     print(
         json.dumps(
             {

@@ -29,7 +29,7 @@ def main() -> None:
         agreement = row.get("agreement")
         text = f"{ratio:.2f}" + ("" if agreement is None else f"   agreement {agreement:.3f}")
         axes.text(ratio, bar.get_y() + bar.get_height() / 2, f" {text}", va="center")
-    axes.set_xlim(0, max(ratios) * (1.45 if result["test_pictures"] else 1.1))
+    axes.set_xlim(0, max(ratios) * (1.45 if result["test_images"] else 1.1))
     axes.set_xlabel("median latency / ONNX Runtime FP32 on the plain export (less is faster)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

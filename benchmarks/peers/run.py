@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--calib", type=Path, required=True)
     parser.add_argument("--calib-size", type=int, default=256)
-    parser.add_argument("--data", type=Path, help="labelled pictures; none for random weights")
+    parser.add_argument("--data", type=Path, help="labelled images; none for random weights")
     parser.add_argument("--classes", type=Path)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=12)
@@ -76,8 +76,8 @@ def main() -> None:
         "threads": options.threads,
         "rounds": options.rounds,
         "calls": options.calls,
-        "calibration_pictures": options.calib_size,
-        "test_pictures": None if sources.labels is None else len(sources.labels),
+        "calibration_images": options.calib_size,
+        "test_images": None if sources.labels is None else len(sources.labels),
         "machine": {
             "machine": platform.machine(),
             "processors": len(os.sched_getaffinity(0)),
@@ -204,11 +204,11 @@ def measure(running: list[tuple[dict[str, Any], Process]], rounds: int, calls: i
 
 
 def judge(running: list[tuple[dict[str, Any], Process]], sources: Sources, work: Path) -> None:
-    """Top-1 on the test pictures, and agreement with PyTorch's."""
+    """Top-1 on the test images, and agreement with PyTorch's."""
     reference = None
     for row, process in running:
         process.ask(
-            {"infer": str(sources.pixels if process.ours else sources.pictures), "to": str(work / "logits.npy")}
+            {"infer": str(sources.pixels if process.ours else sources.images), "to": str(work / "logits.npy")}
         )
         classes = np.load(work / "logits.npy").argmax(1)
         if reference is None:

@@ -1,4 +1,4 @@
-"""What all peers start from: one model, as PyTorch, as a plain ONNX export and as a vitedge run; the same pictures."""
+"""What all peers start from: one model, as PyTorch, as a plain ONNX export and as a vitedge run; the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sources:
         calibration: float32 [N, 3, H, W], normalised.
         run, pruned: vitedge's run folders, without and with --prune 0.3.
         made: what vitedge's own steps took: run -> seconds and peak_mib.
-        pixels, pictures, labels: the test pictures as uint8 and normalised, and their classes; None without --data.
+        pixels, images, labels: the test images as uint8 and normalised, and their classes; None without --data.
     """
 
     torch: Path
@@ -32,14 +32,14 @@ class Sources:
     pruned: Path
     made: dict[str, dict[str, float]]
     pixels: Path | None = None
-    pictures: Path | None = None
+    images: Path | None = None
     labels: np.ndarray | None = None
 
 
 def prepare(
     model: str, calib: Path, count: int, data: Path | None, classes: Path | None, work: Path, reuse: bool
 ) -> Sources:
-    """Compresses with vitedge, exports plainly, and normalises the pictures.
+    """Compresses with vitedge, exports plainly, and normalises the images.
 
     reuse: takes the runs in `work` as they stand, even if vitedge has changed since.
     """
@@ -98,9 +98,9 @@ def _export(work: Path) -> tuple[Path, Path]:
     theirs.load_state_dict(to_torchvision(ours))
     theirs.eval()
     torch.save(theirs, torch_file)
-    picture = torch.zeros(1, 3, config.image_size, config.image_size)
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
     with torch.inference_mode():
-        torch.onnx.export(theirs, (picture,), plain, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(theirs, (image,), plain, dynamo=True, external_data=False, verbose=False)
     graph = onnx.load(plain)
     del graph.graph.value_info[:]  # ONNX Runtime's quantisers stumble over the exporter's
     onnx.save(graph, plain)
@@ -132,5 +132,5 @@ def _test(work: Path, data: Path | None, classes: Path | None) -> tuple[Path | N
     pixels = np.concatenate([p for p, _ in parts])
     labels = np.asarray(dataset.labels)[np.concatenate([i for _, i in parts])]
     np.save(work / "pixels.npy", pixels)
-    np.save(work / "pictures.npy", preprocess.normalize(pixels))
-    return work / "pixels.npy", work / "pictures.npy", labels.argmax(1) if labels.ndim > 1 else labels
+    np.save(work / "images.npy", preprocess.normalize(pixels))
+    return work / "pixels.npy", work / "images.npy", labels.argmax(1) if labels.ndim > 1 else labels

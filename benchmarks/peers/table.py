@@ -29,7 +29,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [r for r in result["rows"] if r["status"] == "ok"]
     plain = next(r for r in rows if r["name"].startswith("ONNX Runtime, plain"))
     nncf = next((r for r in rows if "NNCF TRANSFORMER" in r["name"]), None)
-    judged = result["test_pictures"] is not None
+    judged = result["test_images"] is not None
     head = ["", "precision", "latency / plain ONNX Runtime FP32", "latency / NNCF TRANSFORMER"]
     head += ["top-1", "agreement"] if judged else []
     head += ["MiB", "load s", "peak MiB", "conversion s", "its peak MiB"]
@@ -49,11 +49,11 @@ def table(result: dict[str, Any]) -> str:
 
 def section(path: Path, environments: Path) -> str:
     result = json.loads(path.read_text())
-    picture = path.with_suffix(".svg")
+    image = path.with_suffix(".svg")
     python, reason = python_of("plot", environments)
     if python is None:
         raise SystemExit(reason)
-    subprocess.run([str(python), str(HERE / "plot.py"), str(path), str(picture)], check=True)
+    subprocess.run([str(python), str(HERE / "plot.py"), str(path), str(image)], check=True)
     model = result["model"].rsplit("/", 1)[-1]
     weights = " with random weights (speed and size only)" if result["random_weights"] else ""
     versions: dict[str, str] = {}
@@ -62,9 +62,9 @@ def section(path: Path, environments: Path) -> str:
     facts = f"{result['threads']} threads on {result['machine']['processors']} processors "
     facts += f"({result['machine']['machine']}: {', '.join(result['machine']['isa'])}), batch 1, "
     facts += f"{result['rounds']} rounds of {result['calls']} inferences in turns, "
-    facts += f"{result['calibration_pictures']} calibration pictures; "
+    facts += f"{result['calibration_images']} calibration images; "
     facts += ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    plot = f"![latency and accuracy]({picture.relative_to(README.parent)})"
+    plot = f"![latency and accuracy]({image.relative_to(README.parent)})"
     return f"### {model}{weights}\n\n{facts}.\n\n{table(result)}\n\n{plot}\n"
 
 

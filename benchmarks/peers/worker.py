@@ -101,8 +101,8 @@ def main() -> None:
                 times.append((time.perf_counter_ns() - begun) / 1e6)
             print(json.dumps(times), flush=True)
         else:
-            pictures = np.load(command["infer"], mmap_mode="r")
-            logits = [np.array(infer(np.ascontiguousarray(pictures[i : i + 1]))) for i in range(len(pictures))]
+            images = np.load(command["infer"], mmap_mode="r")
+            logits = [np.array(infer(np.ascontiguousarray(images[i : i + 1]))) for i in range(len(images))]
             np.save(command["to"], np.concatenate(logits))
             print("{}", flush=True)
 

@@ -1,4 +1,4 @@
-"""A small real ONNX classifier and a small data set of pictures for it."""
+"""A small real ONNX classifier and a small data set of images for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZE, CLASSES = 16, 4
 
 
 def write_classifier(path: Path, noise: float = 0.0, batch: int | str = 1) -> Path:
-    """pixels uint8 [batch, 16, 16, 3] -> logits [batch, 4]: which quarter of the picture is the brightest."""
+    """pixels uint8 [batch, 16, 16, 3] -> logits [batch, 4]: which quarter of the image is the brightest."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -37,8 +37,8 @@ def write_classifier(path: Path, noise: float = 0.0, batch: int | str = 1) -> Pa
     return path
 
 
-def write_pictures(folder: Path, count: int = 40) -> Path:
-    """PNG pictures, one quarter of each brighter, with a labels.csv that is wrong for every tenth."""
+def write_images(folder: Path, count: int = 40) -> Path:
+    """PNG images, one quarter of each brighter, with a labels.csv that is wrong for every tenth."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     lines = ["file,label"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_small import SIZE, write_classifier, write_pictures
+from bench_small import SIZE, write_classifier, write_images
 
 from vitedge.bench import records, rounds
 from vitedge.bench.harness import Harness
@@ -26,9 +26,9 @@ PREPROCESS = Preprocess(SIZE, SIZE)
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    pictures = write_pictures(tmp_path / "pictures")
+    images = write_images(tmp_path / "images")
     reference = Artifact("reference", "onnxruntime", "fp32", write_classifier(tmp_path / "reference.onnx"))
-    return DatasetSource(open_dataset(pictures), PREPROCESS), reference, tmp_path
+    return DatasetSource(open_dataset(images), PREPROCESS), reference, tmp_path
 
 
 def _fake(name, **metadata):
@@ -88,8 +88,8 @@ def test_the_row_limit_stops_a_slow_row_with_a_reason(small):
 
 def test_labels_that_the_model_does_not_have(small):
     _, reference, folder = small
-    (folder / "pictures/labels.csv").write_text("file,label\n000.png,9\n001.png,0\n")
-    result = _harness((DatasetSource(open_dataset(folder / "pictures"), PREPROCESS), None, folder)).run(
+    (folder / "images/labels.csv").write_text("file,label\n000.png,9\n001.png,0\n")
+    result = _harness((DatasetSource(open_dataset(folder / "images"), PREPROCESS), None, folder)).run(
         [(Artifact("a", "onnxruntime", "fp32", reference.path), {})]
     )
     assert "labels go up to 9, but the model has 4 classes" in result["rows"][0]["reason"]
@@ -97,12 +97,12 @@ def test_labels_that_the_model_does_not_have(small):
 
 def test_multi_label_rows_get_a_mean_average_precision(small):
     source, reference, folder = small
-    lines = (folder / "pictures/labels.csv").read_text().splitlines()[1:]
+    lines = (folder / "images/labels.csv").read_text().splitlines()[1:]
     text = "\n".join(
         ["file,labels", *(line.replace(",", ",0;") if n % 3 == 0 else line for n, line in enumerate(lines))]
     )
-    (folder / "pictures/labels.csv").write_text(text.replace(",0;0", ",0") + "\n")
-    source = DatasetSource(open_dataset(folder / "pictures", class_count=4), PREPROCESS)
+    (folder / "images/labels.csv").write_text(text.replace(",0;0", ",0") + "\n")
+    source = DatasetSource(open_dataset(folder / "images", class_count=4), PREPROCESS)
     assert source.labels.ndim == 2
     row = _harness((source, reference, folder)).run([(Artifact("a", "onnxruntime", "fp32", reference.path), {})])[
         "rows"

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 from bench_run import QUICK, make_run, vitedge
-from bench_small import write_pictures
+from bench_small import write_images
 
 from vitedge.bench.pack import digest, write_pack
 from vitedge.bench.unpack import PackSource, unpack
@@ -17,9 +17,9 @@ from vitedge.errors import VitedgeError
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pack")
-    pictures = write_pictures(folder / "pictures")
+    images = write_images(folder / "images")
     run = make_run(folder, noise=0.02)
-    write_pack(Bundle.open(run), folder / "pack.tar", data=str(pictures))
+    write_pack(Bundle.open(run), folder / "pack.tar", data=str(images))
     return folder
 
 
@@ -38,7 +38,7 @@ def _write(path, members):
 
 
 def test_a_pack_gives_the_same_figures_as_the_run_it_is_of(packed, tmp_path):
-    vitedge("bench", "--run", packed / "run", "--data", packed / "pictures", *QUICK, "--json", tmp_path / "run.json")
+    vitedge("bench", "--run", packed / "run", "--data", packed / "images", *QUICK, "--json", tmp_path / "run.json")
     done = vitedge("bench", packed / "pack.tar", *QUICK, "--json", tmp_path / "pack.json", cwd=tmp_path)
     assert "40 images" in done.stdout
     here, there = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("run", "pack"))
@@ -47,15 +47,15 @@ def test_a_pack_gives_the_same_figures_as_the_run_it_is_of(packed, tmp_path):
             assert a[key] == b[key], key
         assert a["sqnr_db"] == pytest.approx(b["sqnr_db"]) and a["kl"] == pytest.approx(b["kl"])
     assert there["rows"][1]["delta_top1"] < 0 and there["rows"][0]["stages_ms"]["end_to_end"]["n"] >= 10
-    assert there["data"]["path"] == "pictures" and str(packed) not in json.dumps(there["data"])
+    assert there["data"]["path"] == "images" and str(packed) not in json.dumps(there["data"])
 
 
-def test_the_tensors_are_those_of_the_pictures(packed, tmp_path):
+def test_the_tensors_are_those_of_the_images(packed, tmp_path):
     from vitedge.bench.from_bundle import find_source
 
     folder, index = unpack(packed / "pack.tar", tmp_path / "out")
     source = PackSource(folder, index)
-    original = find_source(Bundle.open(packed / "run"), str(packed / "pictures"), None, 0)
+    original = find_source(Bundle.open(packed / "run"), str(packed / "images"), None, 0)
     (at, pixels), (_, expected) = next(source.batches(30, 64)), next(original.batches(30, 64))
     assert at.tolist() == list(range(30, 40)) and (pixels == expected).all()
     assert source.labels.tolist() == original.labels.tolist() and source.reference(at).shape == (10, 4)
@@ -124,5 +124,5 @@ def test_a_link_is_not_followed(packed, tmp_path):
 def test_no_pack_and_no_data(tmp_path):
     with pytest.raises(VitedgeError, match="There is no pack"):
         unpack(tmp_path / "none.tar")
-    with pytest.raises(VitedgeError, match="needs pictures"):
+    with pytest.raises(VitedgeError, match="needs images"):
         write_pack(Bundle.open(make_run(tmp_path)), tmp_path / "p.tar")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from bench_run import QUICK, ROOT, make_run, vitedge
-from bench_small import write_pictures
+from bench_small import write_images
 
 from vitedge.bench.remote import _take_records, source_archive
 from vitedge.bench.ssh import LinkFailed, Ssh
@@ -90,14 +90,14 @@ def board(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("remote")
-    write_pictures(folder / "pictures")
+    write_images(folder / "images")
     return make_run(folder, noise=0.02)
 
 
 def _bench(board, run, *more, code=0):
     command, host, _, python = board
     flags = ("--host", host, "--ssh", " ".join(command), "--remote-python", python)
-    return vitedge("bench", "--run", run, "--data", run.parent / "pictures", *QUICK, *flags, *more, code=code)
+    return vitedge("bench", "--run", run, "--data", run.parent / "images", *QUICK, *flags, *more, code=code)
 
 
 def test_the_whole_way_over_ssh(board, run, tmp_path):

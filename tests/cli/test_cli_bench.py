@@ -4,7 +4,7 @@ import json
 
 import pytest
 from bench_run import QUICK, make_run, vitedge
-from bench_small import write_pictures
+from bench_small import write_images
 
 from vitedge.bundle import Bundle
 
@@ -12,13 +12,13 @@ from vitedge.bundle import Bundle
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    write_pictures(folder / "pictures")
+    write_images(folder / "images")
     return make_run(folder)
 
 
 def test_bench_measures_all_artifacts_and_keeps_the_result(run, tmp_path):
     out = tmp_path / "r.json"
-    done = vitedge("bench", "--run", run, "--data", run.parent / "pictures", *QUICK, "--json", out, "--limit", 20)
+    done = vitedge("bench", "--run", run, "--data", run.parent / "images", *QUICK, "--json", out, "--limit", 20)
     result = json.loads(out.read_text())
     assert result["schema"] == 1 and [row["status"] for row in result["rows"]] == ["ok", "ok"]
     assert "onnxruntime-int8" in done.stdout and "20 images of 40" in done.stdout
@@ -29,7 +29,7 @@ def test_bench_measures_all_artifacts_and_keeps_the_result(run, tmp_path):
 
 
 def test_a_gate_decides_the_exit_status(run):
-    common = ("bench", "--run", run, "--data", run.parent / "pictures", *QUICK, "--only", "fp32")
+    common = ("bench", "--run", run, "--data", run.parent / "images", *QUICK, "--only", "fp32")
     vitedge(*common, "--gate", "top1-drop=0.5,p50-ms=10000")
     done = vitedge(*common, "--gate", "p50-ms=0.000001", code=1)
     assert "onnxruntime-fp32" in done.stderr and "at most 1e-06 is asked" in done.stderr
@@ -40,7 +40,7 @@ def test_wrong_calls_and_wrong_data_are_told_in_words(run, tmp_path):
     assert "no scenario 'fast'" in vitedge("bench", "--run", run, "--scenario", "fast", code=2).stderr
     assert "no artifact is called" in vitedge("bench", "--run", run, "--only", "gpu", code=2).stderr.lower()
     assert "There is no run" in vitedge("bench", "--run", tmp_path / "none", code=2).stderr
-    bad = write_pictures(tmp_path / "bad", 4)
+    bad = write_images(tmp_path / "bad", 4)
     (bad / "labels.csv").write_text("file,label\n000.png,9\n")
     assert "9" in vitedge("bench", "--run", run, "--data", bad, code=2).stderr
     Bundle.create(tmp_path / "empty")

@@ -31,7 +31,7 @@ def test_it_trains_and_says_so(call: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*call, *flags, "--json"], catch_exceptions=False)
     figures = json.loads(result.stdout)
     assert figures["part"] == "validation"
-    assert figures["pictures"] == 10
+    assert figures["images"] == 10
     assert (tmp_path / "out" / "model.safetensors").is_file()
     arch = json.loads((tmp_path / "out" / "arch.json").read_text())
     assert arch["classes"] == 10

@@ -45,7 +45,7 @@ def outlier_vit(width: int = 24, blocks: tuple[BlockConfig, ...] = BLOCKS) -> Vi
     return model
 
 
-def pictures(count: int = 12) -> torch.Tensor:
+def images(count: int = 12) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
@@ -73,7 +73,7 @@ TRANSFORMS: dict[str, Callable[[VisionTransformer, torch.Tensor], object]] = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("width", [24, 21])  # with a Hadamard matrix, and without
 def test_leaves_logits(name: str, width: int) -> None:
-    model, x = outlier_vit(width), pictures()
+    model, x = outlier_vit(width), images()
     changed = copy.deepcopy(model)
     TRANSFORMS[name](changed, x)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_leaves_logits(name: str, width: int) -> None:
 
 
 def test_all_together_and_reproducible() -> None:
-    model, x = outlier_vit(), pictures()
+    model, x = outlier_vit(), images()
     ours, report = condition(model, batched(x, 5), ConditionOptions(group_gain=1.5))
     again, _ = condition(model, batched(x, 5), ConditionOptions(group_gain=1.5))
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_all_together_and_reproducible() -> None:
 def test_report_is_json() -> None:
     import json
 
-    _, report = condition(outlier_vit(), batched(pictures(), 4))
+    _, report = condition(outlier_vit(), batched(images(), 4))
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     rotate = next(s for s in data["steps"] if s["name"] == "rotate")
     noise = rotate["chosen"]["noise"]
@@ -122,7 +122,7 @@ def test_a_transform_that_changes_the_model_is_refused(monkeypatch) -> None:  # 
 
     monkeypatch.setattr(apply, "balance_heads", wrong)
     with pytest.raises(VitedgeError, match="'balance' changed"):
-        condition(outlier_vit(), batched(pictures()))
+        condition(outlier_vit(), batched(images()))
 
 
 @pytest.mark.real

@@ -118,7 +118,7 @@ def test_folders_by_the_models_names_and_by_their_order(tmp_path: Path) -> None:
         open_dataset(tmp_path, class_count=5)
 
 
-def test_pictures_alone(tmp_path: Path) -> None:
+def test_images_alone(tmp_path: Path) -> None:
     draw(tmp_path, "images/b.png", "images/a.png")
     (tmp_path / "notes.txt").write_text("")
     dataset = open_dataset(tmp_path)
@@ -131,7 +131,7 @@ def test_pictures_alone(tmp_path: Path) -> None:
 
 def test_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VitedgeError, match="no pictures"):
+    with pytest.raises(VitedgeError, match="no images"):
         open_dataset(tmp_path / "empty")
     with pytest.raises(VitedgeError, match="no such folder"):
         open_dataset(tmp_path / "missing")

@@ -58,7 +58,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_does_not_cost_the_picture(tmp_path: Path) -> None:
+def test_broken_exif_does_not_cost_the_image(tmp_path: Path) -> None:
     Image.fromarray(GRADIENT).save(tmp_path / "exif.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert rgb(tmp_path / "exif.jpg").shape == (32, 64, 3)
 
@@ -68,12 +68,12 @@ def test_unreadable_files(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole)
     (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     Image.fromarray(GRADIENT.astype(np.float32)).save(tmp_path / "float.tif")
     reasons = {
         "half.jpg": "truncated",
         "empty.jpg": "empty",
-        "text.jpg": "no picture",
+        "text.jpg": "no image",
         "float.tif": "floating",
         "none.jpg": "No such",
     }

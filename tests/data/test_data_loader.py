@@ -20,7 +20,7 @@ PREPROCESS = Preprocess(8, 8)
 
 
 def numbered(root: Path, count: int) -> Dataset:
-    """Pictures whose red is their number."""
+    """Images whose red is their number."""
     for number in range(count):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(root / f"{number:04}.bmp")
     return open_dataset(root)
@@ -52,7 +52,7 @@ def test_no_more_than_a_batch_and_two_a_thread_are_decoded_ahead(tmp_path: Path,
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_unreadable_pictures_are_skipped_and_listed(tmp_path: Path, caplog) -> None:
+def test_unreadable_images_are_skipped_and_listed(tmp_path: Path, caplog) -> None:
     dataset = numbered(tmp_path, 200)
     (tmp_path / "0003.bmp").write_bytes(b"")
     (tmp_path / "0100.bmp").write_bytes(b"BMxx")
@@ -64,7 +64,7 @@ def test_unreadable_pictures_are_skipped_and_listed(tmp_path: Path, caplog) -> N
         assert red(np.concatenate([pixels for pixels, _ in found])) == indices
         assert [len(pixels) for pixels, _ in found] == [64, 64, 64, 6]
         assert [file for file, _ in batches.skipped] == ["0003.bmp", "0100.bmp"]
-    assert "2 of 200 pictures" in caplog.text and "0003.bmp: the file is empty" in caplog.text
+    assert "2 of 200 images" in caplog.text and "0003.bmp: the file is empty" in caplog.text
 
 
 def test_over_one_percent_is_an_error(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_over_one_percent_is_an_error(tmp_path: Path) -> None:
     assert "0100.bmp" in caught.value.why
 
 
-def test_nothing_but_a_broken_or_hopeless_picture(tmp_path: Path) -> None:
+def test_nothing_but_a_broken_or_hopeless_image(tmp_path: Path) -> None:
     Image.new("RGB", (1, 20_000)).save(tmp_path / "line.png")
     with pytest.raises(VitedgeError, match="too narrow"):
         list(iter_batches(open_dataset(tmp_path), Preprocess(224, 224)))

@@ -14,7 +14,7 @@ from vitedge.data.preprocess_sources import from_huggingface, from_timm, from_to
 from vitedge.errors import VitedgeError
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -31,13 +31,13 @@ def test_pixels_are_torchvisions(size, resize, crop, interpolation, squash) -> N
             transforms.CenterCrop(crop),
         ]
     )
-    image = picture(*size)
+    image = make_image(*size)
     ours = Preprocess(resize, crop, interpolation, squash=squash).apply(image)
     assert ours.dtype == np.uint8 and ours.shape == (crop, crop, 3)
     np.testing.assert_array_equal(ours, np.asarray(theirs(image)))
 
 
-def test_a_hopelessly_narrow_picture_is_refused() -> None:
+def test_a_hopelessly_narrow_image_is_refused() -> None:
     with pytest.raises(ValueError, match="too narrow"):
         PRESETS["imagenet"].apply(Image.new("RGB", (1, 20_000)))
 
@@ -47,7 +47,7 @@ def test_normalize_is_torchvisions_transform() -> None:
     transforms = weights.transforms()
     preprocess = from_torchvision(transforms)
     assert preprocess == PRESETS["imagenet"]
-    image = picture(301, 400)
+    image = make_image(301, 400)
     ours = preprocess.normalize(preprocess.apply(image)[None])[0]
     np.testing.assert_allclose(ours, transforms(image).numpy(), atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_timm_configurations(name: str) -> None:
     config = timm.get_pretrained_cfg(name).to_dict()
     theirs = data.create_transform(**data.resolve_data_config(config, pretrained_cfg=config))
     preprocess = from_timm({"pretrained_cfg": config})
-    image = picture(311, 402)
+    image = make_image(311, 402)
     ours = preprocess.normalize(preprocess.apply(image)[None])[0]
     np.testing.assert_allclose(ours, theirs(image).numpy(), atol=1e-6)
 
@@ -150,7 +150,7 @@ def test_hugging_face_configurations(processor: str, options: dict) -> None:
     theirs = found(**options)
     preprocess = from_huggingface(json.loads(theirs.to_json_string()))
     assert preprocess.squash
-    image = picture(301, 402)
+    image = make_image(301, 402)
     ours = preprocess.normalize(preprocess.apply(image)[None])[0]
     np.testing.assert_allclose(ours, np.asarray(theirs(image)["pixel_values"][0]), atol=1e-5)
 

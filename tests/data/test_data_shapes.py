@@ -21,10 +21,10 @@ def test_the_same_seed_draws_the_same() -> None:
     np.testing.assert_array_equal(pixels[:12], again)
 
 
-def test_seeds_splits_and_pictures_differ() -> None:
+def test_seeds_splits_and_images_differ() -> None:
     drawn = [draw_shapes(20, seed, 32, split)[0] for seed in (0, 1) for split in ("train", "val", "test", "calib")]
-    pictures = {picture.tobytes() for pixels in drawn for picture in pixels}
-    assert len(pictures) == 8 * 20
+    images = {image.tobytes() for pixels in drawn for image in pixels}
+    assert len(images) == 8 * 20
 
 
 def test_figures_have_their_areas() -> None:

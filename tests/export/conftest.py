@@ -13,7 +13,7 @@ from vitedge.data.image import open_rgb
 
 
 def pixels_of(folder: Path, n: int) -> np.ndarray:
-    """The first `n` pictures of `folder` (256 x 256): resize 248, bicubic, crop 224; uint8 [n, 224, 224, 3]."""
+    """The first `n` images of `folder` (256 x 256): resize 248, bicubic, crop 224; uint8 [n, 224, 224, 3]."""
     with (folder / "labels.csv").open() as file:
         names = [row["file"] for row in csv.DictReader(file)][:n]
     resized = [open_rgb(folder / name).resize((248, 248), Image.Resampling.BICUBIC) for name in names]
@@ -32,5 +32,5 @@ def trained(shared_data):
 
 @pytest.fixture(scope="session")
 def photographs(shared_data) -> dict[str, np.ndarray]:
-    """32 calibration pictures and 48 others."""
+    """32 calibration images and 48 others."""
     return {"calib": pixels_of(shared_data / "calib", 32), "val": pixels_of(shared_data / "val", 48)}

@@ -237,7 +237,7 @@ def test_trained_vit_in_fp16(trained, photographs):
     assert result.largest <= 0.5 * FLOAT16_MAX
     reference = run(model, photographs["val"], 8)
     logits = run(emulate_float16(result.model), photographs["val"], 8)
-    assert (logits.argmax(1) == reference.argmax(1)).mean() >= 0.97  # one picture of 48
+    assert (logits.argmax(1) == reference.argmax(1)).mean() >= 0.97  # one image of 48
     assert sqnr(logits, reference) > 45
 
 

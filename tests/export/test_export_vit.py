@@ -94,10 +94,10 @@ def test_last_block_computes_cls_alone(tiny_model) -> None:
 def test_normalisation_is_folded_exactly() -> None:
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(5, 3, 4, 4)).astype(np.float32), rng.normal(size=5).astype(np.float32)
-    picture = rng.integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
     folded, shifted = fold_normalization(weight, bias, PREPROCESS.mean, PREPROCESS.std)
-    want = np.einsum("nchw,dchw->d", PREPROCESS.normalize(picture).astype(np.float64), weight) + bias
-    found = np.einsum("nhwc,dchw->d", picture.astype(np.float64), folded) + shifted
+    want = np.einsum("nchw,dchw->d", PREPROCESS.normalize(image).astype(np.float64), weight) + bias
+    found = np.einsum("nhwc,dchw->d", image.astype(np.float64), folded) + shifted
     assert np.allclose(found, want, atol=1e-4)
 
 

@@ -24,4 +24,4 @@ def test_closed_form_keeps_most_classes(shared_data, tmp_path) -> None:
         small, _ = prune(loaded.model, calib, PruneOptions(prune=0.15, recover="ridge"))
         agreement = float((small(held).argmax(1) == wanted).float().mean())
     assert 0.15 <= 1 - model_macs(small.config) / model_macs(loaded.model.config) <= 0.16
-    assert agreement >= 0.6  # 0.78 on 32 pictures; dropping 25 % of the units by L1 leaves under 0.2
+    assert agreement >= 0.6  # 0.78 on 32 images; dropping 25 % of the units by L1 leaves under 0.2

@@ -32,27 +32,27 @@ def model(tiny_config) -> VisionTransformer:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(96, 3, 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=32, mode="bilinear") * 2
 
 
-def run(model: VisionTransformer, pictures: torch.Tensor, **options):
+def run(model: VisionTransformer, images: torch.Tensor, **options):
     chosen = PruneOptions(**({"prune": 0.3, "align": 8, "min_hidden": 8, "fit_steps": 20} | options))
-    return prune(model, lambda: iter(pictures[:64].split(16)), chosen)
+    return prune(model, lambda: iter(images[:64].split(16)), chosen)
 
 
 @torch.no_grad()
-def harm(model: VisionTransformer, other: VisionTransformer, pictures: torch.Tensor) -> float:
-    return float(divergence(other(pictures), model(pictures), "softmax"))
+def harm(model: VisionTransformer, other: VisionTransformer, images: torch.Tensor) -> float:
+    return float(divergence(other(images), model(images), "softmax"))
 
 
 @pytest.mark.parametrize("unit", ["macs", "params"])
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.5])
-def test_the_share_is_met(model, pictures, unit: str, share: float) -> None:
+def test_the_share_is_met(model, images, unit: str, share: float) -> None:
     fine = {"align": 2, "head_align": 2, "min_hidden": 2, "recover": "ridge"}
-    small, report = run(model, pictures, prune=share, prune_unit=unit, **fine)
+    small, report = run(model, images, prune=share, prune_unit=unit, **fine)
     counted = model_macs if unit == "macs" else model_params
     removed = 1 - counted(small.config) / counted(model.config)
     assert share <= removed <= share + 0.01
@@ -63,20 +63,20 @@ def test_the_share_is_met(model, pictures, unit: str, share: float) -> None:
         assert block.heads >= 1 and block.qk_dim % 2 == 0 and block.v_dim % 2 == 0 and block.hidden % 2 == 0
 
 
-def test_each_way_to_recover_loses_less_than_the_one_before(model, pictures) -> None:
-    held = pictures[64:]
+def test_each_way_to_recover_loses_less_than_the_one_before(model, images) -> None:
+    held = images[64:]
     losses = {}
     for way in ("none", "ridge", "block"):
-        small, _ = run(model, pictures, recover=way, fit_steps=120)
+        small, _ = run(model, images, recover=way, fit_steps=120)
         losses[way] = harm(model, small, held)
     assert losses["ridge"] < 0.8 * losses["none"]
     assert losses["block"] < 0.9 * losses["ridge"]
 
 
-def test_same_seed_same_bytes_and_the_model_is_left_alone(model, pictures) -> None:
+def test_same_seed_same_bytes_and_the_model_is_left_alone(model, images) -> None:
     before = copy.deepcopy(model.state_dict())
-    first, report = run(model, pictures)
-    second, again = run(model, pictures)
+    first, report = run(model, images)
+    second, again = run(model, images)
     assert first.config == second.config
     assert report.layers == again.layers
     for name, value in first.state_dict().items():
@@ -86,34 +86,34 @@ def test_same_seed_same_bytes_and_the_model_is_left_alone(model, pictures) -> No
     assert not first.training and type(first.blocks[0]).__name__ == "Block"
 
 
-def test_pruning_nothing_changes_nothing(model, pictures) -> None:
-    small, report = run(model, pictures, prune=None)
+def test_pruning_nothing_changes_nothing(model, images) -> None:
+    small, report = run(model, images, prune=None)
     assert small.config == model.config and report.removed == 0
     for name, value in model.state_dict().items():
         assert torch.equal(small.state_dict()[name], value), name
 
 
-def test_dead_units_go_first_and_exactly(model, pictures) -> None:
+def test_dead_units_go_first_and_exactly(model, images) -> None:
     dead = [3, 9, 17, 20, 33, 40, 41, 60]
     with torch.no_grad():
         for block in model.encoder():
             block.mlp.fc2.weight[:, dead] = 0
             block.mlp.fc1.weight[dead] = 0
     share = 2 * 2 * 32 * 8 * 17 / model_macs(model.config)
-    small, report = run(model, pictures, prune=share * 0.999, recover="none", head_align=0, min_heads=2)
+    small, report = run(model, images, prune=share * 0.999, recover="none", head_align=0, min_heads=2)
     assert [b.hidden for b in small.config.blocks] == [56, 56]
     assert report.predicted_kl < 1e-9
     with torch.no_grad():
-        assert torch.allclose(small(pictures), model(pictures), atol=1e-5)
+        assert torch.allclose(small(images), model(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("importance", ["obs", "hessian", "taylor", "magnitude"])
-def test_every_importance_keeps_the_units_that_matter(model, pictures, importance: str) -> None:
+def test_every_importance_keeps_the_units_that_matter(model, images, importance: str) -> None:
     weak = list(range(0, 64, 2))
     with torch.no_grad():
         for block in model.encoder():
             block.mlp.fc2.weight[:, weak] *= 1e-3
-    small, _ = run(model, pictures, prune=0.2, importance=importance, recover="none", head_align=0, min_heads=2)
+    small, _ = run(model, images, prune=0.2, importance=importance, recover="none", head_align=0, min_heads=2)
     with torch.no_grad():
         for block, old in zip(small.encoder(), model.encoder(), strict=True):
             strong = old.mlp.fc1.weight[1::2]
@@ -121,49 +121,49 @@ def test_every_importance_keeps_the_units_that_matter(model, pictures, importanc
             assert int(kept.sum()) == min(32, block.mlp.config.hidden)
 
 
-def test_a_pruned_model_is_pruned_again(model, pictures) -> None:
-    once, _ = run(model, pictures, prune=0.5, recover="ridge", min_heads=0, min_hidden=0)
-    twice, report = run(once, pictures, prune=0.2, min_heads=0, min_hidden=0)
+def test_a_pruned_model_is_pruned_again(model, images) -> None:
+    once, _ = run(model, images, prune=0.5, recover="ridge", min_heads=0, min_hidden=0)
+    twice, report = run(once, images, prune=0.2, min_heads=0, min_hidden=0)
     assert 0.2 <= 1 - model_macs(twice.config) / model_macs(once.config) < 0.3
     assert report.macs[0] == model_macs(once.config)
     with torch.no_grad():
-        assert twice(pictures).isfinite().all()
+        assert twice(images).isfinite().all()
 
 
-def test_whole_halves_may_go(model, pictures) -> None:
-    small, _ = run(model, pictures, prune=0.75, min_heads=0, min_hidden=0, fit_steps=5)
+def test_whole_halves_may_go(model, images) -> None:
+    small, _ = run(model, images, prune=0.75, min_heads=0, min_hidden=0, fit_steps=5)
     assert any(b.heads == 0 or b.hidden == 0 for b in small.config.blocks)
     with torch.no_grad():
-        assert small(pictures).shape == (96, 10)
+        assert small(images).shape == (96, 10)
 
 
-def test_folded_norms_stay_folded(model, pictures) -> None:
+def test_folded_norms_stay_folded(model, images) -> None:
     with torch.no_grad():
         for block in model.encoder():
             for norm in (block.norm1, block.norm2):
                 norm.weight.fill_(1)
                 norm.bias.zero_()
-    small, _ = run(model, pictures)
+    small, _ = run(model, images)
     for block in small.encoder():
         for norm in (block.norm1, block.norm2):
             assert torch.equal(norm.weight, torch.ones(32)) and not norm.bias.any()
 
 
-def test_groups_and_scale_of_a_conditioned_model(model, pictures) -> None:
+def test_groups_and_scale_of_a_conditioned_model(model, images) -> None:
     conditioned = VisionTransformer(model.config.with_block(0, groups=(16, 48)))
     conditioned.load_state_dict(model.state_dict())
-    small, _ = run(conditioned, pictures, recover="ridge")
+    small, _ = run(conditioned, images, recover="ridge")
     assert small.config.blocks[0].hidden == 64 or small.config.blocks[0].groups == ()
     assert small.config.blocks[0].scale == model.config.blocks[0].scale
 
 
 @pytest.mark.parametrize("pattern", ["0.5", "2:4"])
-def test_sparsity(model, pictures, pattern: str) -> None:
-    small, report = run(model, pictures, prune=None, sparsity=pattern)
+def test_sparsity(model, images, pattern: str) -> None:
+    small, report = run(model, images, prune=None, sparsity=pattern)
     assert report.sparsity == pytest.approx(0.5, abs=0.01)
     weights = small.blocks[1].mlp.fc1.weight
     assert float((weights == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
-    assert harm(model, small, pictures[64:]) < harm(model, plain_zeros(model), pictures[64:])
+    assert harm(model, small, images[64:]) < harm(model, plain_zeros(model), images[64:])
 
 
 def plain_zeros(model: VisionTransformer) -> VisionTransformer:
@@ -176,12 +176,12 @@ def plain_zeros(model: VisionTransformer) -> VisionTransformer:
     return zeroed
 
 
-def test_sigmoid_head(model, pictures) -> None:
+def test_sigmoid_head(model, images) -> None:
     from dataclasses import replace
 
     several = VisionTransformer(replace(model.config, activation="sigmoid"))
     several.load_state_dict(model.state_dict())
-    small, report = run(several, pictures)
+    small, report = run(several, images)
     assert small.config.activation == "sigmoid" and report.removed >= 0.3
 
 
@@ -197,30 +197,30 @@ def test_sparsities_out_of_range(sparsity: str) -> None:
         PruneOptions(sparsity=sparsity)
 
 
-def test_a_share_that_the_constraints_forbid_names_the_nearest(model, pictures) -> None:
+def test_a_share_that_the_constraints_forbid_names_the_nearest(model, images) -> None:
     with pytest.raises(VitedgeError, match="Ask for at most 0") as caught:
-        run(model, pictures, prune=0.5, align=64, min_hidden=64)
+        run(model, images, prune=0.5, align=64, min_hidden=64)
     nearest = float(caught.value.todo.split("at most ")[1].split(",")[0])
-    small, _ = run(model, pictures, prune=nearest, align=64, min_hidden=64, recover="ridge")
+    small, _ = run(model, images, prune=nearest, align=64, min_hidden=64, recover="ridge")
     assert 1 - model_macs(small.config) / model_macs(model.config) >= nearest
 
 
-def test_an_alignment_larger_than_any_layer(model, pictures) -> None:
+def test_an_alignment_larger_than_any_layer(model, images) -> None:
     with pytest.raises(VitedgeError, match="--align 64"):
-        run(model, pictures, align=65)
+        run(model, images, align=65)
 
 
-def test_widths_that_a_target_rewards(model, pictures) -> None:
-    small, _ = run(model, pictures, prune=0.2, prune_target="onnxruntime", recover="ridge", min_hidden=16)
+def test_widths_that_a_target_rewards(model, images) -> None:
+    small, _ = run(model, images, prune=0.2, prune_target="onnxruntime", recover="ridge", min_hidden=16)
     for block in small.config.blocks:
         assert block.hidden % 16 == 0 and block.qk_dim == block.v_dim == 16
     with pytest.raises(VitedgeError, match="Choose one of onnxruntime, openvino, tensorrt, rknn, or set --align"):
-        run(model, pictures, prune_target="abacus")
+        run(model, images, prune_target="abacus")
 
 
-def test_too_few_pictures(model, pictures) -> None:
-    with pytest.raises(VitedgeError, match="at least 16 pictures"):
-        prune(model, lambda: iter(pictures[:8].split(4)), PruneOptions(prune=0.3))
+def test_too_few_images(model, images) -> None:
+    with pytest.raises(VitedgeError, match="at least 16 images"):
+        prune(model, lambda: iter(images[:8].split(4)), PruneOptions(prune=0.3))
 
 
 def test_options_import_no_torch() -> None:
@@ -228,10 +228,10 @@ def test_options_import_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_report_is_json(model, pictures) -> None:
+def test_the_report_is_json(model, images) -> None:
     import json
 
-    _, report = run(model, pictures, recover="ridge")
+    _, report = run(model, images, recover="ridge")
     assert json.loads(json.dumps(report.to_dict()))["asked"] == 0.3
     tables = report.tables()["tables"]
     assert all(len(row) == len(t["columns"]) for t in tables for row in t["rows"])

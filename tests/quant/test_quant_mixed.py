@@ -69,7 +69,7 @@ def test_max_drop(case, preset: str) -> None:  # type: ignore[no-untyped-def]
     _, held = split(batched(x, 7), 0.25)
     points, error = lost(logits_of(model, held()), logits_of(simulate(model, tight, PREP), held()), "top1")
     assert points + error <= 2.5
-    assert any("12 held-out pictures" in line for line in tight.facts["warnings"])
+    assert any("12 held-out images" in line for line in tight.facts["warnings"])
 
 
 def test_weights_are_rounded_for_the_activations_that_are_left(case) -> None:  # type: ignore[no-untyped-def]
@@ -196,7 +196,7 @@ def test_pixels_that_calibrate_badly() -> None:
     assert check_pixels(good, PREP) == []
     assert "Only 8" in check_pixels(good[:8], PREP)[0]
     assert "kind" in check_pixels(good // 16 + 240, PREP)[0]
-    with pytest.raises(VitedgeError, match="same picture"):
+    with pytest.raises(VitedgeError, match="same image"):
         check_pixels(np.repeat(good[:1], 40, 0), PREP)
     for nothing in (None, good[:0]):
         with pytest.raises(VitedgeError, match="there are none"):

@@ -1,4 +1,4 @@
-"""A small ViT with groups of MLP units and uneven widths, as conditioning leaves it, and pictures for it."""
+"""A small ViT with groups of MLP units and uneven widths, as conditioning leaves it, and images for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unconditioned() -> VisionTransformer:
 
 
 def conditioned() -> tuple[VisionTransformer, torch.Tensor, np.ndarray]:
-    """(the model, normalised pictures [24, 3, 32, 32], their pixels uint8)."""
+    """(the model, normalised images [24, 3, 32, 32], their pixels uint8)."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
     x = torch.from_numpy(PREP.normalize(pixels))
     model, _ = condition(unconditioned(), batched(x), ConditionOptions(group_gain=1.5))

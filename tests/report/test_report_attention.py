@@ -31,8 +31,8 @@ def test_the_rollout_against_its_definition():
     assert np.allclose(found.sum((1, 2)) + expected[:, 0, 0], 1, atol=1e-5)  # a distribution over all tokens
 
 
-def test_a_lit_picture_is_dark_where_nothing_is_seen():
+def test_a_lit_image_is_dark_where_nothing_is_seen():
     attention = np.zeros((4, 4))
     attention[:2, :2] = 1
-    picture = lit(np.full((32, 32, 3), 200, np.uint8), attention)
-    assert picture[:6, :6].min() > 180 and picture[-6:, -6:].max() < 60
+    image = lit(np.full((32, 32, 3), 200, np.uint8), attention)
+    assert image[:6, :6].min() > 180 and image[-6:, -6:].max() < 60

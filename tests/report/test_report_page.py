@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bench_run import QUICK, make_run, vitedge
-from bench_small import write_pictures
+from bench_small import write_images
 
 from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
@@ -23,9 +23,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def run(tmp_path_factory):
     """A measured run, with a table of another room and a file that is none."""
     folder = tmp_path_factory.mktemp("report")
-    write_pictures(folder / "pictures")
+    write_images(folder / "images")
     run = make_run(folder, noise=0.02)
-    vitedge("bench", "--run", run, "--data", folder / "pictures", *QUICK)
+    vitedge("bench", "--run", run, "--data", folder / "images", *QUICK)
     (run / "analysis").mkdir()
     rows = [["block0.<fc1>", 31.5], ["block1.fc1", None]]
     table = {"title": "Error by layer", "columns": ["layer", "sqnr_db"], "rows": rows, "bars": ["sqnr_db"]}
@@ -120,9 +120,9 @@ def test_in_chromium_the_plots_are_drawn_and_nothing_is_asked_of_a_network(run, 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-def test_chromium_takes_a_picture_of_it(run, tmp_path):
+def test_chromium_takes_a_image_of_it(run, tmp_path):
     from PIL import Image
 
     _chromium("--window-size=1200,1600", f"--screenshot={tmp_path / 'page.png'}", page=run / "report.html")
-    picture = Image.open(tmp_path / "page.png").convert("L")
-    assert picture.size == (1200, 1600) and len(picture.getcolors(256) or []) > 20
+    image = Image.open(tmp_path / "page.png").convert("L")
+    assert image.size == (1200, 1600) and len(image.getcolors(256) or []) > 20

@@ -16,10 +16,10 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.train.augment import make_augment
 from vitedge.train.device import has_accelerator
 from vitedge.train.feed import Samples
+from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import Fit, fit, make_accelerator
 from vitedge.train.losses import soft_cross_entropy
 from vitedge.train.options import AugmentOptions, LoopOptions
-from vitedge.train.pictures import Normalizer, Pixels
 from vitedge.train.schedule import parameter_groups
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
@@ -29,7 +29,7 @@ PREPROCESS = Preprocess(18, 16)
 
 @dataclass
 class Colours:
-    """Which of three channels is brightest; judged on the training pictures themselves."""
+    """Which of three channels is brightest; judged on the training images themselves."""
 
     samples: Samples
     explode_at: int = 0

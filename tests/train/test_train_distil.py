@@ -70,7 +70,7 @@ def test_the_student_comes_back(teacher: VisionTransformer, pixels: np.ndarray, 
     assert torch.equal(better.head.weight, student.head.weight) == (not options.logit_weight)
 
 
-def test_pictures_are_mixed(pixels: np.ndarray) -> None:
+def test_images_are_mixed(pixels: np.ndarray) -> None:
     black_or_white = np.zeros_like(pixels)
     black_or_white[::2] = 255
     made = make_samples(black_or_white, DistilOptions(mixup=1.0, cutmix=0.0, crop_scale=1.0), PREPROCESS)

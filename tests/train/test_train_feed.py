@@ -10,11 +10,11 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.feed import Order, Samples, feed
+from vitedge.train.images import Pixels
 from vitedge.train.options import AugmentOptions
-from vitedge.train.pictures import Pixels
 
 
-def test_every_picture_once_an_epoch_and_none_dropped() -> None:
+def test_every_image_once_an_epoch_and_none_dropped() -> None:
     keys = [key for batch in islice(Order(10, 4, seed=3), 5) for key in batch]
     for epoch in (0, 1):
         assert sorted(i for i, e in keys if e == epoch) == list(range(10))
@@ -44,7 +44,7 @@ def _samples(options: AugmentOptions) -> Samples:
     )
 
 
-def test_augmentation_depends_on_seed_epoch_and_picture_only() -> None:
+def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
     options = AugmentOptions(jitter=0.4, randaugment=9, mixup=0.2, cutmix=1.0)
     samples = _samples(options)
     first = samples.__getitems__([(0, 0), (1, 0), (2, 0)])
@@ -74,6 +74,6 @@ def test_mixing_keeps_the_shares() -> None:
         pixels[1] = 200
         mixed, targets = mix(pixels, torch.eye(2))
         torch.testing.assert_close(targets.sum(1), torch.ones(2))
-        # The share of the second picture is the share of its brightness.
+        # The share of the second image is the share of its brightness.
         assert abs(float(mixed[0].float().mean()) / 200 - float(targets[0, 1])) < 0.01
     assert make_mix(AugmentOptions()) is None

@@ -1,4 +1,4 @@
-"""Fine-tuning end to end on small drawn pictures: what it writes, how it splits, what it refuses."""
+"""Fine-tuning end to end on small drawn images: what it writes, how it splits, what it refuses."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_it_learns_and_writes_a_folder_that_loads(model: VisionTransformer, data
     figures = _run(model, data, out, fine, loop=_loop(ema=0.8))
     assert figures["top1"] > 0.9
     assert figures["part"] == "validation"
-    assert figures["pictures"] == 12
+    assert figures["images"] == 12
     loaded = load_model(str(out))
     assert loaded.classes == ["blue", "green", "red"]
     assert loaded.preprocess == PREPROCESS
@@ -93,7 +93,7 @@ def test_a_head_alone_leaves_the_rest(model: VisionTransformer, data: Path, tmp_
         assert name.startswith("head") or torch.equal(after[name], value), name
 
 
-def test_several_labels_a_picture(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+def test_several_labels_a_image(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
     with (data / "labels.csv").open("w") as file:
         file.write("file,labels\n")
         for name in NAMES:
@@ -126,15 +126,15 @@ def test_splits(data: Path, tmp_path: Path) -> None:
 
 
 def test_bad_data(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(VitedgeError, match="no pictures"):
+    with pytest.raises(VitedgeError, match="no images"):
         (tmp_path / "empty").mkdir()
         _run(model, tmp_path / "empty", tmp_path / "out", FineTuneOptions())
     for part, names in (("train", NAMES), ("val", NAMES[:2])):
         for label, name in enumerate(names):
             _draw(tmp_path / "parts" / part / name, label, 3)
-    with pytest.raises(VitedgeError, match="no validation pictures"):
+    with pytest.raises(VitedgeError, match="no validation images"):
         _run(model, tmp_path / "parts", tmp_path / "out", FineTuneOptions())
-    (data / "red" / "0-1.png").write_bytes(b"no picture")
+    (data / "red" / "0-1.png").write_bytes(b"no image")
     with pytest.raises(VitedgeError, match="unreadable"):
         _run(model, data, tmp_path / "out", FineTuneOptions())
     assert not (tmp_path / "out").exists()
@@ -147,8 +147,8 @@ def test_bad_data(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
     [
         ({"red": 3}, "all of one class"),
         ({"train/red": 3, "val/red": 3}, "all of one class"),
-        ({"red": 1, "green": 1}, "2 classes have no training pictures"),
-        ({"red": 3, "green": 1}, "1 class has no training pictures"),
+        ({"red": 1, "green": 1}, "2 classes have no training images"),
+        ({"red": 3, "green": 1}, "1 class has no training images"),
         # As many sub-folders as classes, under other names: not to be taken for them in their order.
         ({"train/blue": 3, "train/red": 3, "val/blue": 1, "val/green": 1}, "val has classes that"),
     ],
@@ -161,17 +161,17 @@ def test_bad_classes(tmp_path: Path, parts: dict[str, int], what: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_class_of_which_there_are_no_pictures(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+def test_a_class_of_which_there_are_no_images(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
     """Labels are indices here and no names are known: there are as many classes as the highest says."""
     rows = [f"{name}/0-{i}.png,{3 * label}\n" for label, name in enumerate(NAMES[:2]) for i in range(16)]
     (data / "labels.csv").write_text("file,label\n" + "".join(rows))
     reporter = Reporter()
     _run(model, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1), reporter=reporter)
-    assert reporter.warnings == [f"{data} has no pictures of 1, 2: the model will not know them"]
+    assert reporter.warnings == [f"{data} has no images of 1, 2: the model will not know them"]
     assert load_model(str(tmp_path / "out")).model.config.classes == 4
 
 
-def test_one_unreadable_picture_of_many_is_left_out(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+def test_one_unreadable_image_of_many_is_left_out(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
     _draw(data / "red", 0, 110, seed=9)
     (data / "red" / "9-1.png").write_bytes(b"")
     reporter = Reporter()

@@ -32,7 +32,7 @@ Case = tuple[VisionTransformer, VisionTransformer, Scheme, np.ndarray]
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """Teacher, conditioned model, its scheme with four bits less for every activation, pictures."""
+    """Teacher, conditioned model, its scheme with four bits less for every activation, images."""
     config = uniform(image_size=16, patch_size=8, width=32, depth=2, heads=2, hidden=64, classes=6)
     teacher = init_weights(VisionTransformer(config), 3).eval()
     with torch.no_grad():
@@ -229,7 +229,7 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         x = torch.from_numpy(prep.normalize(shown))
         simulated, wanted = simulate(trained, learned, prep)(x).numpy(), teacher(x).numpy()
-    # Most pictures come out the same to the last bits; in the others a value fell the other way at a tie.
+    # Most images come out the same to the last bits; in the others a value fell the other way at a tie.
     assert (np.abs(ours - simulated).max(1) < 1e-4 * np.ptp(simulated, 1)).mean() > 0.6
     assert (ours.argmax(1) == simulated.argmax(1)).mean() >= 0.95
     assert np.square(ours - wanted).mean() < 1.3 * np.square(simulated - wanted).mean()

@@ -20,8 +20,8 @@ def test_it_learns_something_and_writes_a_model_folder(tmp_path: Path, parts: tu
     rows: list[dict] = []
     figures = train_small_vit(tmp_path / "shapes", out, minutes=0.5, epochs=4, progress=rows.append)
     assert figures["part"] == ("test" if "test" in parts else "validation")
-    assert figures["images"] == figures["steps"] * 64
-    assert figures["pictures"] == (60 if "test" in parts else 40)
+    assert figures["images_seen"] == figures["steps"] * 64
+    assert figures["images"] == (60 if "test" in parts else 40)
     # From 2.3, the entropy of ten classes.
     assert rows[-1]["train_loss"] < 2.3
     loaded = load_model(str(out))

@@ -152,7 +152,7 @@ def test_class_names_that_do_not_fit(tmp_path, tiny_folder) -> None:
 def test_preprocessing_is_never_guessed(tmp_path, tensors) -> None:
     torch.save(tensors, tmp_path / "m.pth")
     error = refusal(tmp_path / "m.pth", preprocess=None)
-    assert "how its pictures were prepared" in error.what and "--preprocess" in error.todo
+    assert "how its images were prepared" in error.what and "--preprocess" in error.todo
 
 
 def test_names(tmp_path) -> None:

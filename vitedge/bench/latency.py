@@ -1,7 +1,7 @@
 """Timing a runner inside its own process, after MLPerf Inference's and trtexec's methods.
 
 Times are of `time.perf_counter_ns` around `infer` alone, with the garbage collector off. The input changes
-from call to call, as a camera's does, within a small set of pictures that is prepared before.
+from call to call, as a camera's does, within a small set of images that is prepared before.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _tell_about_data(source: Source, reporter: Reporter) -> None:
         reporter.warn("there is no data set: latency is measured on noise, accuracy is null (--data DIR)")
     elif facts.get("calibration"):
         reporter.warn(
-            f"accuracy is measured on the pictures that the model was calibrated on ({facts['path']}): it flatters; "
+            f"accuracy is measured on the images that the model was calibrated on ({facts['path']}): it flatters; "
             "name another data set with --data DIR"
         )
     if facts["path"] is not None and source.labels is None:

@@ -27,7 +27,7 @@ from vitedge.reporter import Reporter
 SCHEMA = 1
 INDEX = "pack.json"
 _BATCH = 64
-_SAMPLES = 8  # picture files that go along, to time the way from a file on the board
+_SAMPLES = 8  # image files that go along, to time the way from a file on the board
 
 
 def digest(index: dict[str, Any]) -> str:
@@ -57,7 +57,7 @@ def write_pack(
     source = from_bundle.find_source(bundle, data, limit, seed)
     if len(source) == 0:
         raise VitedgeError(
-            "A pack needs pictures.", "The run was not calibrated on any.", "Name a data set with --data DIR."
+            "A pack needs images.", "The run was not calibrated on any.", "Name a data set with --data DIR."
         )
     with tempfile.TemporaryDirectory(prefix="vitedge-pack-", dir=out.parent if out.parent.is_dir() else None) as name:
         folder = Path(name)
@@ -124,7 +124,7 @@ def _write_pixels(source: Source, path: Path, reporter: Reporter) -> tuple[list[
     """Raw uint8 of all readable images; their shape [n, H, W, 3] and their positions in the source."""
     positions: list[np.ndarray] = []
     shape: list[int] = []
-    with path.open("wb") as file, reporter.progress("pictures", len(source)) as advance:
+    with path.open("wb") as file, reporter.progress("images", len(source)) as advance:
         for at, pixels in source.batches(0, _BATCH):
             file.write(np.ascontiguousarray(pixels).tobytes())
             positions.append(at)

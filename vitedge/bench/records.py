@@ -1,7 +1,7 @@
 """What is kept of each image: a few numbers, from which every accuracy figure is computed.
 
 A run over 50,000 images keeps 42 bytes an image, so it can be interrupted and continued, its memory stays
-flat, and the report finds the pictures that flipped without running a model again.
+flat, and the report finds the images that flipped without running a model again.
 """
 
 from __future__ import annotations

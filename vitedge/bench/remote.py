@@ -187,4 +187,4 @@ def _take_records(archive: bytes, keep: Path) -> None:
                     to.parent.mkdir(parents=True, exist_ok=True)
                     to.write_bytes(opened.read())
     except tarfile.TarError:
-        return  # the figures are there; only the report's pictures of changes are not
+        return  # the figures are there; only the report's images of changes are not

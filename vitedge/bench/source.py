@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 class DatasetSource:
-    """A data set that is decoded while it is read, with bounded memory; unreadable pictures are left out."""
+    """A data set that is decoded while it is read, with bounded memory; unreadable images are left out."""
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, extra: dict[str, Any] | None = None) -> None:
         self.dataset, self.preprocess = dataset, preprocess

@@ -145,7 +145,7 @@ class PackSource:
         labels = folder / "labels.npy"
         self.labels: np.ndarray | None = np.load(labels, allow_pickle=False) if labels.is_file() else None
         if self.labels is not None and len(self.labels) != len(self):
-            raise VitedgeError("The pack's labels don't fit its pictures.", "", "Make the pack anew.")
+            raise VitedgeError("The pack's labels don't fit its images.", "", "Make the pack anew.")
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -20,14 +20,14 @@ COMMANDS: dict[str, str] = {
     "bench": "Measure latency and accuracy of everything that this machine can run.",
     "report": "Write report.html and report.md of a run.",
     "compare": "Compare bench results across runs and boards.",
-    "predict": "Classify pictures with an artifact.",
+    "predict": "Classify images with an artifact.",
     "inspect": "Show layers, shapes, parameters, MACs and operators of a model or a run.",
     "analyze": "Show the quantisation error layer by layer, worst first.",
     "sensitivity": "Show what pruning would cost, share by share and layer by layer.",
     "train": "Fine-tune a trained ViT onto your own classes.",
-    "pack": "Pack artifacts and pictures for a board.",
+    "pack": "Pack artifacts and images for a board.",
     "toolchain": "Install, list and remove vendors' compilers.",
-    "doctor": "Show what each target finds on this machine, and how to mend what is missing.",
+    "doctor": "Show what each target finds on this machine, and how to fix what is missing.",
     "demo": "The whole way on drawn shapes: train, compress, build, bench, report.",
 }
 

@@ -22,14 +22,14 @@ _BAR, _BAR_DB = 30, 60.0
 
 def command(
     run: Annotated[Path, typer.Option("--run", help="Run folder, made by vitedge compress.")] = Path(DEFAULT_RUN),
-    images: Annotated[int, typer.Option("--images", help="Calibration pictures used.", min=1)] = 16,
+    images: Annotated[int, typer.Option("--images", help="Calibration images used.", min=1)] = 16,
     top: Annotated[int, typer.Option("--top", help="Rows shown; 0 for all.", min=0)] = 25,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Shows the error of each quantised tensor, worst first, and what to do about it.
 
     sqnr_db and cosine: the activation itself, with everything before it in INT8. alone_db: SQNR of the logits
-    with that tensor alone in INT8. Simulated in PyTorch on the calibration pictures.
+    with that tensor alone in INT8. Simulated in PyTorch on the calibration images.
     """
     from vitedge.quant.analysis import layer_errors
     from vitedge.quant.scheme import Scheme
@@ -78,7 +78,7 @@ def as_table(rows: list[LayerError], images: int) -> dict[str, Any]:
             for row in rows
         ],
         "bars": ["alone_db"],
-        "note": f"Simulated in PyTorch on {images} calibration pictures.",
+        "note": f"Simulated in PyTorch on {images} calibration images.",
         "step": "analyze",
     }
 

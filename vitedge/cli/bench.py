@@ -25,8 +25,8 @@ _SCENARIOS = ("single", "throughput", "sustained")
 def command(
     pack: Annotated[Path | None, typer.Argument(help="A pack of `vitedge pack`, instead of a run.")] = None,
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
-    data: Annotated[str | None, typer.Option("--data", help="Labelled pictures. [default: the run's]")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many pictures, each class its share.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Labelled images. [default: the run's]")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="So many images, each class its share.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of --limit's choice.")] = 0,
     only: Annotated[str, typer.Option("--only", help="Artifacts, targets or precisions, with commas.")] = "",
     scenario: Annotated[str, typer.Option("--scenario", help=f"Of {', '.join(_SCENARIOS)}, with commas.")] = "single",

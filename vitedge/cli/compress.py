@@ -37,7 +37,7 @@ _SECTIONS = {
     "export": ExportSection,
 }
 _PANELS = {
-    "calib": "Calibration pictures",
+    "calib": "Calibration images",
     "prune": "Pruning",
     "distill": "Training (--recover distill, --quantize qat)",
     "steps": "Quantisation",
@@ -117,12 +117,12 @@ def _summary(bundle: Bundle) -> None:
         )
     if taught:
         before, after = taught["agreement"]
-        out.print(f"Distilled: agreement with the dense model {before:.3f} -> {after:.3f} on held-out pictures.")
+        out.print(f"Distilled: agreement with the dense model {before:.3f} -> {after:.3f} on held-out images.")
     if trained:
         before, after = trained["agreement"]
         out.print(
             f"Trained in INT8: agreement with FP32 {before:.3f} (static) -> {after:.3f}, on {trained['holdout']} "
-            "held-out pictures."
+            "held-out images."
         )
     if quantized:
         sqnr = quantized["sqnr_db"]
@@ -137,7 +137,7 @@ def _summary(bundle: Bundle) -> None:
             out.print(
                 f"--max-drop {mixed['max_drop']:g}: {len(mixed['float'])} activations and weights stay in float; loses "
                 f"{lost['lost']:.2f} points of {points} (standard error {lost['error']:.2f}), estimated on "
-                f"{mixed['images']} held-out pictures."
+                f"{mixed['images']} held-out images."
             )
     if dense["random_weights"]:
         out.print("The weights are random: figures of speed and size hold, accuracy means nothing.")

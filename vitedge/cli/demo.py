@@ -1,4 +1,4 @@
-"""`vitedge demo`: every command of the README once, on pictures that vitedge draws and a ViT that it trains on them."""
+"""`vitedge demo`: every command of the README once, on images that vitedge draws and a ViT that it trains on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitedge.cli.console import ConsoleReporter, err, out
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_dir, write_json
 
-# Pictures a split; the test split gives the accuracy that is quoted.
+# Images a split; the test split gives the accuracy that is quoted.
 SPLITS = {"train": 6000, "val": 500, "test": 1000, "calib": 256}
 SIDE = 48
 
@@ -23,7 +23,7 @@ SIDE = 48
 def command(
     folder: Annotated[Path, typer.Option("--dir", help="Folder that the demo works in.")] = Path("vitedge-demo"),
     minutes: Annotated[float, typer.Option("--minutes", help="Longest time for the training.")] = 2.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the pictures and the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the images and the training.")] = 0,
 ) -> None:
     """Draws, trains, and takes the trained model through every step. What is already there is kept."""
     from vitedge.train.scratch import train_small_vit
@@ -31,7 +31,7 @@ def command(
     reporter = ConsoleReporter()
     data, model = folder / "shapes", folder / "trained"
     if not data.exists():
-        reporter.info(f"drawing {sum(SPLITS.values())} pictures of shapes into {data}")
+        reporter.info(f"drawing {sum(SPLITS.values())} images of shapes into {data}")
         _draw(data, seed)
     if not (model / "model.safetensors").exists():
         reporter.info(f"training a small ViT on them, for {minutes:g} minutes at most")

@@ -60,7 +60,7 @@ def command(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")
         ]
         for p in probes
     ]
-    print_table("Targets", ["target", "builds", "runs", "on", "found", "what is missing", "to mend it"], rows)
+    print_table("Targets", ["target", "builds", "runs", "on", "found", "what is missing", "to fix it"], rows)
     missing = sorted({extra for name, extra in _PACKAGES.items() if packages[name] is None})
     shown = [[name, version, _PACKAGES[name]] for name, version in packages.items()]
     print_table("Optional packages", ["package", "version", "extra"], shown)

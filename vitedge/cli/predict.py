@@ -19,15 +19,15 @@ from vitedge.steps.source import read_classes, read_preprocess
 
 
 def command(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
     artifact: Annotated[
         str | None, typer.Option("--artifact", help="Folder below build/. (default: the first that runs here)")
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes shown a picture.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes shown an image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Classifies pictures."""
+    """Classifies images."""
     bundle = Bundle.open(run)
     name, metadata = choose_artifact(bundle, artifact)
     path = bundle.verified(f"build/{name}/{metadata['artifact']}")
@@ -52,7 +52,7 @@ def command(
             | {"images": results}
         )
     else:
-        err.print(f"{len(results)} pictures, {name} on {runner.device}", style="dim")
+        err.print(f"{len(results)} images, {name} on {runner.device}", style="dim")
     if batches.skipped:
         ConsoleReporter().warn(batches.warning())
 

@@ -23,13 +23,13 @@ def command(
     *,
     run: Annotated[Path, typer.Option("--run", help="Run folder, made by vitedge compress.")] = Path(DEFAULT_RUN),
     shares: Annotated[str, typer.Option("--shares", help="Shares of the model to try.")] = "0.1,0.2,0.3,0.4,0.5",
-    images: Annotated[int, typer.Option("--images", help="Calibration pictures used at most.", min=1)] = 128,
+    images: Annotated[int, typer.Option("--images", help="Calibration images used at most.", min=1)] = 128,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
     given: dict[str, Any],
 ) -> None:
     """Shows what pruning would cost, share by share and layer by layer.
 
-    Agreement with the dense model on calibration pictures that nothing was solved on, in closed form only: what
+    Agreement with the dense model on calibration images that nothing was solved on, in closed form only: what
     `vitedge compress --prune` reaches is better, since it also fits each block. The run's report shows it too.
     """
     options = PruneOptions(**given.get("prune", {}))
@@ -67,7 +67,7 @@ def parse_shares(text: str) -> list[float]:
 def as_tables(found: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     """The whole model's curve and that of each layer, as `vitedge.report` takes tables."""
     note = (
-        f"Closed form on {found['solved_on']} calibration pictures, no gradient steps; agreement with the dense model "
+        f"Closed form on {found['solved_on']} calibration images, no gradient steps; agreement with the dense model "
         f"on {found['measured_on']} others."
     )
     whole = [p for p in found["points"] if p["layer"] == "total"]

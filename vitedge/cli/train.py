@@ -65,7 +65,7 @@ def command(
         return
     measure = "top-1" if "top1" in figures else "F1"
     out.print(
-        f"{measure} {figures['score']:.4f} on {figures['pictures']} {figures['part']} pictures, "
+        f"{measure} {figures['score']:.4f} on {figures['images']} {figures['part']} images, "
         f"after {figures['steps']} steps ({figures['ended']})."
     )
     out.print(f"Next: vitedge compress --model {to}")

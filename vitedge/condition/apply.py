@@ -41,7 +41,7 @@ def condition(
     """A conditioned copy of `model`, and what each transform did.
 
     Args:
-        batches: makes an iterator over normalised calibration pictures, float32 [B, 3, H, W]; called several
+        batches: makes an iterator over normalised calibration images, float32 [B, 3, H, W]; called several
             times.
 
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
@@ -86,7 +86,7 @@ def _first(batches: Batches, images: int) -> list[Tensor]:
 
 
 def _limited(batches: Batches, images: int) -> Batches:
-    """As `batches`, but for the pictures after the first `images`."""
+    """As `batches`, but for the images after the first `images`."""
 
     def make() -> Iterator[Tensor]:
         left = images
@@ -179,7 +179,7 @@ class _Log:
 
 
 def batched(pixels: Tensor, size: int = 16) -> Batches:
-    """Batches over one tensor of normalised pictures [N, 3, H, W]."""
+    """Batches over one tensor of normalised images [N, 3, H, W]."""
 
     def make() -> Iterator[Tensor]:
         return (pixels[i : i + size] for i in range(0, len(pixels), size))

@@ -91,7 +91,7 @@ def hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Tensor], None])
 def measure(
     model: VisionTransformer, batches: Iterable[Tensor], names: Iterable[str] | None = None
 ) -> dict[str, ChannelStats]:
-    """Site name -> statistics over `batches` (normalised pictures [B, 3, H, W]) at `names` (all sites by
+    """Site name -> statistics over `batches` (normalised images [B, 3, H, W]) at `names` (all sites by
     default).
 
     Raises VitedgeError where an activation is NaN or infinite, with the site and the image.
@@ -114,7 +114,7 @@ def measure(
             seen += len(batch)
     if not seen:
         raise VitedgeError(
-            "There are no calibration images.", "", "Give a folder of a few hundred pictures with --calib."
+            "There are no calibration images.", "", "Give a folder of a few hundred images with --calib."
         )
     return stats
 

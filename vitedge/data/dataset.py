@@ -1,4 +1,4 @@
-"""A set of picture files, with labels where it has them."""
+"""A set of image files, with labels where it has them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 
-_HASHED_WHOLE = 2**28  # bytes of pictures up to which every byte enters the identity
+_HASHED_WHOLE = 2**28  # bytes of images up to which every byte enters the identity
 _HASHED_HEAD = 4096  # bytes of each file that enter the identity of a larger set
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Picture files in a fixed order.
+    """Image files in a fixed order.
 
     Attributes:
         root: the folder.
@@ -38,14 +38,14 @@ class Dataset:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a picture may have several labels, or none."""
+        """Whether an image may have several labels, or none."""
         return self.labels is not None and self.labels.ndim == 2
 
     def path(self, index: int) -> Path:
         return self.root / self.files[index]
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
-        """The pictures at `indices`, in that order."""
+        """The images at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64)
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self, files=tuple(self.files[index] for index in chosen), labels=labels)
@@ -63,8 +63,8 @@ class Dataset:
         if self.labels is None:
             raise VitedgeError(
                 f"{purpose} needs labels, and {self.root} has none.",
-                "It holds pictures alone.",
-                "Add a labels.csv (`file,label`), or sort the pictures into one sub-folder a class.",
+                "It holds images alone.",
+                "Add a labels.csv (`file,label`), or sort the images into one sub-folder a class.",
             )
         top = self.labels.shape[1] - 1 if self.multi_label else int(self.labels.max(initial=-1))
         if top >= classes or (self.multi_label and top != classes - 1):

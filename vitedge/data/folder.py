@@ -1,4 +1,4 @@
-"""The layouts of a data set: labels.csv, one sub-folder a class, pictures alone."""
+"""The layouts of a data set: labels.csv, one sub-folder a class, images alone."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vitedge.errors import VitedgeError
 def open_dataset(
     folder: str | Path, classes: Sequence[str] | None = None, class_count: int | None = None
 ) -> Dataset:
-    """The pictures of a folder, in one of three layouts:
+    """The images of a folder, in one of three layouts:
 
     1. `labels.csv` with the columns `file,label`: a path below the folder, and a class index from 0 or a
        class name. With the column `labels` instead, the set is multi-label: indices or names separated by
        `;`, or nothing. Other columns are ignored.
     2. One sub-folder a class, as in torchvision's ImageFolder. The names stand in `classes` in any order;
        where they don't, but are as many, the sorted names are the classes in their order.
-    3. Pictures alone, in any depth, without labels.
+    3. Images alone, in any depth, without labels.
 
     Args:
         classes: the class names of the model, which labels index; else those of `classes.txt` in the folder.
         class_count: how many classes there are, where no names are known.
 
     Raises:
-        VitedgeError: no such folder, no pictures, or labels that make no sense.
+        VitedgeError: no such folder, no images, or labels that make no sense.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -44,9 +44,9 @@ def open_dataset(
     if (root / "labels.csv").is_file():
         files, labels = read_labels(root / "labels.csv", known, class_count)
         return Dataset(root, files, labels, known)
-    found = _pictures(root)
+    found = _images(root)
     if not found:
-        raise VitedgeError(f"{root} holds no pictures.", "", _LAYOUTS)
+        raise VitedgeError(f"{root} holds no images.", "", _LAYOUTS)
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != ".")
     labelled = len(folders) > 1 or (known is not None and folders and folders[0] in known)
     if not labelled or any("/" not in file for file in found):
@@ -57,9 +57,9 @@ def open_dataset(
 
 
 def open_images(paths: Sequence[str | Path]) -> Dataset:
-    """Pictures given one by one, and all those in given folders; without labels.
+    """Images given one by one, and all those in given folders; without labels.
 
-    Raises VitedgeError where a path does not exist or a folder holds no pictures. A file is taken whatever
+    Raises VitedgeError where a path does not exist or a folder holds no images. A file is taken whatever
     its name is.
     """
     files: list[str] = []
@@ -69,7 +69,7 @@ def open_images(paths: Sequence[str | Path]) -> Dataset:
         elif path.is_file():
             files.append(str(path))
         else:
-            raise VitedgeError(f"{path} does not exist.", "", "Pass pictures, or folders of pictures.")
+            raise VitedgeError(f"{path} does not exist.", "", "Pass images, or folders of images.")
     return Dataset(Path("."), tuple(files))
 
 
@@ -90,8 +90,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     return names
 
 
-def _pictures(root: Path) -> tuple[str, ...]:
-    """Paths of all pictures below `root`, sorted, hidden files and folders left out."""
+def _images(root: Path) -> tuple[str, ...]:
+    """Paths of all images below `root`, sorted, hidden files and folders left out."""
     found = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = [name for name in below if name[0] != "."]
@@ -121,7 +121,7 @@ def _some(names: list[str]) -> str:
 
 
 _LAYOUTS = (
-    "Pass a folder with a labels.csv (`file,label`), with one sub-folder of pictures a class, "
-    "or with pictures alone where no labels are needed."
+    "Pass a folder with a labels.csv (`file,label`), with one sub-folder of images a class, "
+    "or with images alone where no labels are needed."
 )
 _CLASSES = "Write one class name a line, in the order of the model's outputs."

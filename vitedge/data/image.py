@@ -1,4 +1,4 @@
-"""Picture files to RGB."""
+"""Image files to RGB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = frozenset(
 
 
 class UnreadableImage(Exception):
-    """A file that holds no picture, or a broken one. The loader collects these; no user sees one."""
+    """A file that holds no image, or a broken one. The loader collects these; no user sees one."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path, self.reason = str(path), reason
@@ -26,15 +26,15 @@ def is_image(path: Path) -> bool:
 
 
 def open_rgb(path: str | Path) -> Image.Image:
-    """The picture in `path`, RGB, turned upright as its EXIF orientation says.
+    """The image in `path`, RGB, turned upright as its EXIF orientation says.
 
-    Grey, palette, CMYK and 1-bit pictures are converted. Transparency is dropped without blending, as
+    Grey, palette, CMYK and 1-bit images are converted. Transparency is dropped without blending, as
     `Image.convert("RGB")` does in the loaders of torchvision, timm and Hugging Face, by which models were
     trained. 16-bit grey is scaled to 8 bit (Pillow alone would clip it to white). Of an animation: the first
     frame.
 
     Raises:
-        UnreadableImage: empty, truncated, no picture, or of a range that is not known (32-bit, float).
+        UnreadableImage: empty, truncated, no image, or of a range that is not known (32-bit, float).
     """
     try:
         with Image.open(path) as opened:
@@ -45,7 +45,7 @@ def open_rgb(path: str | Path) -> Image.Image:
         empty = isinstance(error, OSError) and Path(path).is_file() and Path(path).stat().st_size == 0
         text = "the file is empty" if empty else str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError) and not empty:
-            text = "it is no picture of a known format"
+            text = "it is no image of a known format"
         raise UnreadableImage(path, text.replace(repr(str(path)), "the file")) from error
 
 

@@ -1,4 +1,4 @@
-"""labels.csv: which picture has which label."""
+"""labels.csv: which image has which label."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_labels(
         return files, np.array(single, np.int64)
     if class_count is None:
         raise VitedgeError(
-            f"{path} has several labels a picture, and the number of classes is not known.",
+            f"{path} has several labels an image, and the number of classes is not known.",
             "",
             f"Put a classes.txt with one class name a line into {path.parent}.",
         )
@@ -114,5 +114,5 @@ def _refuse(path: Path, found: list[str], what: str, todo: str) -> None:
 
 
 _TODO = (
-    "Write the header `file,label`, then one row a picture: its path below the folder, and its class index."
+    "Write the header `file,label`, then one row an image: its path below the folder, and its class index."
 )

@@ -24,7 +24,7 @@ class Batches:
     """The batches of a data set, once through for each `iter`.
 
     Attributes:
-        skipped: the unreadable pictures met so far in the newest pass, as (file, reason).
+        skipped: the unreadable images met so far in the newest pass, as (file, reason).
     """
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, batch_size: int, threads: int) -> None:
@@ -37,11 +37,11 @@ class Batches:
         self.skipped = []
         pixels: list[np.ndarray] = []
         indices: list[int] = []
-        for index, picture in self._pictures():
-            if isinstance(picture, UnreadableImage):
-                self._skip(index, picture)
+        for index, image in self._images():
+            if isinstance(image, UnreadableImage):
+                self._skip(index, image)
                 continue
-            pixels.append(picture)
+            pixels.append(image)
             indices.append(index)
             if len(pixels) == self.batch_size:
                 yield np.stack(pixels), np.array(indices, np.int64)
@@ -58,10 +58,10 @@ class Batches:
         named = "; ".join(f"{file}: {reason}" for file, reason in self.skipped[:5])
         more = f" and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
         count = f"{len(self.skipped)} of {len(self.dataset)}"
-        return f"{count} pictures are unreadable and were skipped: {named}{more}"
+        return f"{count} images are unreadable and were skipped: {named}{more}"
 
-    def _pictures(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
-        """Every picture in order; only the threads hold pictures of full size."""
+    def _images(self) -> Iterator[tuple[int, np.ndarray | UnreadableImage]]:
+        """Every image in order; only the threads hold images of full size."""
         waiting: deque[tuple[int, Future[np.ndarray | UnreadableImage]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         try:
@@ -89,7 +89,7 @@ class Batches:
         self.skipped.append((self.dataset.files[index], error.reason))
         if len(self.skipped) > UNREADABLE_SHARE * len(self.dataset):
             raise VitedgeError(
-                f"Too many pictures of {self.dataset.root} are unreadable.",
+                f"Too many images of {self.dataset.root} are unreadable.",
                 f"Over {UNREADABLE_SHARE:.0%} are an error. {self.warning()}.",
                 "Mend or remove these files.",
             )
@@ -104,8 +104,8 @@ def iter_batches(
         for pixels, indices in batches: ...   # uint8 [n, crop, crop, 3], int64 [n]
         print(batches.skipped)
 
-    Every batch but the last is full. Unreadable pictures are skipped and listed. At most `batch_size` and two
-    pictures a thread wait decoded, beside the batch that is handed out.
+    Every batch but the last is full. Unreadable images are skipped and listed. At most `batch_size` and two
+    images a thread wait decoded, beside the batch that is handed out.
 
     Raises:
         VitedgeError: more than 1 % of the set is unreadable (as soon as that is known).

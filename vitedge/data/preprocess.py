@@ -1,4 +1,4 @@
-"""What happens to a picture between its file and the model; it travels from checkpoint to board."""
+"""What happens to an image between its file and the model; it travels from checkpoint to board."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_MAX_RESIZED = 2**27  # pixels; a picture of 1 x 20,000 would otherwise fill the memory
+_MAX_RESIZED = 2**27  # pixels; an image of 1 x 20,000 would otherwise fill the memory
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Preprocess:
         crop: side of the square centre crop, in pixels: the model's input size.
         interpolation: Pillow's filter of the resize (with antialiasing, as torchvision's `antialias=True`).
         mean, std: per channel, of values in [0, 1].
-        squash: both sides become `resize` long, whatever the picture's aspect ratio (Hugging Face's ViT).
+        squash: both sides become `resize` long, whatever the image's aspect ratio (Hugging Face's ViT).
 
     Raises VitedgeError where a value is of the wrong type or out of range.
     """
@@ -103,7 +103,7 @@ class Preprocess:
         write_json(path, self.to_dict())
 
     def with_image_size(self, size: int) -> Preprocess:
-        """The same for another input size, in pixels: the crop keeps its share of the resized picture.
+        """The same for another input size, in pixels: the crop keeps its share of the resized image.
 
         Rounded down, as timm does (`floor(size / crop_pct)`).
         """
@@ -111,11 +111,11 @@ class Preprocess:
         return replace(self, crop=size, resize=self.resize * size // self.crop)
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """One picture to uint8 [crop, crop, 3] in RGB.
+        """One image to uint8 [crop, crop, 3] in RGB.
 
         Equal, pixel for pixel, to torchvision's `Resize(resize, interpolation, antialias=True)` and
         `CenterCrop(crop)` on the same Pillow image (with `Resize((resize, resize))` where `squash` is set).
-        Raises ValueError where the picture is so narrow that it can't be resized.
+        Raises ValueError where the image is so narrow that it can't be resized.
         """
         image = image if image.mode == "RGB" else image.convert("RGB")
         width, height = image.size

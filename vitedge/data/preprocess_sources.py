@@ -42,7 +42,7 @@ def from_timm(config: dict[str, Any]) -> Preprocess:
         raise _unsupported("timm", "pretrained_cfg is no JSON object")
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
-        raise _unsupported("timm", f"crop_mode {mode!r} pads the picture")
+        raise _unsupported("timm", f"crop_mode {mode!r} pads the image")
     size = tuple(config.get("input_size") or (3, 224, 224))
     if len(size) != 3 or size[1] != size[2]:
         raise _unsupported("timm", f"input_size {size} is not square")
@@ -59,18 +59,18 @@ def from_timm(config: dict[str, Any]) -> Preprocess:
 def from_huggingface(config: dict[str, Any]) -> Preprocess:
     """Of a Hugging Face `preprocessor_config.json` of the ViT and DeiT family.
 
-    `size` given as one number or as height and width squashes the picture to a square (ViTImageProcessor);
+    `size` given as one number or as height and width squashes the image to a square (ViTImageProcessor);
     `shortest_edge` keeps its aspect. `rescale_factor` and a switched-off normalisation are folded into mean
     and std, which hold for values in [0, 1].
     """
     if not config.get("do_resize", True):
-        raise _unsupported("Hugging Face", "do_resize is off, so pictures of any size reach the model")
+        raise _unsupported("Hugging Face", "do_resize is off, so images of any size reach the model")
     size = config.get("size", 224)
     squash = not (isinstance(size, dict) and "shortest_edge" in size)
     resize = _side(size, "size")
     cropped = config.get("do_center_crop", "crop_size" in config)
     if not cropped and not squash:
-        raise _unsupported("Hugging Face", "shortest_edge without do_center_crop leaves oblong pictures")
+        raise _unsupported("Hugging Face", "shortest_edge without do_center_crop leaves oblong images")
     resample = config.get("resample", 2)
     # x * factor is what gets normalised, where Preprocess has x / 255.
     factor = 255 * (config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1)

@@ -14,19 +14,19 @@ from vitedge.files import atomic_path
 
 
 def sample(dataset: Dataset, n: int | None, seed: int = 0) -> Dataset:
-    """`n` pictures drawn by `seed`, in the order of the set; all of them where `n` is None or not smaller.
+    """`n` images drawn by `seed`, in the order of the set; all of them where `n` is None or not smaller.
 
-    With one label a picture, every class gets its share, to within one picture. A larger `n` of the same seed
-    holds the pictures of a smaller one.
+    With one label an image, every class gets its share, to within one image. A larger `n` of the same seed
+    holds the images of a smaller one.
     """
     if n is not None and n < 1:
-        raise VitedgeError(f"A sample of {n} pictures was asked for.", "", "Ask for 1 or more.")
+        raise VitedgeError(f"A sample of {n} images was asked for.", "", "Ask for 1 or more.")
     if n is None or n >= len(dataset):
         return dataset
     rng = np.random.default_rng(seed)
     rank = rng.permutation(len(dataset)).astype(np.float64)
     if dataset.labels is not None and not dataset.multi_label:
-        # The k-th of a class of m pictures stands at (k + u) / m: cut anywhere, each class has its share.
+        # The k-th of a class of m images stands at (k + u) / m: cut anywhere, each class has its share.
         for label in np.unique(dataset.labels):
             members = np.flatnonzero(dataset.labels == label)
             rank[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
@@ -34,9 +34,9 @@ def sample(dataset: Dataset, n: int | None, seed: int = 0) -> Dataset:
 
 
 def held_out(count: int, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(places held out, the other places) of `count` pictures: at most `most` and a quarter of them, by the seed.
+    """(places held out, the other places) of `count` images: at most `most` and a quarter of them, by the seed.
 
-    Steps that learn from the same pictures hold out the same ones, so that none has seen what the next is judged on.
+    Steps that learn from the same images hold out the same ones, so that none has seen what the next is judged on.
     """
     order = np.random.default_rng(seed).permutation(count)
     kept = min(most, count // 4)
@@ -55,8 +55,8 @@ def load_pixels(
     """A sample's pixels, written to the file `out` (.npy) atomically, with never more than a batch in memory.
 
     Returns:
-        The pixels, uint8 [n, crop, crop, 3], a read-only memory map of `out`; and the pictures they are of,
-        in the same order. Unreadable pictures miss from both.
+        The pixels, uint8 [n, crop, crop, 3], a read-only memory map of `out`; and the images they are of,
+        in the same order. Unreadable images miss from both.
 
     Raises:
         VitedgeError: over 1 % are unreadable; the disk is full.

@@ -1,4 +1,4 @@
-"""Pictures of the `shapes` set, by signed distance: numpy alone, so the same pixels with every Pillow.
+"""Images of the `shapes` set, by signed distance: numpy alone, so the same pixels with every Pillow.
 
 A figure is a function of coordinates [H, W] in units of its radius, and gives the signed distance to its
 edge, negative inside. After Inigo Quilez, "2D distance functions", https://iquilezles.org/articles/distfunctions2d/.
@@ -68,10 +68,10 @@ TEXTURES: tuple[Callable[[Field, Field], Field], ...] = (stripes, checkers, dots
 
 
 def draw(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One picture of class `label` (an index into FIGURES, then TEXTURES), uint8 [size, size, 3].
+    """One image of class `label` (an index into FIGURES, then TEXTURES), uint8 [size, size, 3].
 
     Place, size, angle and colours vary; thin lines and specks lie around and over the figure; light falls off
-    across the picture, and noise lies over all. A texture fills a disc or a square, so that an outline alone
+    across the image, and noise lies over all. A texture fills a disc or a square, so that an outline alone
     does not tell the class.
     """
     y, x = np.mgrid[:size, :size] + 0.5

@@ -1,4 +1,4 @@
-"""The drawn `shapes` set: small labelled pictures for a demo, and for tests without photographs."""
+"""The drawn `shapes` set: small labelled images for a demo, and for tests without photographs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SPLITS = ("train", "val", "test", "calib")
 
 
 def draw_shapes(n: int, seed: int = 0, size: int = 48, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """`n` pictures and their labels: uint8 [n, size, size, 3], int64 [n].
+    """`n` images and their labels: uint8 [n, size, size, 3], int64 [n].
 
-    Ten classes (`SHAPES`) in turn, so that every stretch of ten holds each once. Picture i is the same for
-    every n; other seeds and splits have no picture in common.
+    Ten classes (`SHAPES`) in turn, so that every stretch of ten holds each once. Image i is the same for
+    every n; other seeds and splits have no image in common.
     """
     if n < 1 or size < 16 or split not in SPLITS:
         raise VitedgeError(
             f"There are no shapes of n={n}, size={size}, split={split!r}.",
-            f"They are drawn from 1 picture and 16 pixels on, for the splits {', '.join(SPLITS)}.",
+            f"They are drawn from 1 image and 16 pixels on, for the splits {', '.join(SPLITS)}.",
             "Change what is out of range.",
         )
     labels = np.arange(n, dtype=np.int64) % len(SHAPES)
@@ -47,7 +47,7 @@ def write_shapes(
 ) -> Path:
     """Writes a data set of `draw_shapes`: `images/`, `labels.csv`, `classes.txt`. Returns its folder.
 
-    A folder that is there is replaced as a whole, so that no pictures of another drawing stay in it; one that
+    A folder that is there is replaced as a whole, so that no images of another drawing stay in it; one that
     holds anything but such a set is refused.
     """
     folder = Path(folder)
@@ -63,10 +63,10 @@ def write_shapes(
     table.writerow(["file", "label"])
     with atomic_dir(folder) as temporary:
         (temporary / "images").mkdir()
-        for index, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             name = f"images/{index:05}.{suffix}"
             # As a JPEG: 4:4:4, so that the colours of small figures survive. PNG takes no notice of the two.
-            Image.fromarray(picture).save(temporary / name, quality=90, subsampling=0)
+            Image.fromarray(image).save(temporary / name, quality=90, subsampling=0)
             table.writerow([name, label])
         (temporary / "labels.csv").write_text(rows.getvalue(), encoding="utf-8")
         (temporary / "classes.txt").write_text("\n".join(SHAPES) + "\n", encoding="utf-8")

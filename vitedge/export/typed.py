@@ -68,7 +68,7 @@ def typed_graph(
         raise VitedgeError(
             "The float32 model makes infinities or NaN.",
             f"First at '{broken[0]}', on the calibration images.",
-            "Check the checkpoint and its preprocessing; nothing downstream can mend this.",
+            "Check the checkpoint and its preprocessing; nothing downstream can fix this.",
         )
     scaled, new_ranges, scale = rescale_residual(model, ranges, options.limit)
     if scale.exponent:

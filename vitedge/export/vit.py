@@ -25,7 +25,7 @@ Weights = dict[str, np.ndarray]
 def fold_normalization(
     weight: np.ndarray, bias: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Patch embedding for raw pixels 0..255 out of one for normalised pictures; exact, since it has no padding.
+    """Patch embedding for raw pixels 0..255 out of one for normalised images; exact, since it has no padding.
 
     weight [width, channels, p, p], bias [width]; ((x / 255) - mean) / std goes into both (in float64).
     """

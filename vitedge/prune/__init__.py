@@ -1,7 +1,7 @@
 """Structured pruning that keeps the accuracy without training.
 
 What is removed: MLP units, heads, and dims of heads. Which: those whose removal moves the logits least for the MACs
-it saves. What is left is fitted, block after block, to what the dense model computed on the calibration pictures.
+it saves. What is left is fitted, block after block, to what the dense model computed on the calibration images.
 Importing this package imports no torch.
 """
 
@@ -30,8 +30,8 @@ def prune(
 ) -> tuple[VisionTransformer, PruneReport]:
     """A smaller model with its own configuration, and what was done. `model` is left as it is.
 
-    batches: each call gives the calibration pictures anew, normalised float32 [B, C, H, W], in the same order.
-    Raises VitedgeError where the constraints don't allow the share, or there are too few pictures.
+    batches: each call gives the calibration images anew, normalised float32 [B, C, H, W], in the same order.
+    Raises VitedgeError where the constraints don't allow the share, or there are too few images.
     """
     from vitedge.prune.run import run
 

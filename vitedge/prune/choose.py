@@ -33,7 +33,7 @@ class MLPCut:
 
 
 def count(unit: str) -> Count:
-    """What is counted: MACs of one picture with every block on all tokens, or parameters."""
+    """What is counted: MACs of one image with every block on all tokens, or parameters."""
     return model_macs if unit == "macs" else model_params
 
 

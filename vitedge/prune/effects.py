@@ -67,7 +67,7 @@ def sampled_gradients(
 
 
 def weight_gradients(gradient: Tensor, inputs: Tensor, mean: Tensor) -> Tensor:
-    """Each picture's own gradient [B, outputs, inputs] of a weight whose bias makes up for the means."""
+    """Each image's own gradient [B, outputs, inputs] of a weight whose bias makes up for the means."""
     return torch.einsum("bno,bni->boi", gradient, inputs - mean)
 
 
@@ -80,12 +80,12 @@ def measure(
     samples: int,
     generator: torch.Generator,
 ) -> list[Effects]:
-    """The effect of each candidate: half the mean of (gradient . change)^2 over pictures and draws.
+    """The effect of each candidate: half the mean of (gradient . change)^2 over images and draws.
 
     `means` holds the mean "hidden" and "context" of each block.
     """
     effects = [Effects() for _ in candidates]
-    seen_pictures = 0
+    seen_images = 0
 
     def add(to: dict[int, float], deltas: dict[int, Tensor], gradient: Tensor) -> None:
         flat = gradient.flatten(1)
@@ -103,16 +103,16 @@ def measure(
                 dim = next(iter(c.d_logits.values())).shape[-1] if c.d_logits else s["q"].shape[-1]
                 q, gq = s["q"].unflatten(-1, (-1, dim)), g["q"].unflatten(-1, (-1, dim))
                 add(e.logits, c.d_logits, torch.einsum("bnhd,bnhe->bhde", gq, q))
-        seen_pictures += len(next(iter(seen[0].values())))
+        seen_images += len(next(iter(seen[0].values())))
     for e in effects:
         for table in (e.units, e.heads, e.values, e.logits):
             for left in table:
-                table[left] /= max(seen_pictures, 1)
+                table[left] /= max(seen_images, 1)
     return effects
 
 
 def divergence(found: Tensor, wanted: Tensor, activation: str) -> Tensor:
-    """KL divergence of two sets of logits [B, classes], a picture's mean, in nats."""
+    """KL divergence of two sets of logits [B, classes], an image's mean, in nats."""
     if activation == "sigmoid":
         p = wanted.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(wanted, p, reduction="none")

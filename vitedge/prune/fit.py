@@ -19,7 +19,7 @@ from vitedge.vit.model import Block
 
 @dataclass(frozen=True)
 class Fit:
-    """Gradient steps a block, pictures a step, and Adam's peak learning rate."""
+    """Gradient steps a block, images a step, and Adam's peak learning rate."""
 
     steps: int
     batch: int

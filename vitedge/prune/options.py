@@ -12,7 +12,7 @@ Importance = Literal["obs", "hessian", "taylor", "magnitude"]
 
 
 class PruneOptions(BaseModel):
-    """Structured pruning, and its recovery from calibration pictures without labels."""
+    """Structured pruning, and its recovery from calibration images without labels."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,9 +35,9 @@ class PruneOptions(BaseModel):
         None, description="Only widths that the hardware of rknn, tensorrt, onnxruntime or openvino turns into speed."
     )
     fit_steps: int | None = Field(None, ge=0, description="Gradient steps a block. (default: by the model's size)")
-    fit_batch: int = Field(16, ge=1, description="Pictures of one gradient step.")
+    fit_batch: int = Field(16, ge=1, description="Images of one gradient step.")
     fit_views: int | None = Field(
-        None, ge=1, description="Crops of each picture that are fitted to. (default: as the steps need)"
+        None, ge=1, description="Crops of each image that are fitted to. (default: as the steps need)"
     )
     fit_lr: float = Field(1e-3, gt=0, description="Peak learning rate of the gradient steps.")
     damping: float = Field(1e-4, gt=0, description="Ridge: share of the mean variance added to the diagonal.")

@@ -20,7 +20,7 @@ from vitedge.prune.surgery import set_linear
 from vitedge.prune.watch import watching
 from vitedge.vit.model import Block, VisionTransformer
 
-# Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration pictures of a
+# Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration images of a
 # ViT-Ti/16 at 0.3, 10 was better than 1.
 CAUTION = 10.0
 
@@ -31,7 +31,7 @@ class Recovery:
 
     Attributes:
         method: "none", "ridge" or "block".
-        damping: of the ridge. images: how many pictures the closed forms see, at most.
+        damping: of the ridge. images: how many images the closed forms see, at most.
         fit: the gradient steps of "block".
     """
 
@@ -121,7 +121,7 @@ def recover(
 ) -> list[Errors]:
     """Carry out the plans in `pruned`, a copy of `dense`, block after block; returns each block's errors.
 
-    `start` [I, N, C] is the stream before block 0. `advance(n)` is told of n pictures that went through a block.
+    `start` [I, N, C] is the stream before block 0. `advance(n)` is told of n images that went through a block.
     """
     generator = torch.Generator().manual_seed(seed)
     x_dense = x = start
@@ -131,7 +131,7 @@ def recover(
         queries = 1 if index == last else None
         middle = through(partial(old.attend, queries=queries), x_dense)
         target = through(old.feed_forward, middle)
-        # The last block has one token a picture: it needs them all.
+        # The last block has one token an image: it needs them all.
         few = len(x) if queries else min(how.images, len(x))
         cut_block(block, plan, x[:few], middle[:few], target[:few], queries, how)
         sample = min(256, len(x))

@@ -83,7 +83,7 @@ class PruneReport:
                     ("parameters", self.params),
                 )
             ],
-            "note": f"{self.images} calibration pictures in {self.views} views, no labels.",
+            "note": f"{self.images} calibration images in {self.views} views, no labels.",
             "step": "prune",
         }
         return {

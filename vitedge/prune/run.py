@@ -33,9 +33,9 @@ from vitedge.vit.macs import attention_macs, mlp_macs, model_macs, model_params
 from vitedge.vit.model import VisionTransformer
 
 Batches = Callable[[], Iterator[Tensor]]
-# Drawn outputs a picture, and pictures of the measurement of the effects.
+# Drawn outputs an image, and images of the measurement of the effects.
 SAMPLES, EFFECT_IMAGES = 2, 96
-# Pictures of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
+# Images of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
 RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 384, 1.2e12, 40, 150
 
 
@@ -44,7 +44,7 @@ class Look:
     """The dense model measured once: what any share is then chosen from.
 
     Attributes:
-        solved: how many pictures, from the first on, gave the moments; the effects are of the others.
+        solved: how many images, from the first on, gave the moments; the effects are of the others.
     """
 
     moments: list[BlockMoments]
@@ -54,7 +54,7 @@ class Look:
 
 
 def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
-    """Raises VitedgeError where the options and the model, or the pictures, don't fit."""
+    """Raises VitedgeError where the options and the model, or the images, don't fit."""
     config = model.config
     widest = max((b.hidden for b in config.blocks), default=0)
     if widest and options.align > widest:
@@ -67,16 +67,16 @@ def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
     fewest = max(16, math.ceil(wide / config.tokens))
     if images < fewest:
         raise VitedgeError(
-            f"{images} calibration pictures are too few to prune this model.",
-            f"Its widest layer has {wide} inputs, and a picture gives {config.tokens} tokens.",
-            f"Give at least {fewest} pictures; some hundred are better.",
+            f"{images} calibration images are too few to prune this model.",
+            f"Its widest layer has {wide} inputs, and an image gives {config.tokens} tokens.",
+            f"Give at least {fewest} images; some hundred are better.",
         )
 
 
 def look(model: VisionTransformer, start: Tensor, options: PruneOptions) -> Look:
     """All candidates of all blocks, and the effect of each on the logits.
 
-    Three quarters of the pictures give the moments, the others the effects: a closed form looks too good on
+    Three quarters of the images give the moments, the others the effects: a closed form looks too good on
     what it was solved on.
     """
     generator = torch.Generator().manual_seed(options.seed)
@@ -143,12 +143,12 @@ def run(
     pruned = copy.deepcopy(dense)
     how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
     work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
-    with reporter.progress("pruning: pictures through a block", work) as advance:
+    with reporter.progress("pruning: images through a block", work) as advance:
         errors = recover(dense, pruned, plans, start, how, options.seed, advance)
     clock.lap("recover")
     sparsity = 0.0
     if options.sparsity:
-        with reporter.progress("sparsifying: pictures through a block", len(plans) * images) as advance:
+        with reporter.progress("sparsifying: images through a block", len(plans) * images) as advance:
             sparsity = sparsify_model(pruned, start[:images], options.sparsity, advance)
         clock.lap("sparsity")
     small = assemble(pruned)

@@ -38,8 +38,8 @@ class Point:
         layer: "total", or a half of a block such as "block3.mlp".
         removed: share of the whole model's MACs (or parameters) that is gone. of_layer: share of what that layer's
             cuts can save at most, None for "total".
-        agreement: share of pictures that keep the dense model's class: closed form only, no gradient steps, on
-            calibration pictures that nothing was solved on.
+        agreement: share of images that keep the dense model's class: closed form only, no gradient steps, on
+            calibration images that nothing was solved on.
         predicted_kl: KL divergence of the logits that was expected, in nats.
     """
 
@@ -52,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All points, and on how many pictures they were solved and measured."""
+    """All points, and on how many images they were solved and measured."""
 
     points: tuple[Point, ...]
     solved_on: int
@@ -72,7 +72,7 @@ def sensitivity(
 ) -> Sensitivity:
     """The curve over `shares`, as far as the constraints allow, and that of each half of each block alone.
 
-    `options.prune` is not looked at; raises VitedgeError for too few pictures, and where no share can be met.
+    `options.prune` is not looked at; raises VitedgeError for too few images, and where no share can be met.
     """
     reporter = progress or Reporter()
     options = aligned_for_target(options)
@@ -160,7 +160,7 @@ def cut_alone(block: Block, seen: Look, index: int, cut: tuple[Any, Any], option
 
 @torch.no_grad()
 def classes(model: VisionTransformer, first: int, x: Tensor) -> Tensor:
-    """The model's class of each picture [I], from the streams before block `first` [I, N, C] on."""
+    """The model's class of each image [I], from the streams before block `first` [I, N, C] on."""
     for index in range(first, len(model.blocks)):
         x = through(partial(model.run_block, index), x)
     return torch.cat([model.classify(part) for (part,) in parts(x)]).argmax(1)

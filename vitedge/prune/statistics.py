@@ -26,7 +26,7 @@ class AttentionMoments:
 
     Attributes:
         context: moments of what the output projection reads.
-        queries: E[q q^T] of each head, keys: the keys' covariance within a picture, both [heads, dim, dim].
+        queries: E[q q^T] of each head, keys: the keys' covariance within an image, both [heads, dim, dim].
     """
 
     config: BlockConfig

@@ -1,4 +1,4 @@
-"""The residual streams of all calibration pictures, kept in half precision, and blocks run over them."""
+"""The residual streams of all calibration images, kept in half precision, and blocks run over them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pack(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embed_all(model: VisionTransformer, batches: Batches, views: int, seed: int) -> Tensor:
-    """The streams before block 0, [views * I, N, C] in float16: the pictures, then random crops of them."""
+    """The streams before block 0, [views * I, N, C] in float16: the images, then random crops of them."""
     generator = torch.Generator().manual_seed(seed)
     return torch.cat(
         [pack(model.embed(augment(x, generator) if view else x)) for view in range(views) for x in batches()]
@@ -40,7 +40,7 @@ def embed_all(model: VisionTransformer, batches: Batches, views: int, seed: int)
 
 
 def parts(*stores: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The stores in step, `CHUNK` pictures at a time, as float32."""
+    """The stores in step, `CHUNK` images at a time, as float32."""
     for start in range(0, len(stores[0]), CHUNK):
         yield tuple(s[start : start + CHUNK].float() for s in stores)
 

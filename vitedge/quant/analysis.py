@@ -62,7 +62,7 @@ def layer_errors(
     images: int = 16,
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[LayerError]:
-    """Every quantised tensor's error on the first `images` pictures of `batches`, the worst first."""
+    """Every quantised tensor's error on the first `images` images of `batches`, the worst first."""
     x = first_images(batches, images)
     accumulated = _accumulated(model, simulate(model, scheme, preprocess), x)
     found = []

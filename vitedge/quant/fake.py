@@ -106,7 +106,7 @@ def attention_scale(config: ViTConfig, unit: Unit) -> float:
 
 
 def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess) -> tuple[Tensor, Tensor | None]:
-    """The inverse of `export.vit.fold_normalization`: for normalised pictures out of one for raw pixels."""
+    """The inverse of `export.vit.fold_normalization`: for normalised images out of one for raw pixels."""
     w = weight.double() * 255
     mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (preprocess.mean, preprocess.std))
     if bias is not None:
@@ -129,7 +129,7 @@ def dequantize_weights(model: VisionTransformer, scheme: Scheme, preprocess: Pre
 
 
 def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
-    """A copy of the float `model` that computes as the quantised graph does in integer kernels, for pictures
+    """A copy of the float `model` that computes as the quantised graph does in integer kernels, for images
     normalised by `preprocess`. It has no weights that could be trained: see `learned_model.learnable` for that."""
     sim = dequantize_weights(model, scheme, preprocess)
     fold_attention_scale(sim)

@@ -83,7 +83,7 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerConv(nn.Module):
-    """The patch embedding on the pixels themselves, found again from normalised pictures [B, channels, H, W]."""
+    """The patch embedding on the pixels themselves, found again from normalised images [B, channels, H, W]."""
 
     weight: Tensor
     scale: Tensor

@@ -28,7 +28,7 @@ class Unit:
         source: the value that it reads.
         rows, columns: the part of the Linear's weight [out, in] that it holds; None for all.
         bias: whether it adds the (part of the) Linear's bias.
-        macs: multiply-accumulates of one picture.
+        macs: multiply-accumulates of one image.
     """
 
     name: str

@@ -149,8 +149,8 @@ def relax(
     warnings = []
     if len(reference) < FEW_HELD_OUT:
         warnings.append(
-            f"--max-drop was measured on {len(reference)} held-out pictures; below {FEW_HELD_OUT} its bound is unsure: "
-            "give more calibration pictures (--calib-size)"
+            f"--max-drop was measured on {len(reference)} held-out images; below {FEW_HELD_OUT} its bound is unsure: "
+            "give more calibration images (--calib-size)"
         )
     if high == len(order):
         warnings.append(f"nothing could stay in INT8 within --max-drop {options.max_drop}")

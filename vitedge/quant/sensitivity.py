@@ -57,7 +57,7 @@ def start_of(name: str, blocks: int) -> int:
 
 
 def first_images(batches: Iterable[Tensor], count: int) -> Tensor:
-    """The first `count` pictures, in one tensor."""
+    """The first `count` images, in one tensor."""
     found: list[Tensor] = []
     for batch in batches:
         found.append(batch)
@@ -67,7 +67,7 @@ def first_images(batches: Iterable[Tensor], count: int) -> Tensor:
 
 
 def few_images(config: ViTConfig, batches: Iterable[Tensor]) -> Tensor:
-    """The pictures that single effects are measured on."""
+    """The images that single effects are measured on."""
     return first_images(batches, IMAGES if model_macs(config) < LARGE_MACS else IMAGES // 2)
 
 

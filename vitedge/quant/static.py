@@ -37,7 +37,7 @@ def calibrate(
     """The scheme for `model` (conditioned, float).
 
     Args:
-        batches: makes an iterator over normalised calibration pictures, float32 [B, 3, H, W]; called several
+        batches: makes an iterator over normalised calibration images, float32 [B, 3, H, W]; called several
             times.
         preprocess: how they were normalised: the patch embedding's integers belong to raw pixels.
         progress: told the name of each layer as its turn comes.
@@ -54,8 +54,8 @@ def calibrate(
     if not count:
         raise VitedgeError(
             "There are no calibration images.",
-            "Static quantisation needs the ranges of the activations on real pictures.",
-            "Give a folder of a few hundred pictures with --calib.",
+            "Static quantisation needs the ranges of the activations on real images.",
+            "Give a folder of a few hundred images with --calib.",
         )
     progress("ranges")
     names = values(model.config, options.preset)

@@ -22,9 +22,9 @@ _SIDE = 128
 
 
 def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[str, Any] | None:
-    """{"note", "rows": [{"name", "pictures": [picture, before, after]}]} of a few pictures.
+    """{"note", "rows": [{"name", "images": [image, before, after]}]} of a few images.
 
-    Flipped pictures come first. None where torch or the pictures are missing, or nothing was compressed.
+    Flipped images come first. None where torch or the images are missing, or nothing was compressed.
     """
     weights = [f"{folder}/model.safetensors" for folder in ("source", "model")]
     if facts.source is None or not all(bundle.has(path) for path in weights):
@@ -44,11 +44,11 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[
         bundle.verified(f"{folder}/model.safetensors")
         maps.append(rollout(read_model(bundle.path(folder)), prepared))
     rows = [
-        {"name": name, "pictures": [_url(picture), _url(lit(picture, one)), _url(lit(picture, other))]}
-        for name, picture, one, other in zip(names, pixels, *maps, strict=True)
+        {"name": name, "images": [_url(image), _url(lit(image, one)), _url(lit(image, other))]}
+        for name, image, one, other in zip(names, pixels, *maps, strict=True)
     ]
     note = (
-        "Attention rollout (Abnar and Zuidema, 2020) from [CLS] to the patches: the picture, the model as it came, "
+        "Attention rollout (Abnar and Zuidema, 2020) from [CLS] to the patches: the image, the model as it came, "
         "and the compressed model in float, before a target's own quantisation. Bright is where it looks."
     )
     return {"note": note, "rows": rows}
@@ -85,19 +85,19 @@ def rollout(model: VisionTransformer, pixels: np.ndarray) -> np.ndarray:
     return patches.reshape(-1, grid, grid)
 
 
-def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The picture uint8 [H, W, 3], dark where `attention` [grid, grid] is low."""
+def lit(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The image uint8 [H, W, 3], dark where `attention` [grid, grid] is low."""
     from PIL import Image
 
     low, high = attention.min(), np.percentile(attention, 98)
     scaled = np.clip((attention - low) / max(float(high - low), 1e-12), 0, 1)
-    heat = Image.fromarray((255 * scaled).astype(np.uint8)).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+    heat = Image.fromarray((255 * scaled).astype(np.uint8)).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
     weight = 0.15 + 0.85 * (np.asarray(heat, np.float32)[..., None] / 255) ** 0.6
-    return (picture * weight).astype(np.uint8)
+    return (image * weight).astype(np.uint8)
 
 
 def _choose(facts: Facts) -> tuple[np.ndarray, list[str]]:
-    """A few pictures uint8 [n, H, W, 3] and their names: flipped ones, else the first."""
+    """A few images uint8 [n, H, W, 3] and their names: flipped ones, else the first."""
     source = facts.source
     assert source is not None
     flipped = list(dict.fromkeys(flip.index for one in facts.flips for flip in one.shown))[:_PICTURES]
@@ -113,7 +113,7 @@ def _choose(facts: Facts) -> tuple[np.ndarray, list[str]]:
     return first, list(source.dataset.files[: len(first)])
 
 
-def _url(picture: np.ndarray) -> str:
+def _url(image: np.ndarray) -> str:
     from PIL import Image
 
-    return jpeg_url(Image.fromarray(picture).resize((_SIDE, _SIDE)))
+    return jpeg_url(Image.fromarray(image).resize((_SIDE, _SIDE)))

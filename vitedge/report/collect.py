@@ -55,7 +55,7 @@ def collect(bundle: Bundle) -> Facts:
         for row in result["rows"]:
             if row["status"] == "ok" and row.get("records"):
                 path = bundle.root / "bench" / "work" / row["records"]
-                one = find_flips(row["artifact"], path, names, _pictures(source))
+                one = find_flips(row["artifact"], path, names, _images(source))
                 if one is not None and one.changed:
                     facts.flips.append(one)
     return facts
@@ -80,7 +80,7 @@ def commands(facts: Facts) -> str:
 
 
 def _source(bundle: Bundle, result: dict[str, Any]) -> DatasetSource | None:
-    """The very pictures that were measured, or None where they are gone or have changed."""
+    """The very images that were measured, or None where they are gone or have changed."""
     data = result["data"]
     if not data.get("path") or not Path(data["path"]).is_dir():
         return None
@@ -92,7 +92,7 @@ def _source(bundle: Bundle, result: dict[str, Any]) -> DatasetSource | None:
     return source if same and isinstance(source, DatasetSource) else None
 
 
-def _pictures(source: DatasetSource | None) -> Callable[[int], str]:
+def _images(source: DatasetSource | None) -> Callable[[int], str]:
     if source is None:
         return lambda index: ""
     dataset = source.dataset

@@ -1,4 +1,4 @@
-"""Which pictures an artifact sees otherwise than FP32, out of the records of a bench run."""
+"""Which images an artifact sees otherwise than FP32, out of the records of a bench run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitedge.data.image import UnreadableImage, open_rgb
 
 @dataclass(frozen=True)
 class Flip:
-    """One picture: its number in the data set, what FP32 and the artifact say, and what is right (or
+    """One image: its number in the data set, what FP32 and the artifact say, and what is right (or
     None)."""
 
     index: int
@@ -25,13 +25,13 @@ class Flip:
     after: str
     label: str | None
     kind: str  # "lost", "won" or "changed"
-    picture: str = ""  # a data: URL, or empty
+    image: str = ""  # a data: URL, or empty
 
 
 @dataclass(frozen=True)
 class Flips:
     """All that changed of one artifact: its most frequent pairs of classes (before, after, count), and
-    pictures."""
+    images."""
 
     artifact: str
     lost: int
@@ -46,7 +46,7 @@ def find_flips(
     artifact: str,
     path: Path,
     names: Sequence[str] | None,
-    picture: Callable[[int], str] = lambda index: "",
+    image: Callable[[int], str] = lambda index: "",
     *,
     most: int = 8,
 ) -> Flips | None:
@@ -71,7 +71,7 @@ def find_flips(
             name(int(changed[k]["pred"])),
             name(int(changed[k]["label"])) if known[k] else None,
             "lost" if lost[k] else "won" if won[k] else "changed",
-            picture(int(changed[k]["index"])),
+            image(int(changed[k]["index"])),
         )
         for k in order
     )
@@ -80,7 +80,7 @@ def find_flips(
 
 
 def thumbnail(path: Path, side: int = 128) -> str:
-    """The picture's centre as a small JPEG in a data: URL; empty where it can't be read."""
+    """The image's centre as a small JPEG in a data: URL; empty where it can't be read."""
     try:
         image = open_rgb(path)
     except UnreadableImage:

@@ -114,7 +114,7 @@ def _notes(facts: Facts, ok: list[dict[str, Any]]) -> list[str]:
     if facts.steps.get("import", {}).get("facts", {}).get("random_weights"):
         out.append("The model has random weights: speed and size mean something, accuracy does not.")
     if any(result["data"].get("calibration") for result in facts.results.values()):
-        out.append("Measured on the pictures that the model was calibrated on: the accuracy flatters.")
+        out.append("Measured on the images that the model was calibrated on: the accuracy flatters.")
     if any(row["device"] == "simulator" for row in ok):
         out.append("Rows on a simulator show accuracy; they have no latency.")
     out += [

@@ -19,7 +19,7 @@ from vitedge.steps.source import read_pixels, read_preprocess
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
 from vitedge.targets.cost_table import summarize
 
-# Lowest share of pictures with the FP32 model's class that a build is accepted with, by precision.
+# Lowest share of images with the FP32 model's class that a build is accepted with, by precision.
 MIN_AGREEMENT = {"fp32": 1.0, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
 # The vendor's estimate of an artifact, for the report and `inspect`.
 COSTS = "analysis/80-{}.json"
@@ -41,7 +41,7 @@ def build_artifact(
 ) -> StepRecord:
     """`build/<target>-<precision>[-<platform>]/` with the artifact and metadata.json.
 
-    The artifact's logits are compared with FP32's on calibration pictures; one that is outside its tolerance
+    The artifact's logits are compared with FP32's on calibration images; one that is outside its tolerance
     is marked so in the metadata and in the facts ("accepted": False). Raises VitedgeError where the build
     fails.
     """
@@ -166,8 +166,8 @@ def check_artifact(
         runner.close()
     near = fidelity(logits, reference)
     agreement, sqnr = near["agreement"], near["sqnr_db"]
-    # Pictures of noise have no clear class: there, only the logits can be compared.
-    close = kind.startswith("pictures of noise") and (sqnr is None or sqnr > 10)
+    # Images of noise have no clear class: there, only the logits can be compared.
+    close = kind.startswith("images of noise") and (sqnr is None or sqnr > 10)
     accepted = bool(np.isfinite(logits).all()) and (agreement >= MIN_AGREEMENT[precision] or close)
     return {
         "accepted": accepted,

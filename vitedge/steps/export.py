@@ -1,4 +1,4 @@
-"""The step that writes the ONNX graphs, and holds them against PyTorch on real pictures."""
+"""The step that writes the ONNX graphs, and holds them against PyTorch on real images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
 FLOAT32 = "onnx/float32.onnx"
 REFERENCE = "onnx/reference.onnx"
 LOGITS = "onnx/logits.npy"
-# Pictures that graphs and builds are compared on.
+# Images that graphs and builds are compared on.
 CHECK_IMAGES = 64
 # The most that a graph's logits may differ from PyTorch's, as a share of their range.
 EXPORT_TOLERANCE = 1e-4
@@ -57,12 +57,12 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
 
 
 def check_images(pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bundle) -> tuple[np.ndarray, str]:
-    """Pictures that graphs are compared on, uint8 [n, H, W, C], and what they are."""
+    """Images that graphs are compared on, uint8 [n, H, W, C], and what they are."""
     if pixels is not None:
-        return np.asarray(pixels[:CHECK_IMAGES]), "calibration pictures"
+        return np.asarray(pixels[:CHECK_IMAGES]), "calibration images"
     rng = np.random.default_rng(0)
     shape = (8, preprocess.crop, preprocess.crop, len(preprocess.mean))
-    return rng.integers(0, 256, shape, dtype=np.uint8), "pictures of noise (no calibration folder)"
+    return rng.integers(0, 256, shape, dtype=np.uint8), "images of noise (no calibration folder)"
 
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ def qat_model(
 ) -> Transformed:
     """`steps/qat/`: the model in `parent` with the weights that its integers have after training, and the scheme.
 
-    The static scheme that training starts from is calibrated without the pictures that judge it.
+    The static scheme that training starts from is calibrated without the images that judge it.
     """
     pixels = need_pixels(bundle, "Training in INT8")
     before = before_conditioning(bundle, parent)
@@ -41,7 +41,7 @@ def qat_model(
         preprocess, teacher = read_preprocess(bundle), read_model(bundle.path(SOURCE))
         _, rest = held_out(len(pixels), options.holdout, options.seed)
         shown = pixels[np.sort(rest)]
-        with reporter.progress(f"quantising (static, {len(shown)} pictures): values and layers", None) as advance:
+        with reporter.progress(f"quantising (static, {len(shown)} images): values and layers", None) as advance:
             scheme = calibrate(
                 model,
                 float_batches(shown, preprocess),

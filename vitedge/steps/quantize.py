@@ -49,7 +49,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
             model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
             batches = None if pixels is None else float_batches(pixels, preprocess)
             count = "no" if pixels is None else str(len(pixels))
-            with reporter.progress(f"quantising ({mode}, {count} pictures): values and layers", None) as advance:
+            with reporter.progress(f"quantising ({mode}, {count} images): values and layers", None) as advance:
                 # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something
                 # too.
                 extra = {"reference": read_model(bundle.path(before))} if mode == "static" else {}
@@ -80,7 +80,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
 
 
 def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
-    """Agreement and logit SQNR of a graph on the pictures that graphs are compared on, with those logits or graph.
+    """Agreement and logit SQNR of a graph on the images that graphs are compared on, with those logits or graph.
 
     Training changes the float graph as well: what it made is held against the model that taught it.
     """
@@ -91,7 +91,7 @@ def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
 
 
 def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str, Any]:
-    """What was quantised, and how near the result is on calibration pictures."""
+    """What was quantised, and how near the result is on calibration images."""
     rows = [
         ["Linears with INT8 weights", len(scheme.weights)],
         ["activations in INT8", len(scheme.activations)],
@@ -105,7 +105,7 @@ def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str
         lost, points = mixed["tried"][-1], METRICS[mixed["metric"]]
         rows += [
             [f"tensors in float for --max-drop {mixed['max_drop']:g}", len(mixed["float"])],
-            [f"points of {points} lost, estimated on {mixed['images']} held-out pictures", lost["lost"]],
+            [f"points of {points} lost, estimated on {mixed['images']} held-out images", lost["lost"]],
             ["its standard error", lost["error"]],
         ]
     title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode != "dynamic" else "")

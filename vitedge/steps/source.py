@@ -1,4 +1,4 @@
-"""The first two steps: the model as it came, and the pictures that compression looks at."""
+"""The first two steps: the model as it came, and the images that compression looks at."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def find_calibration(given: str | None) -> Path | None:
     if not folder.is_dir():
         if given:
             raise VitedgeError(
-                f"There is no calibration folder '{given}'.", "", "Give a folder of pictures with --calib."
+                f"There is no calibration folder '{given}'.", "", "Give a folder of images with --calib."
             )
         return None
     if not (folder / "labels.csv").is_file():
@@ -105,7 +105,7 @@ def find_calibration(given: str | None) -> Path | None:
 
 
 def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter) -> StepRecord | None:
-    """Calibration pictures, decoded and cropped, into `calib/pixels.npy`; None where there is no folder."""
+    """Calibration images, decoded and cropped, into `calib/pixels.npy`; None where there is no folder."""
     root = find_calibration(options.calib)
     if root is None:
         bundle.drop_step("calib")
@@ -114,7 +114,7 @@ def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter
     dataset = open_dataset(root)
 
     def work(folder: Path) -> dict[str, Any]:
-        reporter.info(f"reading up to {options.calib_size} calibration pictures from {root}")
+        reporter.info(f"reading up to {options.calib_size} calibration images from {root}")
         pixels, used = load_pixels(dataset, preprocess, options.calib_size, options.seed, folder / PIXELS)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
         write_json(folder / DATASET, {"files": list(used.files), "seed": options.seed, "sha256": digest})
@@ -138,7 +138,7 @@ def _warn_about(bundle: Bundle, record: StepRecord, root: Path, reporter: Report
     if record.facts["drawn"] and read_classes(bundle) != drawn_classes():
         reporter.warn(
             f"{root} holds drawn shapes, but the model was trained on something else: what is calibrated on them "
-            "will not fit photographs; give a folder of your own pictures with --calib"
+            "will not fit photographs; give a folder of your own images with --calib"
         )
 
 
@@ -166,7 +166,7 @@ def read_classes(bundle: Bundle) -> list[str] | None:
 
 
 def read_pixels(bundle: Bundle) -> np.ndarray | None:
-    """The calibration pictures, uint8 [n, H, W, C], a memory map; None where the run has none."""
+    """The calibration images, uint8 [n, H, W, C], a memory map; None where the run has none."""
     return np.load(bundle.verified(PIXELS), mmap_mode="r") if bundle.has(PIXELS) else None
 
 
@@ -175,16 +175,16 @@ def need_pixels(bundle: Bundle, purpose: str) -> np.ndarray:
     pixels = read_pixels(bundle)
     if pixels is None:
         raise VitedgeError(
-            f"{purpose} needs calibration pictures.",
+            f"{purpose} needs calibration images.",
             "There is no folder ./calib, and none was given.",
-            "Give a folder with some hundred pictures of the kind that the model will see: --calib DIR. "
+            "Give a folder with some hundred images of the kind that the model will see: --calib DIR. "
             "Labels aren't needed.",
         )
     return pixels
 
 
 def float_batches(pixels: np.ndarray, preprocess: Preprocess, size: int = 16) -> Callable[[], Iterator[Tensor]]:
-    """Calling the result gives the pictures anew, as the float model takes them: [size, C, H, W] a batch."""
+    """Calling the result gives the images anew, as the float model takes them: [size, C, H, W] a batch."""
     import torch
 
     def batches() -> Iterator[Tensor]:

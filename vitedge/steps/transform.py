@@ -119,7 +119,7 @@ def prune_model(
 
 
 def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: Reporter) -> Transformed:
-    """The pruned model in `parent`, taught by the dense source on the calibration pictures."""
+    """The pruned model in `parent`, taught by the dense source on the calibration images."""
     pixels = need_pixels(bundle, "Distillation")
 
     def apply(model: VisionTransformer, kept: Path) -> Outcome:
@@ -151,7 +151,7 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
     def apply(model: VisionTransformer, _kept: Path) -> Outcome:
         from vitedge.condition import condition
 
-        reporter.info(f"conditioning on {len(pixels)} pictures")
+        reporter.info(f"conditioning on {len(pixels)} images")
         conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
         return Outcome(conditioned, report.to_dict(), condition_table(report.to_dict()))
 
@@ -179,5 +179,5 @@ def condition_table(report: Mapping[str, Any]) -> dict[str, Any]:
         "title": "Conditioning: largest absmax over standard deviation, before and after",
         "columns": ["transform", "exact", "logit_difference", "agreement", *kinds],
         "rows": rows,
-        "note": "Logit difference: the largest on calibration pictures, as a share of the logits' range.",
+        "note": "Logit difference: the largest on calibration images, as a share of the logits' range.",
     }

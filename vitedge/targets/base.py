@@ -20,7 +20,7 @@ class Probe:
         can_build, can_run: whether artifacts can be made, and run, here and now.
         versions: name -> version of what was found (packages, drivers, devices).
         reason: why not, where one of the two is False; empty otherwise.
-        fix: the command or the page that mends it; empty otherwise.
+        fix: the command or the page that fixes it; empty otherwise.
         device: where `open` would run: "cpu", "gpu", "npu" or "simulator".
     """
 

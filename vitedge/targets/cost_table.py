@@ -8,7 +8,7 @@ from vitedge.targets.base import CostTable
 
 
 def summarize(cost: CostTable, name: str, before: int | None = None) -> dict[str, Any]:
-    """The table (`vitedge.report`'s form) of the layers of `name`, those of a kind together, the dearest first.
+    """The table (`vitedge.report`'s form) of the layers of `name`, those of a kind together, the most expensive first.
 
     before: the total of the same model as it was exported, where that was compiled too.
     """

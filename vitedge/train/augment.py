@@ -1,4 +1,4 @@
-"""Random changes of training pictures, from torchvision's transforms v2."""
+"""Random changes of training images, from torchvision's transforms v2."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def make_mix(options: AugmentOptions) -> Mix | None:
 def turn(pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The batch uint8 [B, 3, H, W] in one of eight positions (quarter turns, mirrored), its colours exchanged.
 
-    For pictures whose class depends on neither: drawn shapes.
+    For images whose class depends on neither: drawn shapes.
     """
     if float(torch.rand(())) < 0.5:
         pixels = pixels.flip(3)

@@ -1,7 +1,7 @@
 """Each block of a quantised model trained by itself to what the teacher's block writes, one after another.
 
 As BRECQ (arXiv 2102.05426) does, on the inputs that the quantised blocks before it deliver: every token of every
-picture says what a block should write, so that few pictures teach much, and no gradient leaves the block.
+image says what a block should write, so that few images teach much, and no gradient leaves the block.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitedge.prune.store import mixed, pack, through
 from vitedge.reporter import Reporter
 from vitedge.train import state as states
 from vitedge.train.feed import Order, Samples
-from vitedge.train.pictures import Normalizer
+from vitedge.train.images import Normalizer
 from vitedge.train.schedule import lr_factor
 from vitedge.train.state import State
 from vitedge.train.stream import Rotated, normalized
@@ -58,7 +58,7 @@ def fit_blocks(
         seconds: bound of the wall time of the steps; every block gets its share.
         advance: told of each block.
         state_file: keeps the blocks that are done, for a run that is killed; it goes on from the next one.
-        identity: what a resumed run must share: the model, the options, the pictures.
+        identity: what a resumed run must share: the model, the options, the images.
         reporter: told where a resumed run goes on.
 
     Returns:

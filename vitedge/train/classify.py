@@ -1,4 +1,4 @@
-"""The task of a classifier: labelled pictures in, cross-entropy (or BCE for several labels a picture) out."""
+"""The task of a classifier: labelled images in, cross-entropy (or BCE for several labels an image) out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from vitedge.data.dataset import Dataset
 from vitedge.data.loader import iter_batches
 from vitedge.data.preprocess import Preprocess
+from vitedge.train.images import Normalizer, one_hot
 from vitedge.train.losses import multi_label_loss, soft_cross_entropy
 from vitedge.train.metrics import Tally
-from vitedge.train.pictures import Normalizer, one_hot
 
 
 class Holdout:
-    """Pictures to evaluate on, exactly as `preprocess` gives them: batches uint8 [B, 3, H, W] with targets [B, C].
+    """Images to evaluate on, exactly as `preprocess` gives them: batches uint8 [B, 3, H, W] with targets [B, C].
 
     Held in memory after the first pass where they fit into `memory_mib`.
     """

@@ -58,5 +58,5 @@ def out_of_memory(batch: int, accumulate: int, fits: Callable[[int], bool], sect
             where = f"{section}.batch = {smaller} and {section}.accumulate = {more}"
             todo = f"Set {where} in the configuration (--config FILE): the steps stay as large."
     else:
-        why, todo = "Not even one picture fits.", "Use a smaller model or image size, or a larger device."
+        why, todo = "Not even one image fits.", "Use a smaller model or image size, or a larger device."
     return VitedgeError(f"Out of memory at batch {batch}.", why, todo, exit_code=1)

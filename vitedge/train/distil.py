@@ -1,4 +1,4 @@
-"""Knowledge distillation: the dense model teaches the pruned one, on pictures without labels."""
+"""Knowledge distillation: the dense model teaches the pruned one, on images without labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def distill(
 
     Blocks' outputs as in FitNets, arXiv 1412.6550: the student's blocks write into a residual stream of the same basis
     and width as the teacher's, so they are compared as they are. With `logit_weight` the class shares too (Hinton et
-    al., arXiv 1503.02531). Some pictures are held out; the weights that are best on them are returned, and those that
+    al., arXiv 1503.02531). Some images are held out; the weights that are best on them are returned, and those that
     it came with where none are better. Neither argument is changed.
 
     Args:
@@ -39,7 +39,7 @@ def distill(
             stopped.
 
     Raises:
-        VitedgeError: too few pictures, models of different widths, a diverging run or a full memory.
+        VitedgeError: too few images, models of different widths, a diverging run or a full memory.
     """
     check_pair(student, teacher)
     accelerator = make_accelerator()

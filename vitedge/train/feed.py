@@ -1,6 +1,6 @@
-"""Which picture is seen when, and with which random changes.
+"""Which image is seen when, and with which random changes.
 
-Everything random is drawn from a seed made of (run's seed, epoch, picture). The place in the run is thus the whole
+Everything random is drawn from a seed made of (run's seed, epoch, image). The place in the run is thus the whole
 state of the feed: a resumed run continues bit for bit, and two processes draw what one with twice the batch draws.
 """
 
@@ -19,7 +19,7 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Source(Protocol):
-    """Labelled pictures: `source[i]` is uint8 [3, H, W] and a target tensor of one shape for all."""
+    """Labelled images: `source[i]` is uint8 [3, H, W] and a target tensor of one shape for all."""
 
     def __len__(self) -> int: ...
 
@@ -32,9 +32,9 @@ def draw_seed(*parts: int) -> int:
 
 
 class Order:
-    """Endless lists of (picture, epoch): what one process computes, batch by batch, from optimiser step `start`.
+    """Endless lists of (image, epoch): what one process computes, batch by batch, from optimiser step `start`.
 
-    The epochs' permutations follow one another without a gap, so no picture is dropped at an epoch's end. Each
+    The epochs' permutations follow one another without a gap, so no image is dropped at an epoch's end. Each
     step takes batch * accumulate * world of them; process r takes the r-th batch of each `world` batches.
     """
 
@@ -86,12 +86,12 @@ class Samples(Dataset):
     def __getitems__(self, keys: list[Key]) -> tuple[Tensor, Tensor]:
         pixels, targets = [], []
         for index, epoch in keys:
-            picture, target = self.source[index]
+            image, target = self.source[index]
             if self.augment is not None:
                 # torchvision's transforms draw from the process's generator and take no other.
                 torch.default_generator.manual_seed(draw_seed(self.seed, epoch, index))
-                picture = self.augment(picture)
-            pixels.append(picture)
+                image = self.augment(image)
+            pixels.append(image)
             targets.append(target)
         batch = torch.stack(pixels), torch.stack(targets)
         if self.mix is None:

@@ -17,12 +17,12 @@ from vitedge.reporter import Reporter
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.classify import Classification, Holdout
 from vitedge.train.feed import Samples
+from vitedge.train.images import Images
 from vitedge.train.loop import Fit, Row, fit, make_accelerator
 from vitedge.train.losses import class_weights
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.output import save_folder, write_figures
-from vitedge.train.pictures import Pictures
 from vitedge.train.schedule import freeze, parameter_groups
 from vitedge.train.split import class_count, class_counts, split_folder
 from vitedge.vit.model import VisionTransformer
@@ -74,7 +74,7 @@ def fine_tune(
         known: names of the model's present classes: where they are the data set's, its head is kept.
 
     Returns:
-        The figures of `training.json`: "score" and more on "part" (test where there is one), of "pictures".
+        The figures of `training.json`: "score" and more on "part" (test where there is one), of "images".
 
     Raises:
         VitedgeError: data that can't be trained on, a run that diverges (its best weights are in `out`), or a
@@ -86,13 +86,13 @@ def fine_tune(
     names = list(train.classes or [str(i) for i in range(class_count(train))])
     if empty := [name for name, n in zip(names, class_counts(train, len(names)), strict=True) if n == 0]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        reporter.warn(f"{data} has no pictures of {', '.join(empty[:5])}{more}: the model will not know them")
+        reporter.warn(f"{data} has no images of {', '.join(empty[:5])}{more}: the model will not know them")
     if names != known:
         model = with_new_head(model, len(names), train.multi_label)
-    pictures = Pictures(train, preprocess, len(names))
-    for file, reason in pictures.skipped[:5]:
+    images = Images(train, preprocess, len(names))
+    for file, reason in images.skipped[:5]:
         reporter.warn(f"left out {file}: {reason}")
-    weights = class_weights(pictures.targets.sum(0)) if options.reweight else None
+    weights = class_weights(images.targets.sum(0)) if options.reweight else None
     task = Classification(
         preprocess,
         Holdout(val, preprocess, len(names)),
@@ -101,7 +101,7 @@ def fine_tune(
         smoothing=options.smoothing,
         weights=weights,
     )
-    samples = Samples(pictures, augment=make_augment(augment, preprocess), mix=make_mix(augment), seed=loop.seed)
+    samples = Samples(images, augment=make_augment(augment, preprocess), mix=make_mix(augment), seed=loop.seed)
     identity = {
         "arch": model.config.to_dict(),
         "data": train.sha256(),
@@ -121,7 +121,7 @@ def fine_tune(
                 layer_decay=stage.options.layer_decay,
                 weight_decay=stage.options.weight_decay,
             )
-            reporter.info(f"training {stage.what} on {len(pictures)} pictures of {len(names)} classes")
+            reporter.info(f"training {stage.what} on {len(images)} images of {len(names)} classes")
             result = fit(
                 model,
                 task,
@@ -149,11 +149,11 @@ def fine_tune(
     figures = {
         **tally.figures(),
         "part": "validation" if test is None else "test",
-        "pictures": int(tally.sums[0]),
+        "images": int(tally.sums[0]),
         "validation_score": result.best["score"],
         "best_step": result.best["step"],
         "steps": result.steps,
-        "images": result.images,
+        "images_seen": result.images,
         "images_per_second": result.images / max(result.seconds, 1e-9),
         "seconds": time.monotonic() - started,
         "ended": result.ended,

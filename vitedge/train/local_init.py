@@ -81,7 +81,7 @@ def init_local(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
     model.pos_embedding[0, 1:] = codes @ basis * amplitude
     mixing = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
     patches = mixing @ cosine_patches(config.patch_size, width).flatten(1)
-    # What the picture writes stays out of the position's subspace, and so does what the blocks write.
+    # What the image writes stays out of the position's subspace, and so does what the blocks write.
     patches -= basis.T @ (basis @ patches)
     model.patch_embed.weight.copy_((patches * math.sqrt(1 - POSITION_SHARE)).view_as(model.patch_embed.weight))
     for index, block in enumerate(model.encoder()):

@@ -31,7 +31,7 @@ class Task(Protocol):
     """What a kind of training teaches, and what it judges a model by."""
 
     def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of uint8 pictures [B, 3, H, W], on the model's device."""
+        """The mean loss of uint8 images [B, 3, H, W], on the model's device."""
         ...
 
     def evaluate(self, model: nn.Module) -> Row:
@@ -41,7 +41,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """How a run went: its best evaluation, why it ended, its steps, pictures seen, seconds, and all rows."""
+    """How a run went: its best evaluation, why it ended, its steps, images seen, seconds, and all rows."""
 
     best: Row
     ended: str
@@ -96,9 +96,9 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         run = _Run(model, task, samples, options, optimizer or groups, accelerator or make_accelerator())
         run.state_file, run.log, run.report = state_file, log, progress
-        # A step takes that many times the pictures: with another number of them it is another training.
+        # A step takes that many times the images: with another number of them it is another training.
         processes = {"number_of_processes": run.accelerator.num_processes}
-        run.identity = {**options.identity(), "pictures": len(samples), **processes, **(identity or {})}
+        run.identity = {**options.identity(), "images": len(samples), **processes, **(identity or {})}
         run.section = section
         if resume and state_file is not None and run.restore(state_file) and reporter is not None:
             reporter.info(f"going on from step {run.state.step}")
@@ -257,7 +257,7 @@ class _Run:
         )
 
     def fits(self, pixels: Tensor, targets: Tensor, batch: int) -> bool:
-        """Whether a forward and backward pass of `batch` pictures finds memory."""
+        """Whether a forward and backward pass of `batch` images finds memory."""
         try:
             with self.accelerator.no_sync(self.wrapped):
                 self.forward(pixels[:batch], targets[:batch]).backward()

@@ -1,4 +1,4 @@
-"""Losses as pure functions. Each is a mean over pictures, so that batches may be split over processes."""
+"""Losses as pure functions. Each is a mean over images, so that batches may be split over processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def soft_cross_entropy(
     """Cross-entropy of `logits` [B, C] with class shares `targets` [B, C] that sum to 1.
 
     `smoothing` spreads that share evenly over all classes (arXiv 1512.00567). `weights` [C] multiply each
-    picture's loss by its class's weight; the mean stays one over B, not over the weights of the batch, so that
+    image's loss by its class's weight; the mean stays one over B, not over the weights of the batch, so that
     the gradient of a batch is the mean of its parts' gradients.
     """
     smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
@@ -31,10 +31,10 @@ def multi_label_loss(
     return F.binary_cross_entropy_with_logits(logits.float(), smoothed, pos_weight=weights)
 
 
-def class_weights(counts: Tensor, classes_per_picture: bool = True) -> Tensor:
-    """Weights [C] inverse to the root of how often each class occurs (`counts` [C]), their mean over pictures 1.
+def class_weights(counts: Tensor, classes_per_image: bool = True) -> Tensor:
+    """Weights [C] inverse to the root of how often each class occurs (`counts` [C]), their mean over images 1.
 
-    The root, not the inverse itself: a class with one picture should not drown the rest. Absent classes get 1.
+    The root, not the inverse itself: a class with one image should not drown the rest. Absent classes get 1.
     """
     seen = counts.double().clamp_min(1)
     weights = seen.rsqrt()

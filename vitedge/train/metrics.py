@@ -1,4 +1,4 @@
-"""Figures of a model on labelled pictures, and where they are logged."""
+"""Figures of a model on labelled images, and where they are logged."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitedge.files import write_text
 
 
 class Tally:
-    """Sums over pictures from which every figure follows; sums of processes may be added.
+    """Sums over images from which every figure follows; sums of processes may be added.
 
-    For one label a picture `confusion` [C, C] counts (true class, predicted class). For several, `table` [C, 3]
+    For one label an image `confusion` [C, C] counts (true class, predicted class). For several, `table` [C, 3]
     counts true positives, false positives and false negatives of each class at probability 0.5.
     """
 
@@ -24,7 +24,7 @@ class Tally:
         self.activation = activation
         self.confusion = torch.zeros(classes, classes, dtype=torch.float64)
         self.table = torch.zeros(classes, 3, dtype=torch.float64)
-        self.sums = torch.zeros(3, dtype=torch.float64)  # pictures, loss, top-5 hits
+        self.sums = torch.zeros(3, dtype=torch.float64)  # images, loss, top-5 hits
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
         """Counts `logits` [B, C] against class shares or labels `targets` [B, C]."""
@@ -55,7 +55,7 @@ class Tally:
         return {"score": f1, "f1": f1, "exact": float(self.sums[2]) / n, **out}
 
     def per_class(self) -> list[float | None]:
-        """Accuracy of each class (its F1 where pictures have several labels); None for a class not seen."""
+        """Accuracy of each class (its F1 where images have several labels); None for a class not seen."""
         if self.activation == "sigmoid":
             seen = self.table[:, 0] + self.table[:, 2]
             values = _f1(self.table)

@@ -14,13 +14,13 @@ class LoopOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: float = Field(10, gt=0, description="Passes over the training pictures; may be a fraction.")
+    epochs: float = Field(10, gt=0, description="Passes over the training images; may be a fraction.")
     minutes: float | None = Field(
         None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
     )
-    batch: int = Field(32, ge=1, description="Pictures that a process computes at once.")
+    batch: int = Field(32, ge=1, description="Images that a process computes at once.")
     accumulate: int = Field(
-        1, ge=1, description="Batches a step: it sees batch x accumulate x processes pictures."
+        1, ge=1, description="Batches a step: it sees batch x accumulate x processes images."
     )
     lr: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
     layer_decay: float = Field(
@@ -59,14 +59,14 @@ class LoopOptions(BaseModel):
 
 
 class AugmentOptions(BaseModel):
-    """Which random changes a training picture goes through."""
+    """Which random changes a training image goes through."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = Field(
         0.35, gt=0, le=1, description="Least share of the area that a random crop keeps; 1: centre crop."
     )
-    flip: bool = Field(True, description="Mirror half of the pictures.")
+    flip: bool = Field(True, description="Mirror half of the images.")
     jitter: float = Field(0.0, ge=0, le=1, description="Changes of brightness, contrast, saturation.")
     randaugment: int = Field(0, ge=0, le=30, description="Magnitude of RandAugment's two operations; 0: none.")
     mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
@@ -90,20 +90,20 @@ class FineTuneOptions(BaseModel):
 
 
 class TeachingOptions(BaseModel):
-    """How a float model teaches another form of itself, on pictures without labels.
+    """How a float model teaches another form of itself, on images without labels.
 
-    From some hundred pictures, the blocks' outputs alone teach best, on pictures mixed as in "function matching"
-    (arXiv 2106.05237). Pruned by 0.3, a ViT-Ti/16 that learnt the logits too fitted the pictures shown and came out
+    From some hundred images, the blocks' outputs alone teach best, on images mixed as in "function matching"
+    (arXiv 2106.05237). Pruned by 0.3, a ViT-Ti/16 that learnt the logits too fitted the images shown and came out
     further from the teacher on others than it went in (KL 0.39 -> 0.44), and nearer without (0.39 -> 0.35).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    epochs: float = Field(30, gt=0, description="Passes over the calibration pictures.")
+    epochs: float = Field(30, gt=0, description="Passes over the calibration images.")
     minutes: float | None = Field(
         None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
     )
-    batch: int = Field(16, ge=1, description="Pictures that a process computes at once.")
+    batch: int = Field(16, ge=1, description="Images that a process computes at once.")
     accumulate: int = Field(1, ge=1, description="Batches a step.")
     lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
     temperature: float = Field(1.0, gt=0, description="Of the class shares that the student learns from.")
@@ -112,7 +112,7 @@ class TeachingOptions(BaseModel):
     crop_scale: float = Field(0.35, gt=0, le=1, description="Least share of the area that a random crop keeps.")
     mixup: float = Field(1.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
     cutmix: float = Field(1.0, ge=0, description="Alpha of CutMix's Beta distribution; 0: none.")
-    holdout: int = Field(128, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
+    holdout: int = Field(128, ge=8, description="Images kept back to choose the best weights by, at most 1/4.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
     )
@@ -142,9 +142,9 @@ class TeachingOptions(BaseModel):
 class DistilOptions(TeachingOptions):
     """How the dense model teaches the pruned one."""
 
-    epochs: float = Field(60, gt=0, description="Passes over the calibration pictures.")
+    epochs: float = Field(60, gt=0, description="Passes over the calibration images.")
     lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
-    holdout: int = Field(96, ge=8, description="Pictures kept back to choose the best weights by, at most 1/4.")
+    holdout: int = Field(96, ge=8, description="Images kept back to choose the best weights by, at most 1/4.")
 
 
 class QatOptions(TeachingOptions):

@@ -35,7 +35,7 @@ def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: 
         for name, n, value in zip(classes, support.tolist(), tally.per_class(), strict=True)
     ]
     measure = "F1" if sigmoid else "accuracy"
-    tables = [{"title": "Each class", "columns": ["class", "pictures", measure], "rows": rows}]
+    tables = [{"title": "Each class", "columns": ["class", "images", measure], "rows": rows}]
     wrong = tally.confusion.clone().fill_diagonal_(0)
     if not sigmoid:
         order = wrong.flatten().argsort(descending=True)[:10].tolist()
@@ -43,7 +43,7 @@ def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: 
         tables.append(
             {
                 "title": "Most frequent confusions",
-                "columns": ["is", "taken for", "pictures"],
+                "columns": ["is", "taken for", "images"],
                 "rows": [[classes[t], classes[p], int(wrong[t, p])] for t, p in pairs],
             }
         )

@@ -43,7 +43,7 @@ def train_quantized(
 
     Everything is rounded where the scheme rounds it; gradients go straight through (arXiv 1308.3432), and step sizes
     learn as in LSQ (arXiv 1902.08153). Zero points stay. Each block learns by itself first, then the whole. Some
-    pictures are held out; what is best on them is kept, and that is `scheme` itself where nothing is better.
+    images are held out; what is best on them is kept, and that is `scheme` itself where nothing is better.
 
     Args:
         teacher: the float model before anything that was not exact; its stream may be rotated against `model`'s.
@@ -54,7 +54,7 @@ def train_quantized(
         The float model with the integers' weights, the scheme learned, and how it went.
 
     Raises:
-        VitedgeError: too few pictures, models that are not forms of one, a diverging run or a full memory.
+        VitedgeError: too few images, models that are not forms of one, a diverging run or a full memory.
     """
     check_pair(model, teacher)
     rotation = stream_rotation(model, teacher)
@@ -70,7 +70,7 @@ def train_quantized(
     lesson = Lesson(
         student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8", state_folder
     )
-    # A GPU has the time to train the whole; the streams of all pictures may not fit into its memory.
+    # A GPU has the time to train the whole; the streams of all images may not fit into its memory.
     if options.block_steps and rotation is not None and accelerator.device.type == "cpu":
         started -= _fit_blocks(lesson, compare, preprocess, reporter)
     minutes = None
@@ -88,9 +88,9 @@ def train_quantized(
 
 
 def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> float:
-    """Each block by itself; the student stays as it was where the held-out pictures say that this did harm.
+    """Each block by itself; the student stays as it was where the held-out images say that this did harm.
 
-    Agreement of a hundred pictures goes up and down by chance: what the loop starts from is chosen by the divergence.
+    Agreement of a hundred images goes up and down by chance: what the loop starts from is chosen by the divergence.
     What this makes before the first block and after the last is the same in a resumed run, and so is not kept.
 
     Returns:
@@ -99,7 +99,7 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
     student, options = lesson.student, lesson.options
     assert isinstance(options, QatOptions)
     first = lesson.judge()
-    reporter.info(f"static: agreement {first['agreement']:.3f}, KL {first['kl']:.4f} on {len(lesson.held)} pictures")
+    reporter.info(f"static: agreement {first['agreement']:.3f}, KL {first['kl']:.4f} on {len(lesson.held)} images")
     learning(student, options)
     try:
         with reporter.progress("training each block by itself: blocks", len(student.blocks)) as advance:
@@ -124,8 +124,8 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
         if not is_out_of_memory(error):
             raise
         raise VitedgeError(
-            f"Out of memory with {options.batch} pictures a step and {len(lesson.samples)} in all.",
-            "The blocks' inputs of all pictures are held in memory.",
+            f"Out of memory with {options.batch} images a step and {len(lesson.samples)} in all.",
+            "The blocks' inputs of all images are held in memory.",
             "Lower --calib-size, or qat.batch in the configuration (--config FILE), or set qat.block_steps = 0 there.",
             exit_code=1,
         ) from error

@@ -1,4 +1,4 @@
-"""A small ViT trained from nothing on small pictures: the model of `vitedge demo`."""
+"""A small ViT trained from nothing on small images: the model of `vitedge demo`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.train.augment import turn
 from vitedge.train.classify import Classification, Holdout
 from vitedge.train.feed import Samples
+from vitedge.train.images import Images
 from vitedge.train.local_init import init_local
 from vitedge.train.loop import Row, fit, make_accelerator
 from vitedge.train.muon import MuonAdamW
 from vitedge.train.options import LoopOptions
 from vitedge.train.output import save_folder, write_figures
-from vitedge.train.pictures import Pictures
 from vitedge.train.split import split_folder
 from vitedge.vit.config import ViTConfig, uniform
 from vitedge.vit.model import VisionTransformer
@@ -58,8 +58,8 @@ def train_small_vit(
     is sooner.
 
     Returns:
-        "top1" of the test part (of the validation part where there is none), "part" which it was, "pictures",
-        "val_top1", "steps", "images", "images_per_second", "seconds", "ended".
+        "top1" of the test part (of the validation part where there is none), "part" which it was, "images",
+        "val_top1", "steps", "images_seen", "images_per_second", "seconds", "ended".
     """
     started = time.monotonic()
     train, val, test = split_folder(folder, 0.1, seed)
@@ -68,7 +68,7 @@ def train_small_vit(
     preprocess = Preprocess(SIDE, SIDE, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     accelerator = make_accelerator()
     task = Classification(preprocess, Holdout(val, preprocess, len(names)), accelerator, smoothing=0.05)
-    pictures = Pictures(train, preprocess, len(names))
+    images = Images(train, preprocess, len(names))
     model = init_local(VisionTransformer(config), seed)
     used = (time.monotonic() - started) / 60
     options = LoopOptions(
@@ -87,7 +87,7 @@ def train_small_vit(
     result = fit(
         model,
         task,
-        Samples(pictures, mix=turn, seed=seed),
+        Samples(images, mix=turn, seed=seed),
         options,
         groups,
         optimizer=MuonAdamW(groups, options.lr),
@@ -101,10 +101,10 @@ def train_small_vit(
     figures = {
         "top1": tally.figures()["top1"],
         "part": "validation" if test is None else "test",
-        "pictures": int(tally.sums[0]),
+        "images": int(tally.sums[0]),
         "val_top1": result.best["top1"],
         "steps": result.steps,
-        "images": result.images,
+        "images_seen": result.images,
         "images_per_second": result.images / result.seconds,
         "seconds": time.monotonic() - started,
         "ended": result.ended,

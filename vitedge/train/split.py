@@ -1,4 +1,4 @@
-"""Which pictures teach, which choose the best weights, which are only for the final figures."""
+"""Which images teach, which choose the best weights, which are only for the final figures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _VALIDATION = ("val", "valid", "validation")
 def split_folder(
     folder: str | Path, fraction: float, seed: int, classes: tuple[str, ...] | None = None
 ) -> tuple[Dataset, Dataset, Dataset | None]:
-    """Training, validation and test pictures of a data set.
+    """Training, validation and test images of a data set.
 
     A folder with `train` and `val` (or `validation`) below it is split by them. Else `fraction` of each class is
     drawn for validation, with the seed. `test` below the folder is the test set; without it there is none.
 
     Raises:
-        VitedgeError: no labels, one class only, or a class without pictures in the training or validation part.
+        VitedgeError: no labels, one class only, or a class without images in the training or validation part.
     """
     root = Path(folder)
     if (root / "train").is_dir():
@@ -42,7 +42,7 @@ def split_folder(
 
 
 def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """`dataset` without and with about `fraction` of each class, at least one picture; fixed by the seed.
+    """`dataset` without and with about `fraction` of each class, at least one image; fixed by the seed.
 
     Multi-label sets are split as a whole.
     """
@@ -57,7 +57,7 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
 
 
 def class_counts(dataset: Dataset, classes: int) -> np.ndarray:
-    """Pictures of each class, int64 [classes]."""
+    """Images of each class, int64 [classes]."""
     labels = dataset.require_labels("Training", classes)
     if dataset.multi_label:
         return labels.sum(0, dtype=np.int64)
@@ -65,7 +65,7 @@ def class_counts(dataset: Dataset, classes: int) -> np.ndarray:
 
 
 def check_parts(train: Dataset, val: Dataset) -> None:
-    """Raises VitedgeError for a class that one part has pictures of and the other has none of, and for one class."""
+    """Raises VitedgeError for a class that one part has images of and the other has none of, and for one class."""
     classes = max(class_count(train), class_count(val))
     ours, theirs = class_counts(train, classes) > 0, class_counts(val, classes) > 0
     for missing, where, other in (
@@ -76,9 +76,9 @@ def check_parts(train: Dataset, val: Dataset) -> None:
             names = [_name(train, int(i)) for i in np.flatnonzero(missing)]
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise VitedgeError(
-                f"{len(names)} class{'es have' if len(names) > 1 else ' has'} no {where} pictures.",
+                f"{len(names)} class{'es have' if len(names) > 1 else ' has'} no {where} images.",
                 f"Without any in the {where} part, but with some for {other}: {', '.join(names[:5])}{more}.",
-                "Give each class at least two pictures, or move some from one part to the other.",
+                "Give each class at least two images, or move some from one part to the other.",
             )
     if ours.sum() < 2 and not train.multi_label:
         raise _one_class(train.root)
@@ -86,9 +86,9 @@ def check_parts(train: Dataset, val: Dataset) -> None:
 
 def _one_class(root: Path) -> VitedgeError:
     return VitedgeError(
-        f"The pictures of {root} are all of one class.",
+        f"The images of {root} are all of one class.",
         "A classifier has nothing to tell apart there.",
-        "Give pictures of at least two classes, each in a sub-folder of its own or with a labels.csv.",
+        "Give images of at least two classes, each in a sub-folder of its own or with a labels.csv.",
     )
 
 
@@ -105,7 +105,7 @@ def _part(root: Path, name: str, classes: tuple[str, ...] | None) -> Dataset:
 
 def _teaching(folder: Path, classes: tuple[str, ...] | None) -> Dataset:
     dataset = open_dataset(folder, classes)
-    # One sub-folder alone is no class for `open_dataset`: pictures without labels may lie in one too.
+    # One sub-folder alone is no class for `open_dataset`: images without labels may lie in one too.
     if dataset.labels is None and all("/" in file for file in dataset.files):
         raise _one_class(folder)
     return dataset
@@ -121,7 +121,7 @@ def _check_folders(train: Path, part: Path) -> None:
         raise VitedgeError(
             f"{part} has classes that {train} lacks.",
             f"Sub-folders without a counterpart there: {', '.join(unknown[:5])}{more}.",
-            "Add training pictures of these classes, or remove the sub-folders.",
+            "Add training images of these classes, or remove the sub-folders.",
         )
 
 

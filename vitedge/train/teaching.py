@@ -1,4 +1,4 @@
-"""A float model teaches another form of itself, on pictures without labels: the task of distillation and of QAT."""
+"""A float model teaches another form of itself, on images without labels: the task of distillation and of QAT."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vitedge.reporter import Reporter
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.features import block_outputs
 from vitedge.train.feed import Samples
+from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import Row, fit
 from vitedge.train.losses import distillation
 from vitedge.train.options import AugmentOptions, TeachingOptions
-from vitedge.train.pictures import Normalizer, Pixels
 from vitedge.vit.model import VisionTransformer
 
 # Student's and teacher's output of one block [B, N, C] -> their distance.
@@ -33,11 +33,11 @@ JITTER = 0.2
 
 @dataclass(frozen=True)
 class TeachingReport:
-    """How it went. Agreement is the share of held-out pictures with the teacher's top-1.
+    """How it went. Agreement is the share of held-out images with the teacher's top-1.
 
     Attributes:
-        agreement, kl: (before, after) on the held-out pictures; kl of the class shares, in nats.
-        holdout, images, views: pictures held out, learnt from, and seen in all.
+        agreement, kl: (before, after) on the held-out images; kl of the class shares, in nats.
+        holdout, images, views: images held out, learnt from, and seen in all.
         steps, seconds, best_step: of the run, and where the kept weights come from.
         history: one row an evaluation.
     """
@@ -63,7 +63,7 @@ class TeachingReport:
             "title": title,
             "columns": columns,
             "rows": [[row.get(name) for name in columns] for row in self.history],
-            "note": f"On {self.holdout} held-out calibration pictures, against the dense float model.",
+            "note": f"On {self.holdout} held-out calibration images, against the dense float model.",
             "step": step,
         }
 
@@ -72,7 +72,7 @@ class Teaching:
     """The task: logits by KL divergence, every block's output by `compare`.
 
     Args:
-        held: pictures uint8 [n, 3, H, W] that a model is judged by.
+        held: images uint8 [n, 3, H, W] that a model is judged by.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Teaching:
 
     @torch.no_grad()
     def logits(self, model: nn.Module) -> Tensor:
-        """Of the held-out pictures [N, classes], on the CPU."""
+        """Of the held-out images [N, classes], on the CPU."""
         parts = [model(self.normalize(p.to(self.device))).float().cpu() for p in self.held.split(32)]
         return torch.cat(parts)
 
@@ -120,13 +120,13 @@ class Teaching:
         kl = float(distillation(ours, self.expected, 1.0))
         row = {"agreement": agreement, "kl": kl}
         self.first = self.first or row
-        # Among weights that agree no less than those at the start, the divergence decides: on a hundred pictures
+        # Among weights that agree no less than those at the start, the divergence decides: on a hundred images
         # agreement goes by whole points, and up and down by chance.
         return {"score": -kl - 1e3 * max(0.0, self.first["agreement"] - agreement), **row}
 
 
 class Lesson:
-    """Pictures, task and loop of a model that is taught.
+    """Images, task and loop of a model that is taught.
 
     Args:
         student: learns in place. teacher: is not changed.
@@ -134,7 +134,7 @@ class Lesson:
         purpose: what the errors call it.
         state_folder: where the state of a run that may be killed is kept; None keeps none.
 
-    Raises VitedgeError where there are too few pictures.
+    Raises VitedgeError where there are too few images.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Lesson:
     ) -> None:
         if len(pixels) < FEWEST:
             raise VitedgeError(
-                f"{len(pixels)} pictures are too few for {purpose}.",
+                f"{len(pixels)} images are too few for {purpose}.",
                 "",
                 f"Give at least {FEWEST}; some hundred are better.",
             )
@@ -169,7 +169,7 @@ class Lesson:
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share; more time changes nothing of the steps that were done."""
         options = self.options.model_dump(exclude={"minutes"})
-        return {"arch": self.student.config.to_dict(), "training": options, "pictures": len(self.samples)}
+        return {"arch": self.student.config.to_dict(), "training": options, "images": len(self.samples)}
 
     def judge(self) -> Row:
         """Figures of the student as it stands before the loop; they stand first in the report.
@@ -196,7 +196,7 @@ class Lesson:
         def tell(row: Row) -> None:
             reporter.info(
                 f"step {row['step']:.0f}, epoch {row['epoch']:.1f}: agreement {row['agreement']:.3f}, "
-                f"KL {row['kl']:.4f} on {kept} held-out pictures"
+                f"KL {row['kl']:.4f} on {kept} held-out images"
             )
 
         loop = self.options.loop()
@@ -245,7 +245,7 @@ def freeze_after_blocks(model: VisionTransformer) -> None:
 
 
 def make_samples(pixels: np.ndarray, options: TeachingOptions, preprocess: Preprocess) -> Samples:
-    """Pictures uint8 [N, H, W, 3] with the random changes that the options ask for."""
+    """Images uint8 [N, H, W, 3] with the random changes that the options ask for."""
     augment = AugmentOptions(
         scale=options.crop_scale, jitter=JITTER, mixup=options.mixup, cutmix=options.cutmix
     )

@@ -40,12 +40,12 @@ class ViTConfig:
 
     Attributes:
         image_size, patch_size: in pixels, square.
-        channels: of the input picture.
+        channels: of the input image.
         width: of the residual stream.
         classes: of the head.
         blocks: one `BlockConfig` an encoder block.
         norm_eps: epsilon of every LayerNorm.
-        activation: what turns the logits into probabilities: "softmax" for one class a picture, "sigmoid"
+        activation: what turns the logits into probabilities: "softmax" for one class an image, "sigmoid"
             for several.
     """
 

@@ -25,7 +25,7 @@ def patch_macs(config: ViTConfig) -> int:
 
 
 def model_macs(config: ViTConfig, *, exact_cuts: bool = False) -> int:
-    """MACs of one picture. With `exact_cuts`, the last block counts as exported: one query, one token's MLP."""
+    """MACs of one image. With `exact_cuts`, the last block counts as exported: one query, one token's MLP."""
     total = patch_macs(config) + config.width * config.classes
     last = len(config.blocks) - 1
     for i, block in enumerate(config.blocks):

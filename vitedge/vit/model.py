@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Normalised pictures float32 [B, channels, H, W] -> logits [B, classes].
+    """Normalised images float32 [B, channels, H, W] -> logits [B, classes].
 
     The last block computes k and v on all tokens and the rest on [CLS] alone: nothing else reaches the head, so
     the logits are the same, and the sites see what the exported graph computes.

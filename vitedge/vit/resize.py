@@ -24,7 +24,7 @@ def resize_positions(pos_embedding: Tensor, grid: int) -> Tensor:
 
 
 def resize_model(config: ViTConfig, state: dict[str, Tensor], image_size: int) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """Configuration and state dict for pictures of `image_size` pixels. Raises VitedgeError where the patches
+    """Configuration and state dict for images of `image_size` pixels. Raises VitedgeError where the patches
     don't divide it."""
     resized = replace(config, image_size=image_size)
     return resized, state | {"pos_embedding": resize_positions(state["pos_embedding"], resized.grid)}

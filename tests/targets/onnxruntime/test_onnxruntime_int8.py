@@ -27,7 +27,7 @@ PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 @pytest.fixture
 def quantized(tiny_model) -> tuple[onnx.ModelProto, np.ndarray]:
-    """A Q/DQ graph and pictures."""
+    """A Q/DQ graph and images."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(pixels))])  # noqa: E731
     scheme = calibrate(tiny_model, batches, QuantOptions(rounding="nearest", correct=False), PREPROCESS)

@@ -94,7 +94,7 @@ def test_one_context_by_default_and_logits_in_order(lite: type[RKNNLite]) -> Non
     assert all(c.released for c in lite.made)
 
 
-def test_all_cores_are_a_context_each_and_share_the_pictures(lite: type[RKNNLite]) -> None:
+def test_all_cores_are_a_context_each_and_share_the_images(lite: type[RKNNLite]) -> None:
     runner = board.BoardRunner(Path("m.rknn"), METADATA | {"npu_cores": "all"}, "rk3588")
     pixels = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
     assert np.allclose(runner.infer(pixels), pixels.mean((1, 2)))

@@ -134,7 +134,7 @@ def test_the_data_set_is_nchw_in_raw_scale_with_the_whole_range(tmp_path: Path) 
     assert np.array_equal(images[1][0].transpose(1, 2, 0), pixels[1])
 
 
-def test_calibration_and_check_pictures_are_different_ones() -> None:
+def test_calibration_and_check_images_are_different_ones() -> None:
     calibrate, check = split(256, 32, 96)
     assert len(calibrate) == 32 and len(check) == 96 and not set(calibrate) & set(check)
     calibrate, check = split(10, 32, 96)

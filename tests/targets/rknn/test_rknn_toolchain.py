@@ -50,7 +50,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pictures(count: int, size: int) -> np.ndarray:
+def images(count: int, size: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(x).resize((size, size), Image.Resampling.BICUBIC)) for x in small])
@@ -74,7 +74,7 @@ def test_the_toolchain_works(tools: toolchain.Toolchain) -> None:
 def test_fp16_is_built_simulated_and_costed(
     tools: toolchain.Toolchain, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixels = pictures(8, 64)
+    pixels = images(8, 64)
     # As from the command line, where the run folder is relative.
     monkeypatch.chdir(tmp_path)
     result = build(small, Path("out"), "fp16", pixels, compare_export=True)
@@ -98,14 +98,14 @@ def test_fp16_is_built_simulated_and_costed(
 def test_another_platform_is_built_though_its_cycles_are_not_modelled(
     tools: toolchain.Toolchain, small: Path, tmp_path: Path
 ) -> None:
-    result = build(small, tmp_path / "out", "fp16", pictures(2, 64), "rk3576")
+    result = build(small, tmp_path / "out", "fp16", images(2, 64), "rk3576")
     table = TARGET.cost(tmp_path / "out" / result.artifact, result.metadata)
     assert result.metadata["platform"] == "rk3576" and result.metadata["vendor_cycles"] is None
     assert table is not None and table.rows and "No cycles" in table.not_modelled
 
 
 def test_int8_by_search_reopens_to_the_same_logits(tools: toolchain.Toolchain, small: Path, tmp_path: Path) -> None:
-    pixels = pictures(24, 64)
+    pixels = images(24, 64)
     result = build(small, tmp_path / "out", "int8", pixels, calib_images=8, check_images=16, max_drop=0.0)
     quantisation = result.metadata["quantisation"]
     assert quantisation["algorithm"] == "normal" and quantisation["trials"]
@@ -132,7 +132,7 @@ def test_a_platform_that_the_toolkit_refuses_is_told_in_its_words(tools: toolcha
 
 
 def test_another_toolkits_artifact_is_not_simulated(tools: toolchain.Toolchain, small: Path, tmp_path: Path) -> None:
-    result = build(small, tmp_path / "out", "fp16", pictures(2, 64))
+    result = build(small, tmp_path / "out", "fp16", images(2, 64))
     with pytest.raises(VitedgeError, match=r"built by rknn-toolkit2 2\.3\.2"):
         TARGET.open(tmp_path / "out" / result.artifact, result.metadata | {"toolkit": "2.3.2"})
 

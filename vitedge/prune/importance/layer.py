@@ -15,7 +15,7 @@ class Layer:
         into: weight of the Linear that makes them, [groups * size, C].
         out: weight of the Linear that reads them, [C, groups * size].
         size: activations in a group.
-        first, second: mean of |g| and of g^2, [groups] each, where g is one picture's first-order change of a
+        first, second: mean of |g| and of g^2, [groups] each, where g is one image's first-order change of a
             drawn output's log probability when the group is held at its mean; None where not asked for.
     """
 

@@ -1,4 +1,4 @@
-"""The size of a group's weights (Li et al., arXiv 1608.08710); looks at no picture."""
+"""The size of a group's weights (Li et al., arXiv 1608.08710); looks at no image."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: n
     """Writes the graph to `out` in the fastest of the forms that `options` allow, and tells what was found.
 
     One choice after the other: first the attention, then the MLP's groups. Forms that come out as the same graph
-    are not timed twice. pixels: pictures [N, H, W, C] to time with; noise where there are none.
+    are not timed twice. pixels: images [N, H, W, C] to time with; noise where there are none.
     """
     import onnx
 

@@ -83,7 +83,7 @@ def driver_version(path: Path = Path("/sys/kernel/debug/rknpu/version")) -> str:
 
 
 def device_trouble(devices: tuple[str, ...] = DEVICES) -> tuple[str, str] | None:
-    """Why the NPU's device can't be used and what mends it, or None where it can."""
+    """Why the NPU's device can't be used and what fixes it, or None where it can."""
     there = [d for d in devices if os.path.exists(d)]
     if not there:
         return (
@@ -100,7 +100,7 @@ def device_trouble(devices: tuple[str, ...] = DEVICES) -> tuple[str, str] | None
 
 class BoardRunner:
     """One runtime context, or one a core where `npu_cores` is "all": more contexts are what adds throughput, one
-    picture gains little from three cores."""
+    image gains little from three cores."""
 
     device = "npu"
     batch: int | None = 1
@@ -133,7 +133,7 @@ class BoardRunner:
         self._pool = ThreadPoolExecutor(len(self.contexts))
 
     def infer(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 logits [N, classes]; several contexts share the pictures."""
+        """uint8 [N, H, W, 3] -> float32 logits [N, classes]; several contexts share the images."""
         count = len(self.contexts)
         shares = [range(start, len(pixels), count) for start in range(count)]
         parts = list(self._pool.map(lambda c, share: [_one(c, pixels[i]) for i in share], self.contexts, shares))
@@ -176,8 +176,8 @@ def _context(lite: Any, artifact: Path, metadata: dict[str, Any], mask: int | No
     return context
 
 
-def _one(context: Any, picture: np.ndarray) -> np.ndarray:
-    result = context.inference(inputs=[np.ascontiguousarray(picture[None])], data_format=["nhwc"])
+def _one(context: Any, image: np.ndarray) -> np.ndarray:
+    result = context.inference(inputs=[np.ascontiguousarray(image[None])], data_format=["nhwc"])
     if result is None:
         raise VitedgeError(
             "The NPU failed while it ran.", "Its runtime returned nothing.", "See its log above.", exit_code=1

@@ -24,7 +24,7 @@ from vitedge.targets.rknn.tensors import by_part
 from vitedge.targets.rknn.toolchain import Toolchain, adopt, find, home
 
 ARTIFACT = "model.rknn"
-# Pictures on which the parts are ranked by SQNR: a stable order needs few.
+# Images on which the parts are ranked by SQNR: a stable order needs few.
 RANKING = 8
 # What is tried where the ranges are chosen by measurement; mmse takes minutes where these take seconds.
 ALGORITHMS = ("normal", "kl_divergence")
@@ -79,7 +79,7 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     """Quantises and leaves the chosen model in the compiler; what was chosen, and warnings."""
     if request.pixels is None or not len(request.pixels):
         raise VitedgeError(
-            "INT8 for RKNN needs calibration pictures, and the run has none.",
+            "INT8 for RKNN needs calibration images, and the run has none.",
             "The compiler takes its ranges from them.",
             "Run `vitedge compress --calib FOLDER` first, or build with --precision fp16.",
         )
@@ -116,7 +116,7 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     warnings = []
     if not full and chosen.agreement < 1 - options.max_drop / 100:
         warnings.append(
-            f"No assignment keeps the loss within {options.max_drop:g} % of the pictures: the best one loses "
+            f"No assignment keeps the loss within {options.max_drop:g} % of the images: the best one loses "
             f"{100 * (1 - chosen.agreement):.1f} %. Give a larger --max-drop, or --precision fp16."
         )
     return quantisation, warnings
@@ -137,7 +137,7 @@ def _cycles_before(toolchain: Toolchain, request: BuildRequest, platform: str, c
 
 
 class _Judge:
-    """Builds assignments and compares them with the float model on the check pictures."""
+    """Builds assignments and compares them with the float model on the check images."""
 
     def __init__(self, compiler: Compiler, pixels: np.ndarray, reference: np.ndarray) -> None:
         self.compiler, self.pixels, self.reference = compiler, pixels, reference

@@ -85,6 +85,6 @@ def simulate(worker: Worker, pixels: np.ndarray, limit: float) -> np.ndarray:
     """Runs the simulator of what the worker has built; files go through the worker's folder."""
     source, target = worker.folder / "pixels.npy", worker.folder / "logits.npy"
     np.save(source, pixels)
-    # The limit is for one call of the compiler; simulating takes as long as there are pictures.
+    # The limit is for one call of the compiler; simulating takes as long as there are images.
     worker.request("infer", limit=limit + 30.0 * len(pixels), pixels=str(source), logits=str(target))
     return np.load(target)

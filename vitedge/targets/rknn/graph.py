@@ -10,7 +10,7 @@ from vitedge.errors import VitedgeError
 
 # Share of the logits' range that the rewrites may move them by.
 TOLERANCE = 1e-5
-# Pictures that the rewrites are checked on.
+# Images that the rewrites are checked on.
 CHECKED = 4
 
 
@@ -19,7 +19,7 @@ def prepare(
 ) -> tuple[list[int], list[str]]:
     """Writes the rewritten graph; the shape of the input [N, H, W, C], and the rewrites that were applied.
 
-    pixels: uint8 [N, H, W, C] to check them on, or None for pictures of noise.
+    pixels: uint8 [N, H, W, C] to check them on, or None for images of noise.
     only: the rewrites to apply; all by default. Raises VitedgeError where the
     rewritten graph computes anything else.
     """
@@ -46,14 +46,14 @@ def prepare(
 
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """Float32 logits [N, classes] in ONNX Runtime of uint8 [N, H, W, C], one picture at a time."""
+    """Float32 logits [N, classes] in ONNX Runtime of uint8 [N, H, W, C], one image at a time."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0]
     logits = []
-    for picture in pixels:
-        x = picture[None]
+    for image in pixels:
+        x = image[None]
         if source.type == "tensor(float)":
             x = x.transpose(0, 3, 1, 2).astype(np.float32)
         logits.append(session.run(None, {source.name: np.ascontiguousarray(x)})[0])

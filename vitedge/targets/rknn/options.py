@@ -22,13 +22,13 @@ class RknnOptions(TargetOptions):
         3.0,
         ge=0,
         le=100,
-        description="Percent of calibration pictures whose top-1 may differ from the float model's, in the simulator.",
+        description="Percent of calibration images whose top-1 may differ from the float model's, in the simulator.",
     )
     algorithm: Literal["auto", "normal", "kl_divergence", "mmse"] = Field(
         "auto", description="How the compiler finds INT8 ranges; auto: measured (full) or normal (balanced)."
     )
-    calib_images: int = Field(32, ge=1, description="Pictures that the compiler calibrates on.")
-    check_images: int = Field(96, ge=1, description="Other calibration pictures that candidates are compared on.")
+    calib_images: int = Field(32, ge=1, description="Images that the compiler calibrates on.")
+    check_images: int = Field(96, ge=1, description="Other calibration images that candidates are compared on.")
     compare_export: bool = Field(
         False, description="Compile the graph as exported too, to show what the rewrites save (one more build)."
     )

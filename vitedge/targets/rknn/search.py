@@ -23,7 +23,7 @@ class Trial:
     Attributes:
         parts: those in float16.
         cycles: the vendor's total.
-        agreement: share of pictures with the float model's top-1.
+        agreement: share of images with the float model's top-1.
         sqnr_db: of the logits.
     """
 
@@ -37,9 +37,9 @@ Try = Callable[[Sequence[str], bool], Trial]
 
 
 def search(try_: Try, parts: Iterable[str], floor: float) -> list[Trial]:
-    """All trials on all pictures, the one to take last.
+    """All trials on all images, the one to take last.
 
-    try_: builds and measures an assignment; with True, on a few pictures, for ranking.
+    try_: builds and measures an assignment; with True, on a few images, for ranking.
     parts: those that there are; floor: the agreement to reach.
     Where none reaches it, the best in agreement (then SQNR) is taken.
     """
@@ -76,7 +76,7 @@ def search(try_: Try, parts: Iterable[str], floor: float) -> list[Trial]:
 def rank(try_: Try, base: tuple[str, ...], candidates: Sequence[str]) -> list[str]:
     """The candidates by the noise that the logits lose, for each cycle more, with that one part in float16.
 
-    SQNR, not agreement: it tells candidates apart on a few pictures. Those that gain nothing are left out.
+    SQNR, not agreement: it tells candidates apart on a few images. Those that gain nothing are left out.
     """
     start = try_(base, True)
     gains = {}

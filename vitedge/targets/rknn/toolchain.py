@@ -71,7 +71,7 @@ def _remember(toolchains: list[Toolchain]) -> None:
 def find(rknn_python: str | None = None) -> Toolchain:
     """The environment to use: the one named, the environment variable's, or the newest installed.
 
-    Raises VitedgeError (with the command that mends it) where there is none or its interpreter is gone.
+    Raises VitedgeError (with the command that fixes it) where there is none or its interpreter is gone.
     """
     for named, source in ((rknn_python, "--rknn-python"), (os.environ.get(PYTHON_VARIABLE), PYTHON_VARIABLE)):
         if named:

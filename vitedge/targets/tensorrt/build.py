@@ -19,7 +19,7 @@ from vitedge.targets.tensorrt.network import EngineSpec, build_engine
 from vitedge.targets.tensorrt.options import Profile, TensorRTOptions, parse_profiles
 
 ENGINE, GRAPH = "model.engine", "model.onnx"
-# Pictures whose activations decide what stays in FP32.
+# Images whose activations decide what stays in FP32.
 RANGE_IMAGES = 64
 
 
@@ -189,7 +189,7 @@ def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[st
     if not np.isfinite(logits).all() or noise > 0.1 * power:
         raise VitedgeError(
             "The engine does not compute what the model computes.",
-            f"On a calibration picture its logits are off by {100 * (noise / power) ** 0.5:.0f} % of their size. "
+            f"On a calibration image its logits are off by {100 * (noise / power) ** 0.5:.0f} % of their size. "
             "TensorRT 10.3 is known to have miscompiled a ViT-B/16 in FP16 (NVIDIA/TensorRT issues 4723, 4742).",
             "Install a newer TensorRT, or build with --opt-level 2 or --precision fp32.",
             exit_code=1,

@@ -30,7 +30,7 @@ class LoadedModel:
 
     Attributes:
         model: in eval mode, on the CPU, float32.
-        preprocess: how its pictures were prepared.
+        preprocess: how its images were prepared.
         classes: one name a class, or None.
         origin: what was read, for the manifest and for people.
         random: True where the weights are random, so that accuracy means nothing.
@@ -79,7 +79,7 @@ def load_model(
     prep = pp.parse_preprocess(preprocess) if preprocess else raw.preprocess
     if prep is None:
         raise VitedgeError(
-            f"'{source}' does not say how its pictures were prepared.",
+            f"'{source}' does not say how its images were prepared.",
             "With another normalisation than in training a model's accuracy collapses, so it is not guessed.",
             "Put a preprocess.json beside the weights, or give --preprocess imagenet, --preprocess inception "
             "or --preprocess FILE.",

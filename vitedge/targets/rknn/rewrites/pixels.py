@@ -3,7 +3,7 @@
 `pixels` uint8 [N, H, W, C] -> Cast -> Transpose -> Conv    becomes    `pixels` float [N, C, H, W] -> Conv
 
 The compiler then gives the artifact an input of uint8 NHWC of its own (`mean_values` 0, `std_values` 1), and the NPU
-takes the pixels as they are: with a Cast in the graph, it converts a picture on the CPU. Exact.
+takes the pixels as they are: with a Cast in the graph, it converts an image on the CPU. Exact.
 """
 
 from __future__ import annotations

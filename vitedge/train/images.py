@@ -1,4 +1,4 @@
-"""Pictures as the loop takes them: uint8 tensors with targets, decoded once where the memory allows it."""
+"""Images as the loop takes them: uint8 tensors with targets, decoded once where the memory allows it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Normalizer:
 
 
 class Pixels:
-    """Pictures that are in memory already: uint8 [N, H, W, 3], with a target each (its own index by default)."""
+    """Images that are in memory already: uint8 [N, H, W, 3], with a target each (its own index by default)."""
 
     def __init__(self, pixels: np.ndarray, targets: Tensor | None = None) -> None:
         self.pixels = torch.from_numpy(np.ascontiguousarray(pixels))
@@ -42,8 +42,8 @@ class Pixels:
         return self.pixels[index].permute(2, 0, 1), self.targets[index]
 
 
-class Pictures:
-    """The pictures of a data set with their class shares float32 [classes] as targets.
+class Images:
+    """The images of a data set with their class shares float32 [classes] as targets.
 
     Each is resized as `preprocess` says and not cropped: the augmentation crops. All are decoded at once, in
     threads, where they fit into `memory_mib`; else each time that they are asked for.
@@ -62,7 +62,7 @@ class Pictures:
         self.targets = one_hot(dataset, classes)
         self.skipped: list[tuple[str, str]] = []
         self.held: list[Tensor] | None = None
-        # A picture is seldom longer than one and a half times its short side.
+        # An image is seldom longer than one and a half times its short side.
         if len(dataset) * self.side**2 * 4.5 <= memory_mib * 2**20:
             self._decode_all()
 
@@ -97,8 +97,8 @@ class Pictures:
 
         with ThreadPoolExecutor(default_threads()) as pool:
             found = list(pool.map(attempt, range(len(self.dataset))))
-        good = [i for i, picture in enumerate(found) if isinstance(picture, Tensor)]
-        self.held = [picture for picture in found if isinstance(picture, Tensor)]
+        good = [i for i, image in enumerate(found) if isinstance(image, Tensor)]
+        self.held = [image for image in found if isinstance(image, Tensor)]
         self.targets = self.targets[good]
         self.skipped = [
             (self.dataset.files[i], e.reason) for i, e in enumerate(found) if isinstance(e, UnreadableImage)
@@ -106,7 +106,7 @@ class Pictures:
         if len(self.skipped) > UNREADABLE_SHARE * len(self.dataset):
             named = "; ".join(f"{file}: {reason}" for file, reason in self.skipped[:5])
             raise VitedgeError(
-                f"Too many pictures of {self.dataset.root} are unreadable.",
+                f"Too many images of {self.dataset.root} are unreadable.",
                 f"{len(self.skipped)} of {len(self.dataset)}: {named}. Over {UNREADABLE_SHARE:.0%} are an error.",
                 "Mend or remove these files.",
             )
