@@ -26,8 +26,8 @@ def test_writes_bytes_text_json(tmp_path: Path) -> None:
 
 def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     files.write_json(tmp_path / "c.json", 1)
-    with pytest.raises(ValueError):
-        files.write_json(tmp_path / "c.json", float("nan"))
+    with pytest.raises(VitedgeError, match=r"rows\.1\.top1 is NaN or infinite"):
+        files.write_json(tmp_path / "c.json", {"rows": [{}, {"top1": float("nan")}]})
     assert (tmp_path / "c.json").read_text() == "1\n"
 
 
