@@ -96,7 +96,9 @@ def parse_json(data: bytes | str, name: str | Path, *, todo: str = "", exit_code
         )
         _check(value)
     except (ValueError, RecursionError) as error:
-        raise VitedgeError(f"'{printable(name)}' is not valid JSON.", _reason(error), todo, exit_code=exit_code) from error
+        raise VitedgeError(
+            f"'{printable(name)}' is not valid JSON.", _reason(error), todo, exit_code=exit_code
+        ) from error
     return value
 
 
@@ -106,7 +108,9 @@ def parse_toml(data: bytes | str, name: str | Path, *, todo: str = "", exit_code
         value = tomllib.loads(data.decode("utf-8") if isinstance(data, bytes) else data)
         _check(value)
     except (ValueError, RecursionError) as error:  # tomllib recurses in Python, so this one can be caught
-        raise VitedgeError(f"'{printable(name)}' is not valid TOML.", _reason(error), todo, exit_code=exit_code) from error
+        raise VitedgeError(
+            f"'{printable(name)}' is not valid TOML.", _reason(error), todo, exit_code=exit_code
+        ) from error
     return value
 
 
@@ -122,11 +126,11 @@ def read_toml(path: str | Path, *, todo: str = "", most: int = 2**20, exit_code:
     return parse_toml(data, path, todo=todo, exit_code=exit_code)
 
 
-def load(
-    path: str | Path, kind: type[T], *, todo: str = "", most: int = MOST_BYTES, exit_code: int = 2
-) -> T:
+def load(path: str | Path, kind: type[T], *, todo: str = "", most: int = MOST_BYTES, exit_code: int = 2) -> T:
     """A JSON file as `kind`: a pydantic model, a dataclass, `dict[str, float]`. Raises VitedgeError."""
-    return validate(read_json(path, todo=todo, most=most, exit_code=exit_code), kind, path, todo=todo, exit_code=exit_code)
+    return validate(
+        read_json(path, todo=todo, most=most, exit_code=exit_code), kind, path, todo=todo, exit_code=exit_code
+    )
 
 
 def parse(data: bytes | str, kind: type[T], name: str | Path, *, todo: str = "", exit_code: int = 2) -> T:
@@ -142,7 +146,9 @@ def validate(value: Any, kind: type[T], name: str | Path, *, todo: str = "", exi
         found = [f"{_key(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors(include_url=False)]
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         why = printable("; ".join(found[:3]) + more, 600) + "."
-        raise VitedgeError(f"'{printable(name)}' does not hold what it should.", why, todo, exit_code=exit_code) from error
+        raise VitedgeError(
+            f"'{printable(name)}' does not hold what it should.", why, todo, exit_code=exit_code
+        ) from error
 
 
 def dump(value: Any) -> str:
@@ -196,7 +202,7 @@ def inside(root: Path, relative: str, *, name: str | Path = "", todo: str = "") 
 
 
 def printable(text: object, most: int = 300) -> str:
-    """`text` without what a terminal or a page would act on: control characters are escaped, at most `most` characters."""
+    """`text` without what a terminal or a page would act on, cut off at `most` characters."""
     cut = str(text)
     cut = cut if len(cut) <= most else cut[: most - 3] + "..."
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in cut)
