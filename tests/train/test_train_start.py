@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitedge.train.local_init import cosine_patches, init_local, position_codes, shift
 from vitedge.train.muon import MuonAdamW, orthogonalize
 from vitedge.vit.config import uniform
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.local_init import cosine_patches, init_local, position_codes, shift
 
 
 def test_orthogonalize_is_near_the_polar_factor() -> None:
@@ -52,7 +51,7 @@ def test_patches_are_orthogonal() -> None:
 
 def test_heads_look_at_their_neighbours() -> None:
     config = uniform(image_size=32, patch_size=4, width=64, depth=2, heads=4, hidden=128, classes=10)
-    model = init_local(VisionTransformer(config)).eval()
+    model = init_local(config).eval()
     seen = []
     model.blocks[0].attention.scores_site.register_forward_hook(lambda _m, _i, out: seen.append(out))
     with torch.no_grad():

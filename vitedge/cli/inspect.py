@@ -77,13 +77,15 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> dict[str, Any]:
         attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
         if block.v_dim != block.qk_dim:
             attention += f" (v {block.v_dim})"
+        tokens = config.block_tokens(i, exact_cuts=False)
+        macs = attention_macs(config, block, tokens) / 1e6
         half = block_params(config, _only(block, mlp=False))
-        rows.append([f"block{i}.attention", attention, f"[{n}, {w}]", half, attention_macs(config, block) / 1e6])
+        rows.append([f"block{i}.attention", attention, f"[{n}, {w}]", half, macs])
         units = f"{_change(old.hidden, block.hidden)} units"
         if len(block.groups) > 1:
             units += " in groups of " + ", ".join(map(str, block.groups))
         rest = block_params(config, _only(block, mlp=True))
-        rows.append([f"block{i}.mlp", units, f"[{n}, {w}]", rest, mlp_macs(config, block) / 1e6])
+        rows.append([f"block{i}.mlp", units, f"[{n}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
     rows.append(["head", f"{config.classes} classes", f"[{config.classes}]", w * config.classes + config.classes])
     rows[-1].append(w * config.classes / 1e6)
     rows.append(["total", None, None, model_params(config), model_macs(config) / 1e6])

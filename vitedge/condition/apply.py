@@ -18,9 +18,8 @@ from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spr
 from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
-from vitedge.condition.surgery import norms
 from vitedge.errors import VitedgeError
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 # Images on which the logits and ranges before and after each transform are compared.
 CHECK_IMAGES = 16
@@ -36,8 +35,8 @@ SWITCH = {
 
 
 def condition(
-    model: VisionTransformer, batches: Batches, options: ConditionOptions | None = None
-) -> tuple[VisionTransformer, ConditionReport]:
+    model: Architecture, batches: Batches, options: ConditionOptions | None = None
+) -> tuple[Architecture, ConditionReport]:
     """A conditioned copy of `model`, and what each transform did.
 
     Args:
@@ -101,8 +100,8 @@ def _limited(batches: Batches, images: int) -> Batches:
 
 @torch.no_grad()
 def _rotate(
-    model: VisionTransformer, batches: Batches, kind: Rotation, seed: int
-) -> tuple[VisionTransformer, dict[str, Any]]:
+    model: Architecture, batches: Batches, kind: Rotation, seed: int
+) -> tuple[Architecture, dict[str, Any]]:
     """The model with its stream centred and rotated in the way asked for, or the best of all ("auto")."""
     centred = copy.deepcopy(model)
     centre_stream(centred)
@@ -115,7 +114,7 @@ def _rotate(
     }
     kinds = list(makers) if kind == "auto" else [kind]
     sample = _first(batches, CHECK_IMAGES)
-    best: tuple[float, str, VisionTransformer] | None = None
+    best: tuple[float, str, Architecture] | None = None
     noises = {}
     for name in kinds:
         candidate = copy.deepcopy(centred)
@@ -130,28 +129,29 @@ def _rotate(
 
 
 @torch.no_grad()
-def stream_noise(model: VisionTransformer, batches: Iterable[Tensor]) -> float:
+def stream_noise(model: Architecture, batches: Iterable[Tensor]) -> float:
     """How much INT8 rounding costs around the residual stream: the mean, over LayerNorms, of the noise of the
     products that read them, and over residual sums, of their rounding noise over their variance."""
-    stats = measure(model, batches, [n for n in model.sites() if "norm" in n or "residual" in n or n == "embed"])
+    sums = [name for stream in model.streams() for name in stream.sites]
+    stats = measure(model, batches, [*(reader.site for reader in model.readers()), *sums])
     shares = []
-    for name, _, readers in norms(model):
-        weight = torch.cat([linear.weight for linear in readers])
-        shares.append(product_noise(stats[name].absmax, stats[name].energy, weight))
-    shares += [(s.crest / 127) ** 2 / 12 for n, s in stats.items() if "norm" not in n]
+    for reader in model.readers():
+        weight, stat = torch.cat([linear.weight for linear in reader.linears]), stats[reader.site]
+        shares.append(product_noise(stat.absmax, stat.energy, weight))
+    shares += [(stats[name].crest / 127) ** 2 / 12 for name in sums]
     return sum(shares) / len(shares)
 
 
 class _Log:
     """Compares the model with what it was, after each transform."""
 
-    def __init__(self, model: VisionTransformer, sample: list[Tensor]) -> None:
+    def __init__(self, model: Architecture, sample: list[Tensor]) -> None:
         self.sample = sample
         self.steps: list[Step] = []
         self.crest, self.start = self.look(model)
         self.before = self.start
 
-    def look(self, model: VisionTransformer) -> tuple[dict[str, float], Tensor]:
+    def look(self, model: Architecture) -> tuple[dict[str, float], Tensor]:
         """Largest absmax over std of each kind of activation, and the logits [N, classes]."""
         logits: list[Tensor] = []
         # Scores and probabilities change with the heads alone, and are the largest tensors by far.
@@ -160,7 +160,7 @@ class _Log:
             stats = measure(model, self.sample, sites)
         return crest_by_kind(stats), torch.cat(logits)
 
-    def add(self, model: VisionTransformer, name: str, chosen: Any, exact: bool = True) -> None:
+    def add(self, model: Architecture, name: str, chosen: Any, exact: bool = True) -> None:
         crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
         difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))

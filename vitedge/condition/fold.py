@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitedge.condition.surgery import assign, blocks_of, norms, reconfigure
-from vitedge.vit.model import VisionTransformer
+from vitedge.condition.surgery import assign
+from vitedge.vit.architecture import Architecture
 
 
 def folded(weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,10 +19,11 @@ def folded(weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[T
 
 
 @torch.no_grad()
-def fold_norms(model: VisionTransformer) -> None:
+def fold_norms(model: Architecture) -> None:
     """Leaves every LayerNorm with gamma 1 and beta 0, in place."""
-    for _, norm, readers in norms(model):
-        for linear in readers:
+    for reader in model.readers():
+        norm = reader.norm
+        for linear in reader.linears:
             weight, bias = folded(linear.weight, linear.bias, norm.weight, norm.bias)
             assign(linear.weight, weight)
             assign(linear.bias, bias)
@@ -31,12 +32,12 @@ def fold_norms(model: VisionTransformer) -> None:
 
 
 @torch.no_grad()
-def fold_attention_scale(model: VisionTransformer) -> None:
+def fold_attention_scale(model: Architecture) -> None:
     """q's weights take the attention scale over; it is 1 afterwards. In place."""
-    for i, block in enumerate(blocks_of(model)):
+    for i, block in enumerate(model.encoder()):
         if block.attention is None:
             continue
         scale = block.config.scale
         assign(block.attention.q.weight, block.attention.q.weight.double() * scale)
         assign(block.attention.q.bias, block.attention.q.bias.double() * scale)
-        reconfigure(model, i, scale=1.0)
+        model.reconfigure(i, scale=1.0)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from vitedge.condition.ranges import ChannelStats, measure
-from vitedge.condition.surgery import assign, blocks_of, reconfigure
-from vitedge.vit.model import MLP, VisionTransformer
+from vitedge.condition.surgery import assign
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import MLP
 
 # How far from the best a smaller group may be, as a ratio of noises.
 FLAT = 1.15
@@ -79,15 +80,15 @@ def reorder_units(mlp: MLP, order: Tensor) -> None:
 
 @torch.no_grad()
 def group_units(
-    model: VisionTransformer, batches: Iterable[Tensor], most: int, gain: float, multiple: int
+    model: Architecture, batches: Iterable[Tensor], most: int, gain: float, multiple: int
 ) -> dict[str, list[int]]:
     """Splits the units of each MLP where a few make the range, in place; returns block -> sizes."""
-    for i, block in enumerate(blocks_of(model)):
+    for i, block in enumerate(model.encoder()):
         if block.mlp is not None and block.config.groups:
-            reconfigure(model, i, groups=())
+            model.reconfigure(i, groups=())
     stats = measure(model, batches, [n for n in model.sites() if n.endswith(".mlp.gelu")])
     chosen = {}
-    for i, block in enumerate(blocks_of(model)):
+    for i, block in enumerate(model.encoder()):
         if block.mlp is None:
             continue
         stat: ChannelStats = stats[f"block{i}.mlp.gelu"]
@@ -97,5 +98,5 @@ def group_units(
         if len(groups) > 1:
             reorder_units(block.mlp, torch.cat(groups))
             chosen[f"block{i}"] = [len(group) for group in groups]
-            reconfigure(model, i, groups=tuple(chosen[f"block{i}"]))
+            model.reconfigure(i, groups=tuple(chosen[f"block{i}"]))
     return chosen

@@ -16,8 +16,9 @@ from torch import Tensor
 from vitedge.condition.orthogonal import flat_basis
 from vitedge.condition.ranges import ChannelStats, hooked, measure
 from vitedge.condition.smooth import smooth_scales
-from vitedge.condition.surgery import assign, blocks_of
-from vitedge.vit.model import Attention, VisionTransformer
+from vitedge.condition.surgery import assign
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import Attention
 
 
 def balancing(cov_q: Tensor, cov_k: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,11 +45,11 @@ def _cholesky(cov: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def balance_heads(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
+def balance_heads(model: Architecture, batches: Iterable[Tensor]) -> None:
     """Centres keys and values, balances q with k, spreads v over its head and scales it against `out`, in
     place."""
     moments = _moments(model, batches)
-    for i, block in enumerate(blocks_of(model)):
+    for i, block in enumerate(model.encoder()):
         if block.attention is None:
             continue
         a = block.attention
@@ -60,12 +61,12 @@ def balance_heads(model: VisionTransformer, batches: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def scale_values(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, float]:
+def scale_values(model: Architecture, batches: Iterable[Tensor]) -> dict[str, float]:
     """SmoothQuant's scales between v and the output projection, in place; returns site -> alpha (0: off)."""
     sites = [n for n in model.sites() if n.endswith(".attention.context")]
     stats = measure(model, batches, sites)
     chosen = {}
-    for i, block in enumerate(blocks_of(model)):
+    for i, block in enumerate(model.encoder()):
         if block.attention is None:
             continue
         name = f"block{i}.attention.context"
@@ -130,7 +131,7 @@ class _Moment:
         return torch.stack([cov[h * d : (h + 1) * d, h * d : (h + 1) * d] for h in range(a.config.heads)])
 
 
-def _moments(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, _Moment]:
+def _moments(model: Architecture, batches: Iterable[Tensor]) -> dict[str, _Moment]:
     sites = {n: s for n, s in model.sites().items() if n.split(".")[-1] in ("q", "k", "v", "context")}
     moments: dict[str, _Moment] = {}
 

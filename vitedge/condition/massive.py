@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.condition.ranges import Batches, ChannelStats, hooked
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 FACTORS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06)
 # A column is massive where the largest norm that it writes is so many times the stream's typical norm.
@@ -38,7 +38,7 @@ class Column:
 
 
 @torch.no_grad()
-def find_massive(model: VisionTransformer, batches: Batches) -> list[Column]:
+def find_massive(model: Architecture, batches: Batches) -> list[Column]:
     """The massive columns of all fc2 and output projections, the largest first."""
     linears = {n: m for n, m in model.linears().items() if n.endswith((".attention.out", ".mlp.fc2"))}
     inputs: dict[str, ChannelStats] = {}
@@ -72,7 +72,7 @@ def find_massive(model: VisionTransformer, batches: Batches) -> list[Column]:
 
 
 @torch.no_grad()
-def scale_massive(model: VisionTransformer, batches: Batches, budget: float) -> dict[str, Any]:
+def scale_massive(model: Architecture, batches: Batches, budget: float) -> dict[str, Any]:
     """Scales massive columns down as far as `budget` (share of agreement lost on `batches`) allows, in place.
 
     Returns what was found, the factor taken, and each factor tried with its agreement.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.errors import VitedgeError
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 Batches = Callable[[], Iterator[Tensor]]
 
@@ -89,7 +89,7 @@ def hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Tensor], None])
 
 @torch.no_grad()
 def measure(
-    model: VisionTransformer, batches: Iterable[Tensor], names: Iterable[str] | None = None
+    model: Architecture, batches: Iterable[Tensor], names: Iterable[str] | None = None
 ) -> dict[str, ChannelStats]:
     """Site name -> statistics over `batches` (normalised images [B, 3, H, W]) at `names` (all sites by
     default).

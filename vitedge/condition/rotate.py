@@ -11,52 +11,47 @@ import torch
 from torch import Tensor
 
 from vitedge.condition.ranges import hooked
-from vitedge.condition.surgery import assign, norms, writers
-from vitedge.vit.model import VisionTransformer
+from vitedge.condition.surgery import assign
+from vitedge.vit.architecture import Architecture, Stream
 
 
 @torch.no_grad()
-def centre_stream(model: VisionTransformer) -> None:
-    """Removes the mean over channels from everything that writes to the residual stream, in place.
+def centre_stream(model: Architecture) -> None:
+    """Removes the mean over channels from everything that writes to a residual stream, in place.
 
     LayerNorm removes it anyway. It also goes from the readers' rows: a centred stream does not see it.
     """
-    _write(model, lambda x: x - x.mean(0, keepdim=True))
-    for _, _, readers in norms(model):
-        for linear in readers:
-            w = linear.weight.double()
-            assign(linear.weight, w - w.mean(1, keepdim=True))
+    _change(model.streams(), lambda x: x - x.mean(0, keepdim=True), lambda w: w - w.mean(1, keepdim=True))
 
 
 @torch.no_grad()
-def rotate_stream(model: VisionTransformer, rotation: Tensor) -> None:
-    """Writers w -> Q w, readers r -> r Q^T, in place. `rotation` Q [C, C], float64, orthogonal, Q 1 = 1."""
-    _write(model, lambda x: rotation @ x)
-    for _, _, readers in norms(model):
-        for linear in readers:
-            assign(linear.weight, linear.weight.double() @ rotation.T)
+def rotate_stream(model: Architecture, rotation: Tensor, stage: int = 0) -> None:
+    """Writers w -> Q w, readers r -> r Q^T of a stage's stream, in place. `rotation` Q [C, C], float64, orthogonal,
+    Q 1 = 1."""
+    _change(model.streams()[stage : stage + 1], lambda x: rotation @ x, lambda w: w @ rotation.T)
 
 
-def _write(model: VisionTransformer, change: Callable[[Tensor], Tensor]) -> None:
-    """Applies `change` [C, n] -> [C, n] to all that is added to the stream."""
-    conv = model.patch_embed
-    assign(conv.weight, change(conv.weight.double().flatten(1)))
-    if conv.bias is not None:
-        assign(conv.bias, change(conv.bias.double()[:, None]))
-    for tokens in (model.class_token, model.pos_embedding):
-        assign(tokens, change(tokens.double()[0].T).T)
-    for linear in writers(model):
-        assign(linear.weight, change(linear.weight.double()))
-        assign(linear.bias, change(linear.bias.double()[:, None]))
+def _change(
+    streams: Iterable[Stream], written: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]
+) -> None:
+    """Applies `written` [C, n] to all that is added to the streams, `read` [n, C] to all of their readers."""
+    for stream in streams:
+        for writer in stream.writers:
+            shape = writer.parameter.movedim(writer.axis, 0).shape
+            assign(writer.parameter, written(writer.columns()).reshape(shape).movedim(0, writer.axis))
+        for reader in stream.readers:
+            for linear in reader.linears:
+                assign(linear.weight, read(linear.weight.double()))
 
 
 @torch.no_grad()
-def stream_moment(model: VisionTransformer, batches: Iterable[Tensor]) -> Tensor:
-    """Second moment of the residual stream [C, C], float64, each site's scaled to a trace of 1, then summed.
+def stream_moment(model: Architecture, batches: Iterable[Tensor], stage: int = 0) -> Tensor:
+    """Second moment of a stage's residual stream [C, C], float64, each site's scaled to a trace of 1, then summed.
 
     Scaled, because the stream grows from block to block and the early blocks count as much.
     """
-    sites = {n: s for n, s in model.sites().items() if n == "embed" or "residual" in n}
+    stream, named = model.streams()[stage], model.sites()
+    sites = {name: named[name] for name in stream.sites}
     sums: dict[str, Tensor] = {}
 
     def see(name: str, x: Tensor) -> None:
@@ -67,7 +62,7 @@ def stream_moment(model: VisionTransformer, batches: Iterable[Tensor]) -> Tensor
     with hooked(sites, see):
         for batch in batches:
             model(batch)
-    total = torch.zeros(model.config.width, model.config.width, dtype=torch.float64)
+    total = torch.zeros(stream.width, stream.width, dtype=torch.float64)
     for gram in sums.values():
         total += gram / gram.trace().clamp_min(1e-30)
     return total

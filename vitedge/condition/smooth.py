@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vitedge.condition.ranges import ChannelStats, measure
-from vitedge.condition.surgery import assign, norms
-from vitedge.vit.model import VisionTransformer
+from vitedge.condition.surgery import assign
+from vitedge.vit.architecture import Architecture
 
 ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 
@@ -61,11 +61,12 @@ def smooth_scales(stat: ChannelStats, weight: Tensor) -> tuple[Tensor, float]:
 
 
 @torch.no_grad()
-def smooth_norms(model: VisionTransformer, batches: Iterable[Tensor]) -> dict[str, float]:
+def smooth_norms(model: Architecture, batches: Iterable[Tensor]) -> dict[str, float]:
     """Centres every LayerNorm's output and scales it where that pays, in place; returns site -> alpha (0: off)."""
-    stats = measure(model, batches, [name for name, _, _ in norms(model)])
+    stats = measure(model, batches, [reader.site for reader in model.readers()])
     chosen = {}
-    for name, norm, readers in norms(model):
+    for reader in model.readers():
+        name, norm, readers = reader.site, reader.norm, reader.linears
         mean = stats[name].mean
         assign(norm.bias, norm.bias.double() - mean)
         for linear in readers:

@@ -36,7 +36,7 @@ def fold_normalization(
 
 
 def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batch: int | None = 1) -> onnx.ModelProto:
-    """The graph of the ViT with these weights (`VisionTransformer.state_dict()` as numpy).
+    """The graph of the ViT with these weights (`Architecture.state_dict()` as numpy).
 
     batch: the static batch size, or None for a free dimension `batch`.
     """
@@ -45,8 +45,7 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
     pixels = g.input("pixels", TensorProto.UINT8, [n, config.image_size, config.image_size, config.channels])
     x = _embed(g, config, weights, preprocess, pixels, batch)
     for i, block in enumerate(config.blocks):
-        last = i == len(config.blocks) - 1
-        x = _block(g, config, block, weights, i, x, batch, cls_only=last)
+        x = _block(g, config, block, weights, i, x, batch, cls_only=config.queries(i) is not None)
     if config.blocks[-1].heads == 0:
         x = _take_cls(g, x, "cls")
     x = g.op("Reshape", [x, g.shape(batch or -1, config.width)], "cls.flat")

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitedge.reporter import Reporter
-    from vitedge.vit.model import VisionTransformer
+    from vitedge.vit.architecture import Architecture
 
 __all__ = ["LayerChange", "PruneOptions", "PruneReport", "prune"]
 
 
 def prune(
-    model: VisionTransformer,
+    model: Architecture,
     batches: Callable[[], Iterator[Tensor]],
     options: PruneOptions,
     progress: Reporter | None = None,
-) -> tuple[VisionTransformer, PruneReport]:
+) -> tuple[Architecture, PruneReport]:
     """A smaller model with its own configuration, and what was done. `model` is left as it is.
 
     batches: each call gives the calibration images anew, normalised float32 [B, C, H, W], in the same order.

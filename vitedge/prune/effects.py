@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vitedge.prune.candidates import Candidates
 from vitedge.prune.store import mixed
 from vitedge.prune.watch import watching
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 
 @dataclass
@@ -40,7 +40,7 @@ Gradients = list[dict[str, Tensor]]
 
 
 def sampled_gradients(
-    model: VisionTransformer, batches: Iterable[Tensor], samples: int, generator: torch.Generator
+    model: Architecture, batches: Iterable[Tensor], samples: int, generator: torch.Generator
 ) -> Iterator[tuple[Gradients, Gradients]]:
     """For batches of residual streams before block 0 [B, N, C]: what flows in each block, and its gradients.
 
@@ -72,7 +72,7 @@ def weight_gradients(gradient: Tensor, inputs: Tensor, mean: Tensor) -> Tensor:
 
 
 def measure(
-    model: VisionTransformer,
+    model: Architecture,
     batches: Iterable[Tensor],
     candidates: Sequence[Candidates],
     means: Sequence[dict[str, Tensor]],

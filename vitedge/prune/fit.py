@@ -30,7 +30,6 @@ def fit_block(
     block: Block,
     inputs: Tensor,
     targets: Tensor,
-    queries: int | None,
     fit: Fit,
     generator: torch.Generator,
     advance: Callable[[int], None] = lambda n: None,
@@ -56,7 +55,7 @@ def fit_block(
             group["lr"] = fit.lr * schedule(step, fit.steps)
         target = targets[picked].float()
         with mixed():
-            out = block(inputs[picked].float(), queries)
+            out = block(inputs[picked].float())
         value = ((out.float() - target).pow(2).mean(-1) * token_weights(target)).mean()
         optimiser.zero_grad(set_to_none=True)
         value.backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from vitedge.prune.statistics import AttentionMoments, token_weights
 from vitedge.prune.store import mixed, parts, through
 from vitedge.prune.surgery import set_linear
 from vitedge.prune.watch import watching
-from vitedge.vit.model import Block, VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import Block
 
 # Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration images of a
 # ViT-Ti/16 at 0.3, 10 was better than 1.
@@ -78,41 +78,37 @@ def solve(layer: nn.Linear, moments: Moments, damping: float) -> None:
 
 @torch.no_grad()
 def cut_block(
-    block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, out: Tensor, queries: int | None, how: Recovery
+    block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, out: Tensor, how: Recovery
 ) -> None:
     """Cut one block in place and reconstruct it in closed form.
 
     `x` [I, N, C] is what the pruned network feeds it, `middle` and `out` [I, M, C] the dense stream between its
     halves and after it.
     """
-
-    def attend(t: Tensor) -> Tensor:
-        return block.attend(t, queries)
-
     compensate = how.method != "none"
     if block.attention is not None:
         stats = AttentionMoments(block.attention.config)
         with watching(block) as seen, mixed():
             for before, after in parts(x, middle):
-                attend(before)
+                block.attend(before)
                 stats.add(seen, after)
         plan_attention(block, plan, stats, compensate, damping_for(how.damping, stats.context))
     if block.attention is not None and compensate:
         # Where the MLP goes, the attention's layer makes up for it as well.
         wanted = out if plan.mlp_gone else middle
         layer = block.attention.out
-        solve(layer, gather(layer, "context", block, attend, x, wanted), how.damping)
+        solve(layer, gather(layer, "context", block, block.attend, x, wanted), how.damping)
     if block.mlp is not None:
         layer = block.mlp.fc2
-        moments = gather(layer, "hidden", block, block.feed_forward, through(attend, x), out)
+        moments = gather(layer, "hidden", block, block.feed_forward, through(block.attend, x), out)
         plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
         if block.mlp is not None and compensate:
             solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
 
 
 def recover(
-    dense: VisionTransformer,
-    pruned: VisionTransformer,
+    dense: Architecture,
+    pruned: Architecture,
     plans: Sequence[BlockPlan],
     start: Tensor,
     how: Recovery,
@@ -126,19 +122,17 @@ def recover(
     generator = torch.Generator().manual_seed(seed)
     x_dense = x = start
     found = []
-    last = len(plans) - 1
-    for index, (old, block, plan) in enumerate(zip(dense.encoder(), pruned.encoder(), plans, strict=True)):
-        queries = 1 if index == last else None
-        middle = through(partial(old.attend, queries=queries), x_dense)
+    for old, block, plan in zip(dense.encoder(), pruned.encoder(), plans, strict=True):
+        middle = through(old.attend, x_dense)
         target = through(old.feed_forward, middle)
-        # The last block has one token an image: it needs them all.
-        few = len(x) if queries else min(how.images, len(x))
-        cut_block(block, plan, x[:few], middle[:few], target[:few], queries, how)
+        # A block that computes only the tokens that the head reads has few an image: it needs all images.
+        few = len(x) if block.queries else min(how.images, len(x))
+        cut_block(block, plan, x[:few], middle[:few], target[:few], how)
         sample = min(256, len(x))
-        cut = relative_error(through(partial(block, queries=queries), x[:sample]), target[:sample])
+        cut = relative_error(through(block, x[:sample]), target[:sample])
         if how.method == "block":
-            fit_block(block, x, target, queries, how.fit, generator, advance)
-        x = through(partial(block, queries=queries), x)
+            fit_block(block, x, target, how.fit, generator, advance)
+        x = through(block, x)
         x_dense = target
         advance(len(x))
         found.append(Errors(cut, relative_error(x[:sample], target[:sample])))

@@ -28,9 +28,9 @@ from vitedge.prune.store import embed_all, parts
 from vitedge.prune.surgery import assemble
 from vitedge.prune.survey import layers, survey
 from vitedge.reporter import Reporter
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import attention_macs, mlp_macs, model_macs, model_params
-from vitedge.vit.model import VisionTransformer
 
 Batches = Callable[[], Iterator[Tensor]]
 # Drawn outputs an image, and images of the measurement of the effects.
@@ -53,7 +53,7 @@ class Look:
     solved: int
 
 
-def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
+def check(model: Architecture, images: int, options: PruneOptions) -> None:
     """Raises VitedgeError where the options and the model, or the images, don't fit."""
     config = model.config
     widest = max((b.hidden for b in config.blocks), default=0)
@@ -73,7 +73,7 @@ def check(model: VisionTransformer, images: int, options: PruneOptions) -> None:
         )
 
 
-def look(model: VisionTransformer, start: Tensor, options: PruneOptions) -> Look:
+def look(model: Architecture, start: Tensor, options: PruneOptions) -> Look:
     """All candidates of all blocks, and the effect of each on the logits.
 
     Three quarters of the images give the moments, the others the effects: a closed form looks too good on
@@ -110,13 +110,17 @@ def look(model: VisionTransformer, start: Tensor, options: PruneOptions) -> Look
 
 def default_steps(config: ViTConfig, batch: int) -> int:
     """Gradient steps a block, so that models of all sizes take about the same time."""
-    blocks = [attention_macs(config, b) + mlp_macs(config, b) for b in config.blocks]
+    blocks = [
+        attention_macs(config, b, tokens) + mlp_macs(config, b, tokens)
+        for i, b in enumerate(config.blocks)
+        for tokens in [config.block_tokens(i, exact_cuts=False)]
+    ]
     return min(MAX_STEPS, max(MIN_STEPS, round(FIT_MACS / (3 * batch * max(blocks)))))
 
 
 def run(
-    model: VisionTransformer, batches: Batches, options: PruneOptions, progress: Reporter | None = None
-) -> tuple[VisionTransformer, PruneReport]:
+    model: Architecture, batches: Batches, options: PruneOptions, progress: Reporter | None = None
+) -> tuple[Architecture, PruneReport]:
     """See `vitedge.prune.prune`."""
     reporter = progress or Reporter()
     options = aligned_for_target(options)
@@ -171,7 +175,7 @@ class Clock:
 
 def report(
     before: ViTConfig,
-    small: VisionTransformer,
+    small: Architecture,
     options: PruneOptions,
     predicted: float,
     errors: Sequence[Errors],

@@ -23,7 +23,8 @@ from vitedge.prune.run import RIDGE_IMAGES, Look, check, look
 from vitedge.prune.store import embed_all, parts, through
 from vitedge.prune.surgery import assemble
 from vitedge.reporter import Advance, Reporter
-from vitedge.vit.model import Block, VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import Block
 
 Batches = Callable[[], Iterator[Tensor]]
 # Shares of a layer's own MACs that are tried on it alone.
@@ -64,7 +65,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    model: VisionTransformer,
+    model: Architecture,
     batches: Batches,
     options: PruneOptions,
     shares: Sequence[float],
@@ -92,7 +93,7 @@ def sensitivity(
 
 
 def total(
-    dense: VisionTransformer,
+    dense: Architecture,
     start: Tensor,
     seen: Look,
     options: PruneOptions,
@@ -124,7 +125,7 @@ def total(
 
 
 def each(
-    dense: VisionTransformer, held: Tensor, seen: Look, options: PruneOptions, wanted: Tensor, advance: Advance
+    dense: Architecture, held: Tensor, seen: Look, options: PruneOptions, wanted: Tensor, advance: Advance
 ) -> list[Point]:
     """Points of each half of each block, everything else dense."""
     found = []
@@ -142,7 +143,7 @@ def each(
                 agreement = float((classes(small, index, x) == wanted).float().mean())
                 of_layer = way.saved / most if most else 0.0
                 found.append(Point(f"block{index}.{half}", way.saved / whole, of_layer, agreement, way.harm))
-        x = through(partial(block, queries=1 if index == len(dense.blocks) - 1 else None), x)
+        x = through(block, x)
         advance(1)
     return found
 
@@ -159,7 +160,7 @@ def cut_alone(block: Block, seen: Look, index: int, cut: tuple[Any, Any], option
 
 
 @torch.no_grad()
-def classes(model: VisionTransformer, first: int, x: Tensor) -> Tensor:
+def classes(model: Architecture, first: int, x: Tensor) -> Tensor:
     """The model's class of each image [I], from the streams before block `first` [I, N, C] on."""
     for index in range(first, len(model.blocks)):
         x = through(partial(model.run_block, index), x)

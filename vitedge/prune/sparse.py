@@ -7,7 +7,6 @@ GPUs with sparse tensor cores (from NVIDIA's Ampere on), where the compiler is t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,8 @@ from vitedge.errors import VitedgeError
 from vitedge.prune.linear import damped
 from vitedge.prune.moments import Moments, damping_for
 from vitedge.prune.store import mixed, parts, through
-from vitedge.vit.model import Block, VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import Block
 
 # Columns among which a row's share of zeros is chosen at once.
 WINDOW = 128
@@ -69,25 +69,19 @@ def inputs_of(block: Block) -> list[tuple[str, list[nn.Linear]]]:
 
 @torch.no_grad()
 def sparsify_model(
-    model: VisionTransformer, x: Tensor, pattern: str, advance: Callable[[int], None] = lambda n: None
+    model: Architecture, x: Tensor, pattern: str, advance: Callable[[int], None] = lambda n: None
 ) -> float:
     """Sparsify the Linears of all blocks in place, each on what it is really fed; returns the share of zeros.
 
     x: the streams before block 0 [I, N, C]. The patch embedding and the head stay dense.
     """
     zeros = total = 0
-    last = len(model.blocks) - 1
     for index, block in enumerate(model.encoder()):
-        queries = 1 if index == last else None
-
-        def attend(t: Tensor, block: Block = block, queries: int | None = queries) -> Tensor:
-            return block.attend(t, queries)
-
         middle: Tensor | None = None
         for half, layers in inputs_of(block):
             if half == "feed_forward" and middle is None:
-                middle = through(attend, x)
-            store, run = (x, attend) if half == "attend" else (middle, block.feed_forward)
+                middle = through(block.attend, x)
+            store, run = (x, block.attend) if half == "attend" else (middle, block.feed_forward)
             assert store is not None
             # Keys read all tokens, also where the queries are one.
             watched = layers[1] if len(layers) == 3 else layers[0]
@@ -101,7 +95,7 @@ def sparsify_model(
                     ) from error
                 zeros += int((layer.weight == 0).sum())
                 total += layer.weight.numel()
-        x = through(partial(block, queries=queries), x)
+        x = through(block, x)
         advance(len(x))
     return zeros / max(total, 1)
 

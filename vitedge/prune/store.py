@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitedge.prune.views import augment
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 Batches = Callable[[], Iterator[Tensor]]
 CHUNK = 32
@@ -31,7 +31,7 @@ def pack(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def embed_all(model: VisionTransformer, batches: Batches, views: int, seed: int) -> Tensor:
+def embed_all(model: Architecture, batches: Batches, views: int, seed: int) -> Tensor:
     """The streams before block 0, [views * I, N, C] in float16: the images, then random crops of them."""
     generator = torch.Generator().manual_seed(seed)
     return torch.cat(

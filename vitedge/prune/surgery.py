@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import BlockConfig
-from vitedge.vit.model import MLP, Attention, Block, VisionTransformer
+from vitedge.vit.model import MLP, Attention, Block
 
 
 def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
@@ -89,9 +90,9 @@ def settle(block: Block) -> BlockConfig:
     return block.config
 
 
-def assemble(model: VisionTransformer) -> VisionTransformer:
+def assemble(model: Architecture) -> Architecture:
     """A fresh model, its configuration taken from the blocks as they now are, with the same weights."""
     config = replace(model.config, blocks=tuple(settle(block) for block in model.encoder()))
-    new = VisionTransformer(config)
+    new = model.fresh(config)
     new.load_state_dict(model.state_dict())
     return new.eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -13,34 +11,32 @@ from vitedge.prune.moments import Moments
 from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
 from vitedge.prune.store import mixed, parts, through
 from vitedge.prune.watch import watching
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 
 @torch.no_grad()
-def survey(model: VisionTransformer, x: Tensor) -> list[BlockMoments]:
+def survey(model: Architecture, x: Tensor) -> list[BlockMoments]:
     """Every block's moments on a store of streams before block 0 [I, N, C]."""
     found = []
-    last = len(model.blocks) - 1
-    for index, block in enumerate(model.encoder()):
-        queries = 1 if index == last else None
+    for block in model.encoder():
         stats = BlockMoments(
             Moments(block.mlp.fc2.in_features) if block.mlp is not None else None,
             AttentionMoments(block.attention.config) if block.attention is not None else None,
         )
         with watching(block) as seen, mixed():
             for (part,) in parts(x):
-                out = block(part, queries).float()
+                out = block(part).float()
                 if stats.hidden is not None:
                     stats.hidden.add(seen["hidden"], weights=token_weights(out))
                 if stats.attention is not None:
                     stats.attention.add(seen, out)
         found.append(stats)
-        x = through(partial(block, queries=queries), x)
+        x = through(block, x)
     return found
 
 
 def layers(
-    model: VisionTransformer,
+    model: Architecture,
     x: Tensor,
     moments: list[BlockMoments],
     gradients: bool,

@@ -13,7 +13,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.quant.fake import simulate
 from vitedge.quant.scheme import Scheme
 from vitedge.quant.sensitivity import effects, first_images
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 ADVICE = {
     "residual": "Rotate the stream (condition.rotate), and scale massive activations (condition.massive).",
@@ -55,7 +55,7 @@ class LayerError:
 
 @torch.no_grad()
 def layer_errors(
-    model: VisionTransformer,
+    model: Architecture,
     scheme: Scheme,
     batches: Iterable[Tensor],
     preprocess: Preprocess,
@@ -75,7 +75,7 @@ def layer_errors(
     return found
 
 
-def _accumulated(model: VisionTransformer, sim: VisionTransformer, x: Tensor) -> dict[str, tuple[float, float]]:
+def _accumulated(model: Architecture, sim: Architecture, x: Tensor) -> dict[str, tuple[float, float]]:
     """Site -> (SQNR in dB, cosine) of the quantised model's activation against the float model's.
 
     Only sums are kept: signal, noise, and products.

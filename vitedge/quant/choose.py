@@ -7,18 +7,18 @@ from collections.abc import Callable
 from torch import Tensor
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.quant.layout import products, units
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.sensitivity import Streams
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.products import products, units
 
 # Scales nearer to each other than this make no difference worth measuring.
 SAME = 1.03
 
 
 def choose_ranges(
-    model: VisionTransformer,
+    model: Architecture,
     candidates: dict[str, list[Activation]],
     images: Tensor,
     preprocess: Preprocess,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitedge.quant.graph import GraphEditor
-from vitedge.quant.layout import PIXELS
 from vitedge.quant.patches import NODES, as_matrix, emit_patches
 from vitedge.quant.qdq import check_fit, emit_weight
 from vitedge.quant.scheme import Scheme, Weight
+from vitedge.vit.products import PIXELS
 
 if TYPE_CHECKING:
     import onnx

@@ -22,11 +22,12 @@ from vitedge.quant.integer import (
     KernelSoftmax,
     Piece,
 )
-from vitedge.quant.layout import Unit, bounds, units
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.uniform import fake_quantize
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.model import Site, VisionTransformer
+from vitedge.vit.model import Site
+from vitedge.vit.products import Unit, units
 
 
 class FakeQuant(Site):
@@ -48,12 +49,11 @@ class FakeQuant(Site):
 def site_parts(config: ViTConfig, site: str) -> list[tuple[str, int, int]]:
     """(value in the graph, first channel, one past the last) of a site: several only for fc1 with groups."""
     if site.endswith(".mlp.fc1"):
-        block = config.blocks[int(site.split(".")[0][5:])]
-        return [(site + suffix, a, b) for suffix, a, b in bounds(block)]
+        return [(site + suffix, a, b) for suffix, a, b in config.block_of(site).spans()]
     return [(site, 0, 0)]
 
 
-def set_sites(model: VisionTransformer, sites: dict[str, Site]) -> None:
+def set_sites(model: Architecture, sites: dict[str, Site]) -> None:
     """Replaces the named sites of `model`, in place."""
     replace_modules(model, {id(old): sites[name] for name, old in model.sites().items() if name in sites})
 
@@ -66,7 +66,7 @@ def replace_modules(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None
                 parent._modules[key] = replaced[id(child)]
 
 
-def quantize_sites(model: VisionTransformer, activations: dict[str, Activation]) -> None:
+def quantize_sites(model: Architecture, activations: dict[str, Activation]) -> None:
     """Puts fake quantisers at all sites whose values are in `activations`, in place."""
     sites: dict[str, Site] = {}
     for name in model.sites():
@@ -78,7 +78,7 @@ def quantize_sites(model: VisionTransformer, activations: dict[str, Activation])
 
 @torch.no_grad()
 def set_unit(
-    model: VisionTransformer,
+    model: Architecture,
     unit: Unit,
     weight: Tensor,
     bias: Tensor | None,
@@ -102,7 +102,7 @@ def attention_scale(config: ViTConfig, unit: Unit) -> float:
     """What the exported q carries: the attention scale, 1 where it is folded already."""
     if not unit.name.endswith(".attention.q"):
         return 1.0
-    return config.blocks[int(unit.name.split(".")[0][5:])].scale
+    return config.block_of(unit.name).scale
 
 
 def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess) -> tuple[Tensor, Tensor | None]:
@@ -115,7 +115,7 @@ def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess)
 
 
 @torch.no_grad()
-def dequantize_weights(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
+def dequantize_weights(model: Architecture, scheme: Scheme, preprocess: Preprocess) -> Architecture:
     """A copy of the float `model` with the scheme's integers as its weights, and its biases; activations float."""
     copied = copy.deepcopy(model).eval()
     for unit in units(model.config):
@@ -128,7 +128,7 @@ def dequantize_weights(model: VisionTransformer, scheme: Scheme, preprocess: Pre
     return copied
 
 
-def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> VisionTransformer:
+def simulate(model: Architecture, scheme: Scheme, preprocess: Preprocess) -> Architecture:
     """A copy of the float `model` that computes as the quantised graph does in integer kernels, for images
     normalised by `preprocess`. It has no weights that could be trained: see `learned_model.learnable` for that."""
     sim = dequantize_weights(model, scheme, preprocess)
@@ -140,7 +140,7 @@ def simulate(model: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -
 
 
 @torch.no_grad()
-def _integer_products(sim: VisionTransformer, scheme: Scheme, preprocess: Preprocess) -> None:
+def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess) -> None:
     """Puts integer products wherever a factor is rounded, in place."""
     layers = sim.linears()
     found: dict[str, list[Unit]] = {}
@@ -166,7 +166,7 @@ def _integer_products(sim: VisionTransformer, scheme: Scheme, preprocess: Prepro
     replace_modules(sim, replaced)
 
 
-def _kernels(sim: VisionTransformer, scheme: Scheme) -> None:
+def _kernels(sim: Architecture, scheme: Scheme) -> None:
     """Puts the runtime's softmax, GELU and LayerNorm next to what is rounded, in place. Elsewhere the last bit of a
     result tells nothing, and torch's own are faster."""
     for index, block in enumerate(sim.encoder()):

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.fake import attention_scale, dequantize_weights, replace_modules, set_sites, site_parts
-from vitedge.quant.layout import Unit, units
 from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite
 from vitedge.quant.scheme import Activation, Scheme, Weight
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.model import Site, VisionTransformer
+from vitedge.vit.model import Site
+from vitedge.vit.products import Unit, units
 
 # How far from the middle of its rounding interval a weight may start, in steps: its integer stays the scheme's.
 INSIDE = 0.45
@@ -23,8 +24,8 @@ INSIDE = 0.45
 
 @torch.no_grad()
 def learnable(
-    model: VisionTransformer, scheme: Scheme, preprocess: Preprocess, *, from_float: float = 1.0
-) -> VisionTransformer:
+    model: Architecture, scheme: Scheme, preprocess: Preprocess, *, from_float: float = 1.0
+) -> Architecture:
     """A copy of the float `model` that computes as the quantised graph does, and whose weights and step sizes learn.
 
     Quantised exactly where `scheme` quantises; before any training it computes what `fake.simulate` gives.
@@ -78,7 +79,7 @@ def _steps(
 
 @torch.no_grad()
 def learned_scheme(
-    student: VisionTransformer, scheme: Scheme, preprocess: Preprocess, facts: dict[str, Any]
+    student: Architecture, scheme: Scheme, preprocess: Preprocess, facts: dict[str, Any]
 ) -> Scheme:
     """What `student`, made of `scheme` by `learnable`, has learned: its integers, step sizes and biases."""
     activations: dict[str, Activation] = dict(scheme.activations)
@@ -118,8 +119,8 @@ def learned_scheme(
 
 @torch.no_grad()
 def learned_floats(
-    student: VisionTransformer, model: VisionTransformer, learned: Scheme, preprocess: Preprocess
-) -> VisionTransformer:
+    student: Architecture, model: Architecture, learned: Scheme, preprocess: Preprocess
+) -> Architecture:
     """A float model like `model` with what `student` has learned: its integers as weights, all else as it is."""
     state = student.state_dict()
     copied = copy.deepcopy(model).eval()

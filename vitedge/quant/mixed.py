@@ -21,13 +21,13 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.quant.choose import readers_macs
 from vitedge.quant.fake import simulate
-from vitedge.quant.layout import PIXELS, units
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.sensitivity import Effect, effects, few_images, logits_of
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.products import PIXELS, units
 
 # What one image with another class costs in points of its own, where none was seen: for top-1, images whose class
 # moves have two nearly equal probabilities.
@@ -70,7 +70,7 @@ class Bound:
     options: QuantOptions
     preprocess: Preprocess
 
-    def check(self, model: VisionTransformer, scheme: Scheme) -> tuple[bool, dict[str, float]]:
+    def check(self, model: Architecture, scheme: Scheme) -> tuple[bool, dict[str, float]]:
         """Whether `scheme` keeps the bound, and what it loses.
 
         The bound is held by the loss plus its standard error, so that it is likely kept on images not seen.
@@ -81,14 +81,14 @@ class Bound:
 
 
 def relax(
-    model: VisionTransformer,
+    model: Architecture,
     scheme: Scheme,
     rounded: Callable[[dict[str, Activation], set[str]], Scheme],
     held_out: Batches,
     options: QuantOptions,
     preprocess: Preprocess,
     progress: Callable[[str], None] = lambda name: None,
-    compared_with: VisionTransformer | None = None,
+    compared_with: Architecture | None = None,
 ) -> Scheme:
     """`scheme` without as many of its tensors as it takes to lose at most `options.max_drop` points.
 

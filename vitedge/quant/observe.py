@@ -10,15 +10,15 @@ from torch import Tensor
 from vitedge.condition.ranges import hooked, non_finite
 from vitedge.quant.fake import site_parts
 from vitedge.quant.histogram import Histogram
-from vitedge.quant.layout import PIXELS
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.products import PIXELS
 
 # GELU(-3.5) = -0.0008; below, it only gets nearer to 0.
 GELU_FLOOR = -3.5
 
 
 @torch.no_grad()
-def histograms(model: VisionTransformer, batches: Iterable[Tensor], values: Iterable[str]) -> dict[str, Histogram]:
+def histograms(model: Architecture, batches: Iterable[Tensor], values: Iterable[str]) -> dict[str, Histogram]:
     """Value -> histogram of all that passed there. Raises VitedgeError on NaN or infinity (site and
     image)."""
     wanted = set(values) - {PIXELS}

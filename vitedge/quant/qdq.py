@@ -8,10 +8,10 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.quant.graph import GraphEditor, misfit
-from vitedge.quant.layout import PIXELS
 from vitedge.quant.patches import NODES, as_matrix, emit_patches
 from vitedge.quant.placement import FUSION_FRIENDLY, Placement
 from vitedge.quant.scheme import Activation, Scheme, Weight
+from vitedge.vit.products import PIXELS
 
 if TYPE_CHECKING:
     import onnx

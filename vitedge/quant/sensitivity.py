@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.fake import simulate
-from vitedge.quant.layout import PIXELS, units
 from vitedge.quant.scheme import Scheme
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.names import block_index
+from vitedge.vit.products import PIXELS, units
 
 # Images that single effects are measured on: the order of the layers shows early. One effect costs half a pass over the
 # model, so that from this size on (between a ViT-S/16 and a ViT-B/16) half as many have to do.
@@ -51,8 +52,9 @@ def divergence(reference: Tensor, other: Tensor) -> float:
 
 def start_of(name: str, blocks: int) -> int:
     """The first block that has to be computed again when `name` changes; -1 for the embedding."""
-    if name.startswith("block"):
-        return int(name.split(".")[0][5:])
+    index = block_index(name)
+    if index is not None:
+        return index
     return blocks if name in ("norm", "head") else -1
 
 
@@ -75,7 +77,7 @@ class Streams:
     """The float model's residual streams on a few images, so that a change is computed from its block on."""
 
     @torch.no_grad()
-    def __init__(self, model: VisionTransformer, images: Tensor, preprocess: Preprocess) -> None:
+    def __init__(self, model: Architecture, images: Tensor, preprocess: Preprocess) -> None:
         self.model, self.preprocess = model, preprocess
         self.before = [model.embed(images)]
         self.images = images
@@ -96,7 +98,7 @@ class Streams:
 
 @torch.no_grad()
 def effects(
-    model: VisionTransformer,
+    model: Architecture,
     scheme: Scheme,
     images: Tensor,
     preprocess: Preprocess,
@@ -126,6 +128,6 @@ def effects(
 
 
 @torch.no_grad()
-def logits_of(model: VisionTransformer, batches: Iterable[Tensor]) -> Tensor:
+def logits_of(model: Architecture, batches: Iterable[Tensor]) -> Tensor:
     """[N, classes]"""
     return torch.cat([model(batch) for batch in batches])

@@ -13,26 +13,27 @@ from vitedge.condition.ranges import Batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.quant.choose import choose_ranges, spared
-from vitedge.quant.layout import PIXELS, int8_share, values
+from vitedge.quant.layout import int8_share, values
 from vitedge.quant.observe import histograms
 from vitedge.quant.observers import observe
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.sensitivity import few_images
 from vitedge.quant.weights import WeightRounder
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.products import PIXELS
 
 # Raw pixels are integers already.
 EXACT_PIXELS = Activation(1.0, 0)
 
 
 def calibrate(
-    model: VisionTransformer,
+    model: Architecture,
     batches: Batches,
     options: QuantOptions | None = None,
     preprocess: Preprocess | None = None,
     progress: Callable[[str], None] = lambda name: None,
-    reference: VisionTransformer | None = None,
+    reference: Architecture | None = None,
 ) -> Scheme:
     """The scheme for `model` (conditioned, float).
 
@@ -96,7 +97,7 @@ def calibrate(
 
 
 def round_weights(
-    model: VisionTransformer,
+    model: Architecture,
     batches: Batches | None,
     options: QuantOptions | None = None,
     preprocess: Preprocess | None = None,

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitedge.condition.ranges import Batches
-from vitedge.condition.surgery import blocks_of
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.fake import attention_scale, quantize_sites, set_unit
-from vitedge.quant.layout import Unit, units
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, nearest
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import weight_scales
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.products import Unit, units
 
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
@@ -40,7 +39,7 @@ class WeightRounder:
 
     def __init__(
         self,
-        model: VisionTransformer,
+        model: Architecture,
         activations: dict[str, Activation],
         options: QuantOptions,
         preprocess: Preprocess,
@@ -78,8 +77,8 @@ class WeightRounder:
         progress("head")
         moments = self._moments("head")
         for x, y in zip(ours, theirs, strict=True):
-            inputs = self.sim.norm_site(self.sim.norm(x[:, 0]))
-            moments.update(inputs, self._target("head", inputs, self.float.norm(y[:, 0])))
+            inputs = self.sim.pool(x)
+            moments.update(inputs, self._target("head", inputs, self.float.pool(y)))
         self._round("head", moments)
 
     def _moments(self, layer: str) -> Moments:
@@ -110,7 +109,7 @@ class WeightRounder:
     def _after(self, index: int, name: str, y: Tensor) -> Tensor:
         """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
         if name.endswith(".out"):
-            return blocks_of(self.float)[index].attend(y, 1 if index == len(self.float.blocks) - 1 else None)
+            return list(self.float.encoder())[index].attend(y)
         return self.float.run_block(index, y)
 
     def _patches(self, batches: Batches, progress: Progress) -> None:
@@ -193,7 +192,7 @@ class _Stop(Exception):
     """Ends a forward pass at the last layer that was asked for."""
 
 
-def inputs_of(model: VisionTransformer, index: int, names: list[str], x: Tensor) -> dict[str, Tensor]:
+def inputs_of(model: Architecture, index: int, names: list[str], x: Tensor) -> dict[str, Tensor]:
     """Inputs [B, N, in] of the named Linears of block `index`, whose input stream is `x`; what comes after
     the last of them is not computed."""
     layers = {id(model.linears()[name]): name for name in names}

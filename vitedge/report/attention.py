@@ -15,7 +15,7 @@ from vitedge.report.flips import jpeg_url
 from vitedge.reporter import Reporter
 
 if TYPE_CHECKING:
-    from vitedge.vit.model import VisionTransformer
+    from vitedge.vit.architecture import Architecture
 
 _PICTURES = 4
 _SIDE = 128
@@ -54,7 +54,7 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[
     return {"note": note, "rows": rows}
 
 
-def rollout(model: VisionTransformer, pixels: np.ndarray) -> np.ndarray:
+def rollout(model: Architecture, pixels: np.ndarray) -> np.ndarray:
     """How much each patch reaches [CLS], by attention rollout: float32 [B, 3, H, W] -> [B, grid, grid].
 
     Each block's attention is the mean over its heads, with half of the identity for the residual path

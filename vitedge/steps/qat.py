@@ -17,7 +17,7 @@ from vitedge.steps.transform import Outcome, Transformed, before_conditioning, t
 from vitedge.train.options import QatOptions
 
 if TYPE_CHECKING:
-    from vitedge.vit.model import VisionTransformer
+    from vitedge.vit.architecture import Architecture
 
 TRAINED = "steps/qat"
 
@@ -32,7 +32,7 @@ def qat_model(
     pixels = need_pixels(bundle, "Training in INT8")
     before = before_conditioning(bundle, parent)
 
-    def apply(model: VisionTransformer, kept: Path) -> Outcome:
+    def apply(model: Architecture, kept: Path) -> Outcome:
         from vitedge.quant import calibrate
         from vitedge.train.qat import train_quantized
         from vitedge.vit.checkpoint import read_model

@@ -20,7 +20,7 @@ from vitedge.train.options import DistilOptions
 
 if TYPE_CHECKING:
     from vitedge.quant.scheme import Scheme
-    from vitedge.vit.model import VisionTransformer
+    from vitedge.vit.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Outcome:
     """What a transform gives back: the model, facts for the manifest, a table for the report; with training the rows of
     `metrics.csv`, with training in INT8 the scheme too."""
 
-    model: VisionTransformer
+    model: Architecture
     facts: dict[str, Any]
     table: dict[str, Any]
     history: list[dict[str, float]] | None = None
@@ -48,7 +48,7 @@ def transform_model(
     bundle: Bundle,
     name: str,
     parent: str,
-    apply: Callable[[VisionTransformer, Path], Outcome],
+    apply: Callable[[Architecture, Path], Outcome],
     *,
     options: Mapping[str, Any],
     rooms: tuple[str, ...],
@@ -106,7 +106,7 @@ def prune_model(
         chosen |= {"held_out": [distil.holdout, distil.seed]}
     own = options.model_copy(update={"recover": "block"}) if options.recover == "distill" else options
 
-    def apply(model: VisionTransformer, _kept: Path) -> Outcome:
+    def apply(model: Architecture, _kept: Path) -> Outcome:
         from vitedge.prune import prune
 
         small, report = prune(model, float_batches(pixels, read_preprocess(bundle)), own, reporter)
@@ -122,7 +122,7 @@ def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: 
     """The pruned model in `parent`, taught by the dense source on the calibration images."""
     pixels = need_pixels(bundle, "Distillation")
 
-    def apply(model: VisionTransformer, kept: Path) -> Outcome:
+    def apply(model: Architecture, kept: Path) -> Outcome:
         from vitedge.train.distil import distill
         from vitedge.vit.checkpoint import read_model
 
@@ -148,7 +148,7 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
     """Exact float transforms (and, where a budget is given, the near-exact one) on the model in `parent`."""
     pixels = need_pixels(bundle, "Conditioning")
 
-    def apply(model: VisionTransformer, _kept: Path) -> Outcome:
+    def apply(model: Architecture, _kept: Path) -> Outcome:
         from vitedge.condition import condition
 
         reporter.info(f"conditioning on {len(pixels)} images")

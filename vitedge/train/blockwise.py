@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from vitedge.train.images import Normalizer
 from vitedge.train.schedule import lr_factor
 from vitedge.train.state import State
 from vitedge.train.stream import Rotated, normalized
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 MOST_VIEWS = 3
 WARMUP = 0.05
@@ -34,8 +33,8 @@ Groups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
 def fit_blocks(
-    student: VisionTransformer,
-    teacher: VisionTransformer,
+    student: Architecture,
+    teacher: Architecture,
     samples: Samples,
     preprocess: Preprocess,
     compare: Rotated,
@@ -78,8 +77,7 @@ def fit_blocks(
     ours, theirs = _embedded(student, teacher, samples, Normalizer(preprocess), views, seed)
     generator = torch.Generator().manual_seed(seed)
     for index, (block, other) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
-        queries = 1 if index == last else None
-        goal = through(partial(other, queries=queries), theirs)
+        goal = through(other, theirs)
         optimizer = torch.optim.Adam(groups(block), lr=lr, betas=(0.9, 0.99))
         drawn, started = _drawn(len(ours), batch, steps, generator), time.monotonic()
         # A block that an earlier run has done takes its draws, and only delivers what the next one reads.
@@ -90,7 +88,7 @@ def fit_blocks(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["scale"] * lr_factor(max(done, 1 / steps), WARMUP, 0.0)
             with mixed():
-                made = block(ours[picked].float(), queries)
+                made = block(ours[picked].float())
             loss = (normalized(made) - compare.goal(goal[picked])).square().mean()
             if not torch.isfinite(loss):
                 raise VitedgeError(
@@ -103,7 +101,7 @@ def fit_blocks(
             loss.backward()
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ours, theirs = through(partial(block, queries=queries), ours), goal
+        ours, theirs = through(block, ours), goal
         if state_file is not None and index >= state.step:
             state = State(index + 1, earlier + time.monotonic() - began, weights=student.state_dict())
             states.save(state_file, state, {}, identity)
@@ -111,7 +109,7 @@ def fit_blocks(
     return earlier
 
 
-def _restore(student: VisionTransformer, state_file: Path | None, identity: dict[str, Any]) -> State:
+def _restore(student: Architecture, state_file: Path | None, identity: dict[str, Any]) -> State:
     """The state in the file, its weights taken over; `step` is the number of blocks that are done."""
     found = None if state_file is None else states.load(state_file, identity)
     if found is None:
@@ -122,8 +120,8 @@ def _restore(student: VisionTransformer, state_file: Path | None, identity: dict
 
 @torch.no_grad()
 def _embedded(
-    student: VisionTransformer,
-    teacher: VisionTransformer,
+    student: Architecture,
+    teacher: Architecture,
     samples: Samples,
     normalize: Normalizer,
     views: int,

@@ -15,18 +15,18 @@ from vitedge.train.losses import feature_error
 from vitedge.train.options import DistilOptions
 from vitedge.train.schedule import parameter_groups
 from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 
 def distill(
-    student: VisionTransformer,
-    teacher: VisionTransformer,
+    student: Architecture,
+    teacher: Architecture,
     pixels: np.ndarray,
     preprocess: Preprocess,
     options: DistilOptions,
     progress: Reporter | None = None,
     state_folder: Path | None = None,
-) -> tuple[VisionTransformer, TeachingReport]:
+) -> tuple[Architecture, TeachingReport]:
     """A student trained on `pixels` uint8 [N, crop, crop, 3] to answer as the teacher does.
 
     Blocks' outputs as in FitNets, arXiv 1412.6550: the student's blocks write into a residual stream of the same basis
@@ -54,7 +54,7 @@ def distill(
     return student.cpu().eval(), report
 
 
-def check_pair(student: VisionTransformer, teacher: VisionTransformer) -> None:
+def check_pair(student: Architecture, teacher: Architecture) -> None:
     """Raises VitedgeError where `student` is no form of `teacher`."""
     if student.config.width != teacher.config.width or len(student.blocks) != len(teacher.blocks):
         raise VitedgeError(

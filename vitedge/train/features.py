@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 
 @contextmanager
-def block_outputs(model: VisionTransformer) -> Iterator[list[Tensor]]:
+def block_outputs(model: Architecture) -> Iterator[list[Tensor]]:
     """A list that each forward pass fills anew with every block's output [B, N, C] ([B, 1, C] of the last)."""
     found: list[Tensor] = []
 
@@ -21,7 +21,7 @@ def block_outputs(model: VisionTransformer) -> Iterator[list[Tensor]]:
     def clear(_module: object, _inputs: object) -> None:
         found.clear()
 
-    handles = [model.embed_site.register_forward_pre_hook(clear)]
+    handles = [model.sites()["embed"].register_forward_pre_hook(clear)]
     handles += [block.register_forward_hook(keep) for block in model.blocks]
     try:
         yield found

@@ -25,19 +25,19 @@ from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.output import save_folder, write_figures
 from vitedge.train.schedule import freeze, parameter_groups
 from vitedge.train.split import class_count, class_counts, split_folder
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 # The head alone gets at most this share of `--minutes`.
 HEAD_SHARE = 0.25
 
 
-def with_new_head(model: VisionTransformer, classes: int, multi_label: bool) -> VisionTransformer:
+def with_new_head(model: Architecture, classes: int, multi_label: bool) -> Architecture:
     """A copy of the model with a head of zeros for `classes`.
 
     With zeros, the first gradients reach the head only, and what the model knows is not disturbed by noise.
     """
     config = replace(model.config, classes=classes, activation="sigmoid" if multi_label else "softmax")
-    fresh = VisionTransformer(config)
+    fresh = model.fresh(config)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
     head = {"head.weight": torch.zeros(classes, config.width), "head.bias": torch.zeros(classes)}
     fresh.load_state_dict({**state, **head})
@@ -54,7 +54,7 @@ class _Stage:
 
 
 def fine_tune(
-    model: VisionTransformer,
+    model: Architecture,
     preprocess: Preprocess,
     data: Path,
     out: Path,

@@ -8,12 +8,12 @@ from typing import Any
 from vitedge.data.preprocess import Preprocess
 from vitedge.files import write_json, write_text
 from vitedge.train.metrics import Tally
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import save_model
-from vitedge.vit.model import VisionTransformer
 
 
 def save_folder(
-    folder: Path, model: VisionTransformer, preprocess: Preprocess, classes: list[str] | None
+    folder: Path, model: Architecture, preprocess: Preprocess, classes: list[str] | None
 ) -> None:
     """Writes the folder that `--model` takes: weights, `arch.json`, `preprocess.json`, `classes.txt`."""
     save_model(folder, model)

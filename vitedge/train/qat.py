@@ -23,22 +23,23 @@ from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
 from vitedge.train.stream import Rotated, stream_rotation
 from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.names import TOKENS
 
 # The most that the blocks by themselves take of `--minutes`.
 BLOCK_SHARE = 0.4
 
 
 def train_quantized(
-    model: VisionTransformer,
+    model: Architecture,
     scheme: Scheme,
-    teacher: VisionTransformer,
+    teacher: Architecture,
     pixels: np.ndarray,
     preprocess: Preprocess,
     options: QatOptions,
     progress: Reporter | None = None,
     state_folder: Path | None = None,
-) -> tuple[VisionTransformer, Scheme, TeachingReport]:
+) -> tuple[Architecture, Scheme, TeachingReport]:
     """What `scheme` makes of the float `model`, trained on `pixels` uint8 [N, crop, crop, 3] to answer as `teacher`.
 
     Everything is rounded where the scheme rounds it; gradients go straight through (arXiv 1308.3432), and step sizes
@@ -143,7 +144,7 @@ def learning(module: nn.Module, options: QatOptions) -> list[dict[str, Any]]:
     for name, parameter in module.named_parameters():
         if name.endswith(".factor"):
             factors.append(parameter)
-        elif "norm" not in name and name not in ("class_token", "pos_embedding"):
+        elif "norm" not in name and name not in TOKENS:
             weights.append(parameter)
         parameter.requires_grad_(False)
     for parameter in [*weights, *factors]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from vitedge.errors import VitedgeError
+from vitedge.vit.names import TOKENS, layer_index
 
 
 def lr_factor(progress: float, warmup: float, final: float) -> float:
@@ -19,13 +20,6 @@ def lr_factor(progress: float, warmup: float, final: float) -> float:
         return progress / warmup
     rest = min(1.0, (progress - warmup) / (1 - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * rest))
-
-
-def layer_index(name: str, depth: int) -> int:
-    """0 for the embedding, 1 to `depth` for the blocks, `depth` + 1 for the final norm and the head."""
-    if name.startswith("blocks."):
-        return int(name.split(".")[1]) + 1
-    return depth + 1 if name.startswith(("norm", "head")) else 0
 
 
 def parameter_groups(
@@ -40,7 +34,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         scale = layer_decay ** (depth + 1 - layer_index(name, depth))
-        decayed = parameter.ndim > 1 and name not in ("class_token", "pos_embedding")
+        decayed = parameter.ndim > 1 and name not in TOKENS
         decay = weight_decay if decayed else 0.0
         group = groups.setdefault((scale, decay), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)

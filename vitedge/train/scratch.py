@@ -14,14 +14,15 @@ from vitedge.train.augment import turn
 from vitedge.train.classify import Classification, Holdout
 from vitedge.train.feed import Samples
 from vitedge.train.images import Images
-from vitedge.train.local_init import init_local
 from vitedge.train.loop import Row, fit, make_accelerator
 from vitedge.train.muon import MuonAdamW
 from vitedge.train.options import LoopOptions
 from vitedge.train.output import save_folder, write_figures
 from vitedge.train.split import split_folder
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig, uniform
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.local_init import init_local
+from vitedge.vit.names import layer_index
 
 SIDE = 32  # pixels: what two cores can train on in two minutes
 
@@ -31,9 +32,10 @@ def small_config(classes: int) -> ViTConfig:
     return uniform(image_size=SIDE, patch_size=4, width=64, depth=4, heads=4, hidden=128, classes=classes)
 
 
-def muon_groups(model: VisionTransformer) -> list[dict[str, Any]]:
+def muon_groups(model: Architecture) -> list[dict[str, Any]]:
     """The blocks' matrices for Muon, all else for AdamW."""
-    matrices = [p for n, p in model.named_parameters() if n.startswith("blocks.") and p.ndim == 2]
+    depth = len(model.blocks)
+    matrices = [p for n, p in model.named_parameters() if 0 < layer_index(n, depth) <= depth and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
@@ -69,7 +71,7 @@ def train_small_vit(
     accelerator = make_accelerator()
     task = Classification(preprocess, Holdout(val, preprocess, len(names)), accelerator, smoothing=0.05)
     images = Images(train, preprocess, len(names))
-    model = init_local(VisionTransformer(config), seed)
+    model = init_local(config, seed)
     used = (time.monotonic() - started) / 60
     options = LoopOptions(
         epochs=epochs,

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
 
 # Of what both models write to the stream at its beginning: beyond it, they are not one model.
 SAME = 0.2
 
 
 @torch.no_grad()
-def stream_rotation(student: VisionTransformer, teacher: VisionTransformer) -> Tensor | None:
+def stream_rotation(student: Architecture, teacher: Architecture) -> Tensor | None:
     """Q [C, C], orthogonal, with which the centred stream of `teacher` times Q is that of `student`.
 
     Conditioning rotates the stream. What both models write to it at its beginning (patch embedding and positions)
@@ -26,11 +26,11 @@ def stream_rotation(student: VisionTransformer, teacher: VisionTransformer) -> T
     return rotation.float() if float(apart) < SAME else None
 
 
-def _written(model: VisionTransformer) -> Tensor:
+def _written(model: Architecture) -> Tensor:
     """Columns that the embedding adds to the stream [C, n], centred over channels, float64."""
-    kernel = model.patch_embed.weight.detach().double().flatten(1)
-    positions = model.pos_embedding.detach().double()[0].T
-    both = torch.cat([kernel / kernel.norm().clamp_min(1e-12), positions / positions.norm().clamp_min(1e-12)], 1)
+    first = model.streams()[0].writers
+    columns = [w.columns() for w in first if w.embedding and w.parameter.ndim > 2]
+    both = torch.cat([c / c.norm().clamp_min(1e-12) for c in columns], 1)
     return both - both.mean(0, keepdim=True)
 
 

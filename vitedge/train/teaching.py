@@ -23,7 +23,8 @@ from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import Row, fit
 from vitedge.train.losses import distillation
 from vitedge.train.options import AugmentOptions, TeachingOptions
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.architecture import Architecture
+from vitedge.vit.names import layer_index
 
 # Student's and teacher's output of one block [B, N, C] -> their distance.
 Compare = Callable[[Tensor, Tensor], Tensor]
@@ -77,8 +78,8 @@ class Teaching:
 
     def __init__(
         self,
-        student: VisionTransformer,
-        teacher: VisionTransformer,
+        student: Architecture,
+        teacher: Architecture,
         held: Tensor,
         preprocess: Preprocess,
         options: TeachingOptions,
@@ -139,8 +140,8 @@ class Lesson:
 
     def __init__(
         self,
-        student: VisionTransformer,
-        teacher: VisionTransformer,
+        student: Architecture,
+        teacher: Architecture,
         pixels: np.ndarray,
         preprocess: Preprocess,
         options: TeachingOptions,
@@ -234,13 +235,14 @@ class Lesson:
         )
 
 
-def freeze_after_blocks(model: VisionTransformer) -> None:
+def freeze_after_blocks(model: Architecture) -> None:
     """Final norm and head don't learn: without the logits' loss they get no gradient.
 
     DistributedDataParallel stops where a parameter that should learn gets none.
     """
+    depth = len(model.blocks)
     for name, parameter in model.named_parameters():
-        if name.startswith(("norm", "head")):
+        if layer_index(name, depth) > depth:
             parameter.requires_grad_(False)
 
 

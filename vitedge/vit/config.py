@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 from vitedge.errors import VitedgeError
+from vitedge.vit.names import block_index
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,21 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
+
+    def spans(self) -> list[tuple[str, int, int]]:
+        """(suffix of the name in the graph, first unit, one past the last) of each group of MLP units."""
+        sizes = self.groups or (self.hidden,)
+        ends = enumerate(accumulate(sizes))
+        return [(f".{i}" if len(sizes) > 1 else "", end - sizes[i], end) for i, end in ends]
+
+
+class BlockTokens(NamedTuple):
+    """How many tokens of an image a block computes: `keys` it reads (norm1, k, v), `queries` attention puts out, `mlp`
+    the MLP reads and the block puts out."""
+
+    keys: int
+    queries: int
+    mlp: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,21 @@ class ViTConfig:
     def tokens(self) -> int:
         """Length of the sequence, [CLS] included."""
         return self.grid**2 + 1
+
+    def queries(self, index: int) -> int | None:
+        """How many of the first tokens are needed after block `index`; None for all. The head reads [CLS] alone."""
+        return 1 if index == len(self.blocks) - 1 else None
+
+    def block_tokens(self, index: int, *, exact_cuts: bool = True) -> BlockTokens:
+        """The tokens that block `index` computes; without `exact_cuts`, with all that enters it needed after it."""
+        needed = (self.queries(index) if exact_cuts else None) or self.tokens
+        return BlockTokens(self.tokens, needed, needed)
+
+    def block_of(self, name: str) -> BlockConfig:
+        """The block that a layer, a site or a value of the graph belongs to by its name."""
+        index = block_index(name)
+        assert index is not None, name
+        return self.blocks[index]
 
     def with_block(self, index: int, **changes: Any) -> ViTConfig:
         """A copy in which block `index` has other widths."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
 
 
-def attention_macs(config: ViTConfig, block: BlockConfig, queries: int | None = None) -> int:
-    """MACs of one block's attention (q, k, v, scores, context, output) with `queries` query tokens."""
-    n = config.tokens
-    m = n if queries is None else queries
+def attention_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
+    """MACs of one block's attention: q, k, v, scores, context, output."""
+    n, m = tokens.keys, tokens.queries
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
-    projections = config.width * (m * qk + n * qk + n * v + m * v)
-    return projections + m * n * (qk + v)
+    return config.width * (m * qk + n * qk + n * v + m * v) + m * n * (qk + v)
 
 
-def mlp_macs(config: ViTConfig, block: BlockConfig, tokens: int | None = None) -> int:
-    """MACs of one block's MLP on `tokens` tokens (all of them by default)."""
-    return 2 * config.width * block.hidden * (config.tokens if tokens is None else tokens)
+def mlp_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
+    """MACs of one block's MLP."""
+    return 2 * config.width * block.hidden * tokens.mlp
 
 
 def patch_macs(config: ViTConfig) -> int:
@@ -25,12 +23,11 @@ def patch_macs(config: ViTConfig) -> int:
 
 
 def model_macs(config: ViTConfig, *, exact_cuts: bool = False) -> int:
-    """MACs of one image. With `exact_cuts`, the last block counts as exported: one query, one token's MLP."""
+    """MACs of one image. With `exact_cuts`, a block counts only the tokens that are needed after it, as exported."""
     total = patch_macs(config) + config.width * config.classes
-    last = len(config.blocks) - 1
     for i, block in enumerate(config.blocks):
-        cut = 1 if exact_cuts and i == last else None
-        total += attention_macs(config, block, cut) + mlp_macs(config, block, cut)
+        tokens = config.block_tokens(i, exact_cuts=exact_cuts)
+        total += attention_macs(config, block, tokens) + mlp_macs(config, block, tokens)
     return total
 
 

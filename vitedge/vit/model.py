@@ -1,21 +1,22 @@
 """The Vision Transformer that every step works on (Dosovitskiy et al., arXiv 2010.11929; torchvision's layout).
 
 q, k, v and the output projection are Linears of their own, and widths may differ by layer. Every activation that
-can be observed or quantised passes through a `Site`; its dotted name in `VisionTransformer.sites()` is also the
+can be observed or quantised passes through a `Site`; its dotted name in `Architecture.sites()` is also the
 name of the value in the exported ONNX graph.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.names import TOKENS
 
 
 class Site(nn.Identity):
@@ -80,8 +81,13 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.hidden, width)
         self.fc1_site, self.fc2_site = Site(), Site()
         # A group of units is a value of its own in the exported graph, with its own scale.
-        groups = len(config.groups) or 1
-        self.gelu_sites = nn.ModuleList(Site() for _ in range(groups))
+        self.gelu_sites = nn.ModuleList(Site() for _ in config.spans())
+
+    def set_config(self, config: BlockConfig) -> None:
+        """Takes over a configuration of the same widths."""
+        if config.groups != self.config.groups:
+            self.gelu_sites = nn.ModuleList(Site() for _ in config.spans())
+        self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.gelu(self.fc1_site(self.fc1(x)))
@@ -94,11 +100,16 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm encoder block. `attention` or `mlp` is None where pruning removed it."""
+    """Pre-norm encoder block. `attention` or `mlp` is None where pruning removed it.
 
-    def __init__(self, width: int, eps: float, config: BlockConfig) -> None:
+    queries: how many of the first tokens are needed after it; all where None. k and v are computed on all tokens, the
+    rest on these alone: nothing else reaches the head.
+    """
+
+    def __init__(self, width: int, eps: float, config: BlockConfig, queries: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.queries = queries
         self.attention = Attention(width, config) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
@@ -106,12 +117,20 @@ class Block(nn.Module):
         self.norm1_site, self.norm2_site = Site(), Site()
         self.residual1_site, self.residual2_site = Site(), Site()
 
-    def attend(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """The first half: x + attention(norm1(x)), for the first `queries` tokens where given."""
-        kept = x if queries is None else x[:, :queries]
+    def set_config(self, config: BlockConfig) -> None:
+        """Takes over a configuration of the same widths, in both halves."""
+        self.config = config
+        if self.attention is not None:
+            self.attention.config = config
+        if self.mlp is not None:
+            self.mlp.set_config(config)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The first half: x + attention(norm1(x)), for the tokens that are needed after it."""
+        needed = x if self.queries is None else x[:, : self.queries]
         if self.attention is None or self.norm1 is None:
-            return kept
-        return self.residual1_site(kept + self.attention(self.norm1_site(self.norm1(x)), queries))
+            return needed
+        return self.residual1_site(needed + self.attention(self.norm1_site(self.norm1(x)), self.queries))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: x + mlp(norm2(x))."""
@@ -119,15 +138,15 @@ class Block(nn.Module):
             return x
         return self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x))))
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        return self.feed_forward(self.attend(x, queries))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.feed_forward(self.attend(x))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Architecture):
     """Normalised images float32 [B, channels, H, W] -> logits [B, classes].
 
-    The last block computes k and v on all tokens and the rest on [CLS] alone: nothing else reaches the head, so
-    the logits are the same, and the sites see what the exported graph computes.
+    The last block computes k and v on all tokens and the rest on [CLS] alone: the sites see what the exported graph
+    computes.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -137,39 +156,39 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, config.width))
         self.patch_site, self.embed_site = Site(), Site()
-        self.blocks = nn.ModuleList(Block(config.width, config.norm_eps, b) for b in config.blocks)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.norm_eps, b, config.queries(i)) for i, b in enumerate(config.blocks)
+        )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.norm_site = Site()
         self.head = nn.Linear(config.width, config.classes)
 
-    def encoder(self) -> Iterator[Block]:
-        """The blocks, typed."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            yield block
-
     def embed(self, x: Tensor) -> Tensor:
-        """[B, channels, H, W] -> the residual stream [B, N, C] before the first block."""
         patches = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
         return self.embed_site(tokens + self.pos_embedding)
 
-    def run_block(self, index: int, x: Tensor) -> Tensor:
-        """Block `index` on the residual stream; the last one for [CLS] alone."""
-        return self.blocks[index](x, 1 if index == len(self.blocks) - 1 else None)
+    def pool(self, x: Tensor) -> Tensor:
+        return self.norm_site(self.norm(x[:, 0]))
 
-    def classify(self, x: Tensor) -> Tensor:
-        """The residual stream after the last block [B, N, C] -> logits [B, classes]."""
-        return self.head(self.norm_site(self.norm(x[:, 0])))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        for index in range(len(self.blocks)):
-            x = self.run_block(index, x)
-        return self.classify(x)
+    def streams(self) -> tuple[Stream, ...]:
+        conv = self.patch_embed
+        embedding = [(conv.weight, 0), (conv.bias, 0), (self.class_token, 2), (self.pos_embedding, 2)]
+        writers = [Writer(p, axis, embedding=True) for p, axis in embedding if p is not None]
+        readers = []
+        for i, block in enumerate(self.encoder()):
+            if block.attention is not None and block.norm1 is not None:
+                a = block.attention
+                readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v)))
+                writers += [Writer(a.out.weight, 0), Writer(a.out.bias, 0)]
+            if block.mlp is not None and block.norm2 is not None:
+                readers.append(Reader(f"block{i}.norm2", block.norm2, (block.mlp.fc1,)))
+                writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
+        readers.append(Reader("norm", self.norm, (self.head,)))
+        sites = tuple(name for name in self.sites() if name == "embed" or "residual" in name)
+        return (Stream(self.config.width, tuple(writers), tuple(readers), sites),)
 
     def sites(self) -> OrderedDict[str, Site]:
-        """Name in the exported graph -> site, in the order of the data flow."""
         named: OrderedDict[str, Site] = OrderedDict(patches=self.patch_site, embed=self.embed_site)
         for i, block in enumerate(self.encoder()):
             name = f"block{i}"
@@ -182,16 +201,14 @@ class VisionTransformer(nn.Module):
             if block.mlp is not None:
                 named[f"{name}.norm2"] = block.norm2_site
                 named[f"{name}.mlp.fc1"] = block.mlp.fc1_site
-                sites = block.mlp.gelu_sites
-                for g, site in enumerate(cast("list[Site]", list(sites))):
-                    named[f"{name}.mlp.gelu" + (f".{g}" if len(sites) > 1 else "")] = site
+                for (suffix, _, _), site in zip(block.config.spans(), block.mlp.gelu_sites, strict=True):
+                    named[f"{name}.mlp.gelu{suffix}"] = cast("Site", site)
                 named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
                 named[f"{name}.residual2"] = block.residual2_site
         named["norm"] = self.norm_site
         return named
 
     def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
-        """Name -> layer with a weight matrix, in the order of the data flow; the names stand in the ONNX graph."""
         named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
         for i, block in enumerate(self.encoder()):
             if block.attention is not None:
@@ -210,7 +227,7 @@ def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
-        elif name in ("class_token", "pos_embedding"):
+        elif name in TOKENS:
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
         elif parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter.view(len(parameter), -1), generator=generator)

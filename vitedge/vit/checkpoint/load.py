@@ -14,13 +14,13 @@ from vitedge.data import preprocess_sources as sources
 from vitedge.data.folder import read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import named
 from vitedge.vit.checkpoint.convert import check_finite, from_library
 from vitedge.vit.checkpoint.files import SUFFIXES, read_tensors
 from vitedge.vit.checkpoint.layout import HUGGING_FACE
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.model import VisionTransformer
 from vitedge.vit.resize import resize_model
 
 
@@ -36,7 +36,7 @@ class LoadedModel:
         random: True where the weights are random, so that accuracy means nothing.
     """
 
-    model: VisionTransformer
+    model: Architecture
     preprocess: Preprocess
     classes: list[str] | None
     origin: str

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitedge.errors import VitedgeError
 from vitedge.files import write_bytes, write_json
+from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint.convert import to_library
 from vitedge.vit.checkpoint.files import read_tensors
 from vitedge.vit.checkpoint.layout import TORCHVISION
@@ -18,20 +19,20 @@ from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer
 
 
-def save_model(folder: Path, model: VisionTransformer) -> None:
+def save_model(folder: Path, model: Architecture) -> None:
     """Writes `model.safetensors` and `arch.json` into the folder, each atomically."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_bytes(folder / "model.safetensors", to_bytes(state))
     write_json(folder / "arch.json", model.config.to_dict())
 
 
-def read_model(folder: Path) -> VisionTransformer:
+def read_model(folder: Path) -> Architecture:
     """The inverse of `save_model`; the model is in eval mode. Raises VitedgeError."""
     config = ViTConfig.from_dict(json.loads((folder / "arch.json").read_text()))
     return build_model(config, read_tensors(folder / "model.safetensors"))
 
 
-def build_model(config: ViTConfig, state: dict[str, Tensor]) -> VisionTransformer:
+def build_model(config: ViTConfig, state: dict[str, Tensor]) -> Architecture:
     """A model in eval mode with these weights; raises VitedgeError where they don't fit the configuration."""
     with torch.device("meta"):
         model = VisionTransformer(config)
@@ -44,7 +45,7 @@ def build_model(config: ViTConfig, state: dict[str, Tensor]) -> VisionTransforme
     return model.eval()
 
 
-def to_torchvision(model: VisionTransformer) -> dict[str, Tensor]:
+def to_torchvision(model: Architecture) -> dict[str, Tensor]:
     """State dict under torchvision's names, for `torchvision.models.VisionTransformer`.
 
     The attention scale is put back if it was folded into q. Raises VitedgeError for a pruned model, which

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
 
 # Share of the residual stream's variance that the position has at first.
@@ -68,11 +69,11 @@ def cosine_patches(patch: int, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def init_local(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
-    """Weights by which head h of each block looks in its own direction, one patch far in the first two blocks, two
-    in the next two, and so on. Needs heads whose size is a multiple of 4."""
-    init_weights(model, seed)
-    config, generator = model.config, torch.Generator().manual_seed(seed)
+def init_local(config: ViTConfig, seed: int = 0) -> VisionTransformer:
+    """A ViT in which head h of each block looks in its own direction, one patch far in the first two blocks, two in the
+    next two, and so on. Needs heads whose size is a multiple of 4."""
+    model = init_weights(VisionTransformer(config), seed)
+    generator = torch.Generator().manual_seed(seed)
     dim, width = config.blocks[0].qk_dim, config.width
     codes, frequencies = position_codes(config.grid, dim)
     basis = torch.linalg.qr(torch.randn(width, dim, generator=generator))[0].T

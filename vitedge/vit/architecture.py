@@ -1,0 +1,121 @@
+"""What a model says of itself. Every step works on these lists, never on a family of models."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from vitedge.vit.config import ViTConfig
+
+if TYPE_CHECKING:
+    from vitedge.vit.model import Block, Site
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A LayerNorm on a residual stream, and the Linears that read what it puts out; `site` stands between them."""
+
+    site: str
+    norm: nn.LayerNorm
+    linears: tuple[nn.Linear, ...]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A parameter that is added to a residual stream; `axis`: its axis of channels.
+
+    embedding: whether it writes to the beginning of the stream, before the first block.
+    """
+
+    parameter: Tensor
+    axis: int
+    embedding: bool = False
+
+    def columns(self) -> Tensor:
+        """[C, n], float64: every vector that it may add."""
+        return self.parameter.detach().double().movedim(self.axis, 0).reshape(self.parameter.shape[self.axis], -1)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream: all that a rotation or a centring of its channels is folded into.
+
+    Attributes:
+        width: its channels.
+        writers, readers: in the order of the data flow.
+        sites: names of the sites that show it.
+    """
+
+    width: int
+    writers: tuple[Writer, ...]
+    readers: tuple[Reader, ...]
+    sites: tuple[str, ...]
+
+
+class Architecture(nn.Module):
+    """Normalised images float32 [B, channels, H, W] -> logits [B, classes], in steps that can be taken one by one.
+
+    A family of models is a subclass. What a block holds (`Attention`, `MLP`, their Linears and widths) is what pruning
+    cuts; each block computes the tokens that the pool reads and no others (the exact cut), which it knows by itself.
+    """
+
+    config: ViTConfig
+    patch_embed: nn.Conv2d
+    blocks: nn.ModuleList
+    head: nn.Linear
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the residual stream [B, N, C] before the first block."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The residual stream after the last block [B, N, C] -> what the head reads [B, C]."""
+        raise NotImplementedError
+
+    def streams(self) -> tuple[Stream, ...]:
+        """The residual streams, one a stage."""
+        raise NotImplementedError
+
+    def sites(self) -> OrderedDict[str, Site]:
+        """Name in the exported graph -> site, in the order of the data flow."""
+        raise NotImplementedError
+
+    def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
+        """Name -> layer with a weight matrix, in the order of the data flow; the names stand in the ONNX graph."""
+        raise NotImplementedError
+
+    def encoder(self) -> Iterator[Block]:
+        """The blocks, typed."""
+        return iter(self.blocks)  # type: ignore[arg-type]
+
+    def run_block(self, index: int, x: Tensor) -> Tensor:
+        """Block `index` on the residual stream."""
+        return self.blocks[index](x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The residual stream after the last block [B, N, C] -> logits [B, classes]."""
+        return self.head(self.pool(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for index in range(len(self.blocks)):
+            x = self.run_block(index, x)
+        return self.classify(x)
+
+    def readers(self) -> Iterator[Reader]:
+        """The readers of all streams, in the order of the data flow."""
+        for stream in self.streams():
+            yield from stream.readers
+
+    def fresh(self, config: ViTConfig) -> Architecture:
+        """A model of the same family with another configuration, its weights not set."""
+        return type(self)(config)  # type: ignore[arg-type]
+
+    def reconfigure(self, index: int, **changes: Any) -> None:
+        """Changes the configuration of block `index`, wherever the model keeps it."""
+        self.config = self.config.with_block(index, **changes)
+        list(self.encoder())[index].set_config(self.config.blocks[index])
