@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vitedge.vit.checkpoint.convert import from_library
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.macs import model_macs, model_params
 from vitedge.vit.model import Site
+from vitedge.vit.products import products, units
 
 
 def random_weights(make: Callable[[], torch.nn.Module], seed: int = 0) -> torch.nn.Module:
@@ -113,3 +115,32 @@ def test_counts_agree_with_torch(tiny_model) -> None:
         tiny_model(torch.zeros(1, 3, 32, 32))
     assert model_macs(config, exact_cuts=True) == counter.get_total_flops() // 2
     assert model_macs(config) > model_macs(config, exact_cuts=True)
+
+
+def test_the_counts_of_macs_are_those_of_the_products(tiny_config):
+    first = replace(tiny_config.blocks[0], v_dim=5, groups=(16, 48))
+    config = replace(tiny_config, blocks=(first, *tiny_config.blocks))
+    listed = sum(unit.macs for unit in units(config)) + sum(macs for _, _, macs in products(config))
+    assert listed == model_macs(config, exact_cuts=True) < model_macs(config)
+
+
+def test_a_stream_lists_all_that_writes_to_it_and_all_that_reads_it(tiny_model):
+    (stream,) = tiny_model.streams()
+    written = {id(writer.parameter) for writer in stream.writers}
+    layers = tiny_model.linears()
+    expected = [tiny_model.class_token, tiny_model.pos_embedding]
+    for name, layer in layers.items():
+        if name == "patch_embed" or name.endswith((".out", ".fc2")):
+            expected += [layer.weight, layer.bias]
+    assert written == {id(parameter) for parameter in expected}
+    read = [id(linear) for reader in stream.readers for linear in reader.linears]
+    assert read == [id(m) for n, m in layers.items() if n == "head" or n.endswith((".q", ".k", ".v", ".fc1"))]
+    assert all(name in tiny_model.sites() for name in (*stream.sites, *(r.site for r in stream.readers)))
+
+
+def test_the_steps_name_no_family_of_models(repository):
+    named = [
+        str(path) for path in (repository / "vitedge").rglob("*.py")
+        if "VisionTransformer" in path.read_text() and "vit" not in path.relative_to(repository / "vitedge").parts[:1]
+    ]
+    assert not named, named
