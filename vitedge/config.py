@@ -1,61 +1,57 @@
-"""Every option of every step, TOML in and out. Imports no torch: a board reads it too.
+"""Every option of every step and command, TOML in and out. Imports no torch: a board reads it too.
 
-A section is the options class of the room that it configures; the fields' descriptions are the help texts of the
-command line.
+A section is the options class of the room that it configures; its fields are the TOML keys, the flags of the command
+line and the keywords of the API, and their descriptions are the help texts of all three.
 """
 
 from __future__ import annotations
 
 import difflib
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from vitedge import targets
+from vitedge import documents, targets
+from vitedge.bench.options import BenchOptions, SampleOptions
 from vitedge.condition import ConditionOptions
 from vitedge.errors import VitedgeError
 from vitedge.files import write_text
+from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
 from vitedge.prune import PruneOptions
 from vitedge.quant.options import QuantOptions
-from vitedge.train.options import DistilOptions, QatOptions
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
 
 
-class Section(BaseModel):
-    """Base of a section: unknown keys are errors, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(Section):
-    """Where the model comes from."""
+class SourceSection(Options):
+    """Which model is read, and what its file can't tell."""
 
     model: str = Field("vit_b_16", description="Name (torchvision's weights), checkpoint file, or folder.")
-    heads: int | None = Field(None, ge=1, description="Attention heads, where the shapes can't tell.")
-    image_size: int | None = Field(None, ge=1, description="Another input resolution, in pixels.")
+    heads: int | None = Field(None, ge=1, le=1024, description="Attention heads, where the shapes can't tell.")
+    image_size: int | None = Field(None, ge=1, le=4096, description="Another input resolution, in pixels.")
     preprocess: str | None = Field(None, description="imagenet, inception or a JSON file.")
+
+
+class ModelSection(SourceSection):
+    """Where the model comes from."""
+
     classes: str | None = Field(None, description="File of class names, one a line.")
     activation: Literal["softmax", "sigmoid"] | None = Field(
         None, description="sigmoid for a multi-label head; from the checkpoint by default."
     )
 
 
-class CalibSection(Section):
-    """The images that compression looks at. No labels needed."""
+class CalibSection(Options):
+    """The images that compression is fitted to. No labels needed."""
 
     calib: str | None = Field(None, description="Calibration folder. (default: ./calib where there is one)")
-    calib_size: int = Field(256, ge=1, description="Images taken from it at most.")
-    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    calib_size: int = Field(256, ge=1, le=1_000_000, description="Images taken from it at most.")
+    seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 
 
-class StepsSection(Section):
+class StepsSection(Options):
     """Which of the optional steps are taken."""
 
     condition: bool = Field(True, description="Exact float transforms before anything is quantised.")
@@ -64,15 +60,60 @@ class StepsSection(Section):
     )
 
 
-class ExportSection(Section):
+class ExportSection(Options):
     """The ONNX graphs."""
 
-    batch: int = Field(1, ge=1, description="Static batch size of the graphs.")
+    batch: int = Field(1, ge=1, le=4096, description="Static batch size of the graphs.")
     dynamic_batch: bool = Field(False, description="A free batch dimension instead of a static one.")
 
 
-class RunConfig(Section):
-    """The whole configuration of a run, as `vitedge.toml` holds it."""
+class PackSection(SampleOptions):
+    """What a pack for a board holds."""
+
+    output: Annotated[str, Cli(short="-o")] = Field("pack.tar", description="The tar file to write.")
+
+
+class ReportSection(Options):
+    """What the report recommends by."""
+
+    output: Annotated[str | None, Cli(short="-o")] = Field(None, description="HTML file. (default: in the run)")
+    max_drop: float = Field(1.0, ge=0, le=100, description="Points of top-1 that may be lost.")
+    max_ms: float | None = Field(None, gt=0, le=1e9, description="Limit of p50 for the recommendation.")
+
+
+class PredictSection(Options):
+    """Which artifact classifies."""
+
+    artifact: str | None = Field(None, description="Folder below build/. (default: the first that runs here)")
+    top: int = Field(5, ge=1, le=100_000, description="Classes shown an image.")
+
+
+class AnalyzeSection(Options):
+    """How the quantisation error is measured."""
+
+    images: int = Field(16, ge=1, le=1_000_000, description="Calibration images used.")
+    top: int = Field(25, ge=0, le=1_000_000, description="Rows shown; 0 for all.")
+
+
+class SensitivitySection(Options):
+    """How the cost of pruning is measured."""
+
+    shares: str = Field("0.1,0.2,0.3,0.4,0.5", description="Shares of the model to try.")
+    images: int = Field(128, ge=1, le=1_000_000, description="Calibration images used at most.")
+
+
+class TrainSection(Options):
+    """From what to what a fine-tuning goes."""
+
+    data: str | None = Field(None, description="Data set; train, val and test below it are its parts.")
+    out: str = Field("vitedge-trained", description="Folder for the trained model.")
+    classes: str = Field("auto", description="auto: the data set's; or a file, one name a line.")
+    resume: bool = Field(False, description="Go on where a run in --out stopped.")
+
+
+class RunConfig(Options):
+    """The whole configuration. A run's `vitedge.toml` holds the sections of `compress` and `build`, a file given with
+    --config those of any command."""
 
     model: ModelSection = ModelSection()
     calib: CalibSection = CalibSection()
@@ -84,20 +125,148 @@ class RunConfig(Section):
     qat: QatOptions = QatOptions()
     export: ExportSection = ExportSection()
     build: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    bench: BenchOptions = BenchOptions()
+    pack: PackSection = PackSection()
+    report: ReportSection = ReportSection()
+    predict: PredictSection = PredictSection()
+    analyze: AnalyzeSection = AnalyzeSection()
+    sensitivity: SensitivitySection = SensitivitySection()
+    train: TrainSection = TrainSection()
+    fine_tune: FineTuneOptions = FineTuneOptions()
+    loop: LoopOptions = LoopOptions()
+    augment: AugmentOptions = AugmentOptions()
 
     def target_options(self, name: str) -> targets.base.TargetOptions:
         """The options of that target, from `[build.NAME]`. Raises VitedgeError."""
         return _validated(targets.get(name).Options, self.build.get(name, {}), f"[build.{name}]")
 
 
+# Command -> section -> its options, in the order of `--help`. `build` has the targets' own: see `sections_of`.
+COMMANDS: dict[str, dict[str, type[Options]]] = {
+    "compress": {
+        "model": ModelSection,
+        "calib": CalibSection,
+        "prune": PruneOptions,
+        "distill": DistilOptions,
+        "steps": StepsSection,
+        "quantize": QuantOptions,
+        "qat": QatOptions,
+        "condition": ConditionOptions,
+        "export": ExportSection,
+    },
+    "bench": {"bench": BenchOptions},
+    "pack": {"pack": PackSection},
+    "report": {"report": ReportSection},
+    "predict": {"predict": PredictSection},
+    "inspect": {"model": SourceSection},
+    "analyze": {"analyze": AnalyzeSection},
+    "sensitivity": {"sensitivity": SensitivitySection, "prune": PruneOptions},
+    "train": {
+        "model": SourceSection,
+        "train": TrainSection,
+        "fine_tune": FineTuneOptions,
+        "loop": LoopOptions,
+        "augment": AugmentOptions,
+    },
+}
+# What a run folder keeps of its configuration.
+_KEPT = {*COMMANDS["compress"], "build"}
+# Sections whose flags say nothing unless the configuration asks for what they configure.
+_NEEDS = {
+    "prune": "--prune or --sparsity",
+    "distill": "--recover distill or --quantize qat",
+    "quantize": "--quantize dynamic, static or qat",
+}
+
+
+def sections_of(command: str) -> dict[str, type[Options]]:
+    """Section -> its options, of that command; "build.NAME" for a target's."""
+    if command == "build":
+        return {f"build.{name}": targets.get(name).Options for name in targets.names()}
+    return COMMANDS[command]
+
+
+def keywords_of(command: str) -> dict[str, list[tuple[str, OptionField]]]:
+    """Keyword -> the (section, field) pairs that get its value: where two sections have one, both do."""
+    owners: dict[str, list[tuple[str, OptionField]]] = {}
+    for section, options in sections_of(command).items():
+        for field in fields_of(options):
+            if field.keyword:
+                owners.setdefault(field.keyword, []).append((section, field))
+    return owners
+
+
+def to_sections(command: str, keywords: Mapping[str, Any], target: str | None = None) -> dict[str, Any]:
+    """The keywords of a command as sections, to be laid over a file's. Raises VitedgeError at an unknown one.
+
+    target: of `build`; an option of another target is refused.
+    """
+    owners = keywords_of(command)
+    layer: dict[str, Any] = {}
+    for keyword, value in keywords.items():
+        if keyword not in owners:
+            near = difflib.get_close_matches(keyword, owners, 1, 0.5)
+            raise VitedgeError(
+                f"`{command}` has no option '{keyword}'.",
+                f"Did you mean '{near[0]}'?" if near else "",
+                f"`vitedge {command} --help-all` lists the options.",
+            )
+        owned = owners[keyword]
+        if target is not None:
+            owned = [(s, f) for s, f in owned if s == f"build.{target}"]
+            if value is not None and not owned:
+                other = owners[keyword][0][0].partition(".")[2]
+                raise VitedgeError(
+                    f"The target '{target}' has no option --{keyword.replace('_', '-')}.",
+                    f"It belongs to the target '{other}'.",
+                    f"Leave it out, or give --target {other}.",
+                )
+        for section, field in owned:
+            place = layer
+            for part in section.split("."):
+                place = place.setdefault(part, {})
+            place[field.name] = value
+    return layer
+
+
+def configure(command: str, keywords: Mapping[str, Any], file: str | Path | None = None) -> RunConfig:
+    """The configuration of a command: its keywords over the TOML file over the defaults. Raises VitedgeError."""
+    layers = [load_config(Path(file))] if file else []
+    return make_config(*layers, to_sections(command, keywords), source=str(file) if file else f"`vitedge {command}`")
+
+
+def refuse_useless(keywords: Mapping[str, Any], config: RunConfig) -> None:
+    """Raises VitedgeError for options of `compress` that would do nothing: the user meant something by them."""
+    training = config.prune.recover == "distill" or config.steps.quantize == "qat"
+    cut = config.prune.prune is not None or config.prune.sparsity is not None
+    used = {"prune": cut, "distill": training, "quantize": config.steps.quantize != "none"}
+    owners = keywords_of("compress")
+    for section, flag in _NEEDS.items():
+        given = [
+            k for k, v in keywords.items() if v is not None and k != "seed" and any(s == section for s, _ in owners[k])
+        ]
+        if given and not used[section]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise VitedgeError(f"{names} says nothing without {flag}.", "", f"Add {flag}, or leave it out.")
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """The sections of a TOML file as they stand there; raises VitedgeError where it can't be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VitedgeError(f"The configuration '{path}' can't be read.", str(error), "Check --config.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise VitedgeError(f"'{path}' is not valid TOML.", str(error), "Mend that line.") from error
+    return documents.read_toml(path, todo="Check --config.")
+
+
+def without_local(layer: dict[str, Any]) -> dict[str, Any]:
+    """The sections without the options that name something to execute: a run folder must not choose a program."""
+    sections = {s: options for command in (*COMMANDS, "build") for s, options in sections_of(command).items()}
+    result = merge(layer)
+    for section, options in sections.items():
+        place: Any = result
+        for part in section.split("."):
+            place = place.get(part, {}) if isinstance(place, dict) else {}
+        for field in fields_of(options):
+            if field.local and isinstance(place, dict):
+                place.pop(field.name, None)
+    return result
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +275,8 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, dict):
-                result[key] = merge(result.get(key, {}), value)
+                below = result.get(key, {})
+                result[key] = merge(below if isinstance(below, dict) else {}, value)
             elif value is not None:
                 result[key] = value
     return result
@@ -121,33 +291,14 @@ def make_config(*layers: dict[str, Any], source: str = "the configuration") -> R
 
 
 def save_config(path: Path, config: RunConfig) -> None:
-    """Writes the configuration as TOML, atomically; options that are not set are left out."""
-    write_text(path, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    """Writes what a run keeps of the configuration as TOML, atomically; options that are not set are left out."""
+    kept = config.model_dump(mode="json", exclude_none=True, include=_KEPT)
+    write_text(path, tomli_w.dumps(without_local(kept)))
 
 
-def _validated(model: type[Any], values: dict[str, Any], source: str) -> Any:
+def _validated(model: type[BaseModel], values: dict[str, Any], source: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, values, e) for e in error.errors()]
-        raise VitedgeError(
-            f"{source[0].upper()}{source[1:]} has {len(lines)} wrong option{'s' if len(lines) > 1 else ''}.",
-            " ".join(lines),
-            "`vitedge compress --help` and `vitedge build --help` list the options.",
-        ) from error
-
-
-def _explain(model: type[BaseModel], values: Any, error: Any) -> str:
-    where = [str(part) for part in error["loc"]]
-    name = ".".join(where)
-    if error["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{name} = {error['input']!r}: {error['msg']}."
-    options: Any = model
-    for part in where[:-1]:
-        annotation = options.model_fields[part].annotation
-        inner = [a for a in get_args(annotation) or (annotation,) if isinstance(a, type) and a is not type(None)]
-        options = inner[0] if inner else options
-    fields = list(getattr(options, "model_fields", None) or getattr(options, "__dataclass_fields__", {}))
-    near = difflib.get_close_matches(where[-1], fields, 1, 0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}."
-    return f"There is no option '{name}'; {hint}"
+        todo = "`vitedge compress --help-all` and `vitedge build --help-all` list the options."
+        raise told(model, error, source, todo) from error

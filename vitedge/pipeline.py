@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import targets
 from vitedge.bundle import Bundle, StepRecord
 from vitedge.condition import ConditionOptions
-from vitedge.config import RunConfig, load_config, make_config, save_config
+from vitedge.config import RunConfig, load_config, make_config, save_config, without_local
 from vitedge.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _condition_options(config: RunConfig) -> ConditionOptions:
         # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
         # it may cost more points of agreement than the bound has of top-1.
         drop = min(drop, 2 * config.quantize.max_drop)
-    return replace(config.condition, massive=drop)
+    return config.condition.model_copy(update={"massive": drop})
 
 
 def build(
@@ -104,17 +103,20 @@ def build(
     target_name: str,
     precision: str | None,
     platform: str | None,
-    options: dict[str, Any],
+    sections: dict[str, Any],
     reporter: Reporter | None = None,
 ) -> StepRecord:
-    """One artifact of a target, from the run's graphs. Precision and platform default to the target's first."""
+    """One artifact of a target, from the run's graphs. Precision and platform default to the target's first.
+
+    sections: laid over the configuration that the run keeps, such as {"build": {"rknn": {...}}}.
+    """
     from vitedge.steps.build import build_artifact
 
     reporter = reporter or Reporter()
     target = targets.get(target_name)
     bundle = Bundle.open(root)
     with bundle.lock():
-        config = read_config(root, {"build": {target_name: options}})
+        config = read_config(root, sections)
         chosen = precision or target.precisions[0]
         place = platform or (target.platforms[0] if target.platforms else None)
         record = build_artifact(bundle, target, chosen, place, config.target_options(target_name), reporter)
@@ -124,7 +126,7 @@ def build(
 
 
 def preview_build(
-    root: Path, target_name: str, precision: str | None, platform: str | None, options: dict[str, Any]
+    root: Path, target_name: str, precision: str | None, platform: str | None, sections: dict[str, Any]
 ) -> str | None:
     """The command that a target would run, where its options ask for it and not for a build; else None."""
     from vitedge.steps.build import preview_artifact
@@ -132,7 +134,7 @@ def preview_build(
     target = targets.get(target_name)
     bundle = Bundle.open(root)
     with bundle.lock():
-        config = read_config(root, {"build": {target_name: options}})
+        config = read_config(root, sections)
         return preview_artifact(
             bundle, target, precision or target.precisions[0], platform, config.target_options(target_name)
         )
@@ -141,7 +143,8 @@ def preview_build(
 def read_config(root: Path, *layers: dict[str, Any]) -> RunConfig:
     """The run's configuration with further layers over it."""
     path = root / CONFIG
-    return make_config(load_config(path) if path.is_file() else {}, *layers, source=str(path))
+    own = without_local(load_config(path)) if path.is_file() else {}
+    return make_config(own, *layers, source=str(path))
 
 
 def _tell(record: StepRecord, reporter: Reporter) -> None:

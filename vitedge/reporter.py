@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,3 +26,11 @@ class Reporter:
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
         """A bar of `total` units; the block calls `advance(n)`."""
         yield lambda n: None
+
+
+class WarningReporter(Reporter):
+    """Says nothing but warnings, as Python's own: what a caller of the API gets who gives no reporter."""
+
+    def warn(self, text: str) -> None:
+        super().warn(text)
+        warnings.warn(text, stacklevel=2)

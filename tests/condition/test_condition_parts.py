@@ -164,5 +164,5 @@ def test_no_images() -> None:
 def test_options_that_contradict() -> None:
     with pytest.raises(VitedgeError, match="need fold"):
         ConditionOptions(fold=False)
-    with pytest.raises(VitedgeError, match="no rotation"):
+    with pytest.raises(VitedgeError, match="rotate = 'sideways'"):
         ConditionOptions(rotate="sideways")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 from vitedge.train.finetune import fine_tune, with_new_head
-from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions, checked
+from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.schedule import freeze, layer_index, lr_factor, parameter_groups
 from vitedge.train.split import split_folder
 from vitedge.vit.checkpoint import load_model
@@ -139,7 +139,7 @@ def test_bad_data(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
         _run(model, data, tmp_path / "out", FineTuneOptions())
     assert not (tmp_path / "out").exists()
     with pytest.raises(VitedgeError, match="--lr"):
-        checked(LoopOptions, {"lr": -1.0})
+        LoopOptions(lr=-1.0)
 
 
 @pytest.mark.parametrize(

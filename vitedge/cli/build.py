@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vitedge import targets
+from vitedge import api, targets
 from vitedge.bundle import DEFAULT_RUN
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
-from vitedge.cli.flags import only_for, with_flags
+from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 from vitedge.errors import VitedgeError
 
 
-@with_flags({name: targets.get(name).Options for name in targets.names()}, tag=True)
+@with_flags("build")
 def command(
     *,
     target: Annotated[str, typer.Option("--target", help=f"One of {', '.join(targets.names())}.")] = "onnxruntime",
@@ -22,20 +21,20 @@ def command(
         str | None, typer.Option("--precision", help="fp32, fp16, bf16 or int8. (default: the target's first)")
     ] = None,
     platform: Annotated[str | None, typer.Option("--platform", help="The chip, where the target has several.")] = None,
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    run: RunFlag = RUN,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
     given: dict[str, Any],
 ) -> None:
     """Builds one artifact."""
-    from vitedge.pipeline import build, preview_build
-
     targets.get(target)
-    options = only_for(target, given)
-    if (line := preview_build(run, target, precision, platform, options)) is not None:
+    opened = api.open(run)
+    if (line := opened.preview(target, precision, platform, config=config, **given)) is not None:
         print(line)
         return
-    record = build(run, target, precision, platform, options, ConsoleReporter())
-    facts, check = record.facts, record.facts["check"]
+    built = opened.build(target, precision, platform, config=config, reporter=ConsoleReporter(), **given)
+    facts = opened.steps[f"build/{built.name}"]
+    check = facts["check"]
     if json:
         print_json(facts)
     else:

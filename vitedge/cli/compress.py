@@ -2,100 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from vitedge import api
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
-from vitedge.cli.flags import with_flags
-from vitedge.condition import ConditionOptions
-from vitedge.config import (
-    CalibSection,
-    ExportSection,
-    ModelSection,
-    RunConfig,
-    StepsSection,
-    load_config,
-    make_config,
-)
-from vitedge.errors import VitedgeError
-from vitedge.prune import PruneOptions
-from vitedge.quant.options import METRICS, QuantOptions
-from vitedge.train.options import DistilOptions, QatOptions
-
-_SECTIONS = {
-    "model": ModelSection,
-    "calib": CalibSection,
-    "prune": PruneOptions,
-    "distill": DistilOptions,
-    "steps": StepsSection,
-    "quantize": QuantOptions,
-    "qat": QatOptions,
-    "condition": ConditionOptions,
-    "export": ExportSection,
-}
-_PANELS = {
-    "calib": "Calibration images",
-    "prune": "Pruning",
-    "distill": "Training (--recover distill, --quantize qat)",
-    "steps": "Quantisation",
-    "quantize": "Quantisation",
-    "qat": "Training (--recover distill, --quantize qat)",
-    "condition": "Conditioning",
-    "export": "ONNX",
-}
-_TEACHING = (
-    *("batch", "accumulate", "lr", "temperature", "logit_weight", "feature_weight"),
-    *("crop_scale", "mixup", "cutmix", "holdout", "precision"),
-)
-# What few users change has no flag; `[section]` in the TOML file sets it.
-_ONLY_TOML = {
-    "prune": ("head_align", "min_heads", "min_hidden", "fit_batch", "fit_views", "fit_lr", "damping"),
-    "distill": _TEACHING,
-    "qat": (*_TEACHING, "scale_lr", "block_steps", "block_lr", "from_float"),
-    "quantize": ("percentile", "symmetric", "correct", "metric", "held_out"),
-    "condition": ("fold", "smooth", "balance", "groups", "group_gain", "group_size", "images"),
-}
-_NAMES: dict[str, str | None] = {f"{section}.{name}": None for section, names in _ONLY_TOML.items() for name in names}
-_NAMES |= {"condition.massive": "massive-drop"}
+from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
+from vitedge.quant.options import METRICS
 
 
-@with_flags(_SECTIONS, panels=_PANELS, names=_NAMES)
-def command(
-    *,
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
-    given: dict[str, Any],
-) -> None:
+@with_flags("compress")
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
     """Imports, compresses, exports."""
-    from vitedge.pipeline import compress
-
-    file = load_config(config) if config else {}
-    settings = make_config(file, given, source=str(config) if config else "the command line")
-    _check_given(given, settings)
-    bundle = compress(run, settings, ConsoleReporter())
+    made = api.compress(run=run, config=config, reporter=ConsoleReporter(), **given)
     if json:
-        print_json({"run": str(run), "steps": {n: s["facts"] for n, s in bundle.manifest["steps"].items()}})
+        print_json({"run": str(run), "steps": made.steps})
     else:
-        _summary(bundle)
-
-
-def _check_given(given: dict[str, Any], settings: RunConfig) -> None:
-    """Refuses flags that would do nothing: the user meant something by them."""
-    seeded = {name: {k: v for k, v in values.items() if k != "seed"} for name, values in given.items()}
-    qat = settings.steps.quantize == "qat"
-    needs = {
-        "prune": (settings.prune.prune is not None or settings.prune.sparsity is not None, "--prune or --sparsity"),
-        "distill": (settings.prune.recover == "distill" or qat, "--recover distill or --quantize qat"),
-        "quantize": (settings.steps.quantize != "none", "--quantize dynamic, static or qat"),
-    }
-    for section, (used, flag) in needs.items():
-        if seeded.get(section) and not used:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in seeded[section])
-            raise VitedgeError(f"{names} says nothing without {flag}.", "", f"Add {flag}, or leave it out.")
+        _summary(made.bundle)
 
 
 def _summary(bundle: Bundle) -> None:

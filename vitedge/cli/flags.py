@@ -2,128 +2,119 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import re
 import types
-import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 
-from vitedge.errors import VitedgeError
+from vitedge.bundle import DEFAULT_RUN
+from vitedge.config import keywords_of
+from vitedge.options import OptionField
 
 _SIMPLE = (int, float, str, bool)
+PANELS = {
+    "model": "Model",
+    "calib": "Calibration images",
+    "prune": "Pruning",
+    "distill": "Training (--recover distill, --quantize qat)",
+    "steps": "Quantisation",
+    "quantize": "Quantisation",
+    "qat": "Training (--recover distill, --quantize qat)",
+    "condition": "Conditioning",
+    "export": "ONNX",
+    "train": "Data and result",
+    "fine_tune": "What learns",
+    "loop": "Training",
+    "augment": "Augmentation",
+}
+
+# Parameters that several commands have.
+RunFlag = Annotated[Path, typer.Option("--run", help="Run folder.")]
+ConfigFlag = Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors too.", metavar="")]
+RUN = Path(DEFAULT_RUN)
 
 
 def _flag_type(annotation: Any) -> Any:
-    """The type that typer parses: the simple ones and Literals as they are, all else as text."""
-    if get_origin(annotation) in (Union, types.UnionType):
+    """The type that typer parses: the simple ones, Literals, lists of text; all else as text."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _flag_type(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
         inner = [a for a in get_args(annotation) if a is not type(None)]
         return _flag_type(inner[0]) if len(inner) == 1 else str
-    if annotation in _SIMPLE or get_origin(annotation) is Literal:
-        return annotation
-    return str
-
-
-@dataclass(frozen=True)
-class OptionField:
-    """One field of an options class: a pydantic model, or a dataclass whose docstring lists its attributes."""
-
-    name: str
-    annotation: Any
-    default: Any
-    description: str
-
-
-def fields_of(options: type[Any]) -> list[OptionField]:
-    """The fields of an options class, in their order."""
-    if issubclass(options, BaseModel):
-        return [
-            OptionField(n, f.annotation, f.get_default(call_default_factory=True), f.description or "")
-            for n, f in options.model_fields.items()
-        ]
-    hints, texts = typing.get_type_hints(options), _attributes(options.__doc__ or "")
-    return [OptionField(f.name, hints[f.name], f.default, texts.get(f.name, "")) for f in dataclasses.fields(options)]
-
-
-def _attributes(docstring: str) -> dict[str, str]:
-    """Name -> text, from the section "Attributes:" of a docstring."""
-    texts: dict[str, str] = {}
-    name = ""
-    for line in inspect.cleandoc(docstring).partition("Attributes:")[2].splitlines():
-        found = re.match(r"    (\w+): (.*)", line)
-        if found:
-            name, texts[found.group(1)] = found.group(1), found.group(2)
-        elif name and line.strip():
-            texts[name] += " " + line.strip()
-    return {key: text[:1].upper() + text[1:] for key, text in texts.items()}
+    if origin in (tuple, list):
+        return list[str]
+    return annotation if annotation in _SIMPLE or origin is Literal else str
 
 
 def _help(field: OptionField, only: str) -> str:
     text = f"({only}) {field.description}" if only else field.description
     default = field.default
-    plain = default is not None and not isinstance(default, BaseModel) and not dataclasses.is_dataclass(default)
-    if plain and "(default" not in text:
-        shown = ",".join(str(v) for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})" if shown != "" else ""
-    return text
+    if "(default" in text or default in (None, "", ()) or isinstance(default, (bool, BaseModel)):
+        return text if default is not True else f"{text} (default: on)"
+    return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
 
 
-def _parameter(flag: str, field: OptionField, panel: str, only: str) -> inspect.Parameter:
+def _parameter(keyword: str, section: str, field: OptionField) -> inspect.Parameter:
     kind = _flag_type(field.annotation)
-    names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
-    option = typer.Option(names, help=_help(field, only), rich_help_panel=panel, show_default=False)
-    annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
-    return inspect.Parameter(
-        flag.replace("-", "_"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    flag = "--" + keyword.replace("_", "-")
+    names = [f"{flag}/--no-{keyword.replace('_', '-')}" if kind is bool else flag, *([field.short] * bool(field.short))]
+    target = section.partition(".")[2]
+    option = typer.Option(
+        *names,
+        help=_help(field, target),
+        rich_help_panel=PANELS.get(section, target if target else "Options"),
+        show_default=False,
+        hidden=field.expert,
+        metavar="" if kind is bool else None,
     )
+    annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
+    return inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def with_flags(
-    sections: dict[str, type[Any]],
-    *,
-    panels: dict[str, str] | None = None,
-    names: dict[str, str | None] | None = None,
-    tag: bool = False,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command one flag a field of each section's class.
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        print(context.get_help(), end="")
+        raise typer.Exit
 
-    The command gets a parameter `given`: section -> {field: value} of the flags that were used. Where two sections
-    have a flag of the same name, there is one flag, and both get its value.
 
-    names: "section.field" -> another name of its flag, or None for a field that only TOML sets.
-    tag: the help says which section a flag belongs to.
+_HELP_ALL = inspect.Parameter(
+    "help_all",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option("--help-all", help="Show the expert options too.", is_eager=True, callback=_show_all, metavar=""),
+    ],
+)
+
+
+def with_flags(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives the command of that name one flag a field of its options (see `config.COMMANDS`).
+
+    The command gets a parameter `given`: keyword -> value of the flags that were used. A parameter of its own takes
+    the place of a flag of the same name.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
-        owners: dict[str, list[tuple[str, str]]] = {}
-        parameters: dict[str, inspect.Parameter] = {}
-        for section, options in sections.items():
-            for field in fields_of(options):
-                flag = (names or {}).get(f"{section}.{field.name}", field.name.replace("_", "-"))
-                if flag is None:
-                    continue
-                panel = (panels or {}).get(section, section.capitalize())
-                parameter = _parameter(flag, field, panel, section if tag else "")
-                owners.setdefault(parameter.name, []).append((section, field.name))
-                parameters.setdefault(parameter.name, parameter)
+        owners = {k: v[0] for k, v in keywords_of(name).items() if k not in {p.name for p in own}}
+        flags = [_parameter(keyword, *owner) for keyword, owner in owners.items()]
 
-        def command(**values: Any) -> None:
-            given: dict[str, dict[str, Any]] = {}
-            for name, owned in owners.items():
-                value = values.pop(name, None)
-                if value is not None:
-                    for section, field in owned:
-                        given.setdefault(section, {})[field] = value
-            function(**values, given=given)
+        def command(help_all: bool = False, **values: Any) -> None:
+            given = {keyword: values.pop(keyword) for keyword in owners}
+            function(**values, given={k: v for k, v in given.items() if v is not None and v != []})
 
-        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        signature = inspect.Signature(keyword + list(parameters.values()))
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        extra = [_HELP_ALL] if any(owner[1].expert for owner in owners.values()) else []
+        signature = inspect.Signature(keyword_only + flags + extra)
         command.__signature__ = signature  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         command.__name__ = function.__name__
@@ -131,17 +122,3 @@ def with_flags(
         return command
 
     return decorate
-
-
-def only_for(target: str, given: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The flags of that target; raises VitedgeError where one of another target was given."""
-    mine = given.get(target, {})
-    for other, values in given.items():
-        for name in values:
-            if other != target and name not in mine:
-                raise VitedgeError(
-                    f"The target '{target}' has no option --{name.replace('_', '-')}.",
-                    f"It belongs to the target '{other}'.",
-                    f"Leave it out, or give --target {other}.",
-                )
-    return mine

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from vitedge.bundle import DEFAULT_RUN, Bundle
-from vitedge.cli.console import ConsoleReporter, out
-from vitedge.files import write_text
+from vitedge import api
+from vitedge.cli.console import ConsoleReporter, out, print_json
+from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
-def command(
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="HTML file. [default: in the run]")] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", help="Points of top-1 that may be lost.")] = 1.0,
-    max_ms: Annotated[float | None, typer.Option("--max-ms", help="Limit of p50 for the recommendation.")] = None,
-) -> None:
+@with_flags("report")
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
     """Writes report.html and report.md."""
-    from vitedge.report import markdown, page
-    from vitedge.report.attention import compare_attention
-    from vitedge.report.collect import collect
-
-    bundle = Bundle.open(run)
-    facts = collect(bundle)
-    attention = compare_attention(bundle, facts, ConsoleReporter())
-    html = output or run / "report.html"
-    write_text(html, page.render(facts, most_drop=max_drop, most_ms=max_ms, attention=attention))
-    write_text(html.with_suffix(".md"), markdown.render(facts, most_drop=max_drop, most_ms=max_ms))
-    out.print(str(html), markup=False)
-    out.print(str(html.with_suffix(".md")), markup=False)
+    html = api.open(run).report(config=config, reporter=ConsoleReporter(), **given)
+    files = [str(html), str(html.with_suffix(".md"))]
+    if json:
+        print_json({"files": files})
+    else:
+        for file in files:
+            out.print(file, markup=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from vitedge.bundle import DEFAULT_RUN, Bundle
+from vitedge.bundle import Bundle
 from vitedge.cli.console import ConsoleReporter, print_json, print_table
-from vitedge.cli.flags import with_flags
+from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
+from vitedge.config import configure
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
@@ -18,22 +16,16 @@ ANALYSIS = "analysis/25-sensitivity.json"
 _BAR = 30
 
 
-@with_flags({"prune": PruneOptions}, panels={"prune": "Pruning"})
-def command(
-    *,
-    run: Annotated[Path, typer.Option("--run", help="Run folder, made by vitedge compress.")] = Path(DEFAULT_RUN),
-    shares: Annotated[str, typer.Option("--shares", help="Shares of the model to try.")] = "0.1,0.2,0.3,0.4,0.5",
-    images: Annotated[int, typer.Option("--images", help="Calibration images used at most.", min=1)] = 128,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
-    given: dict[str, Any],
-) -> None:
+@with_flags("sensitivity")
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
     """Shows what pruning would cost, share by share and layer by layer.
 
     Agreement with the dense model on calibration images that nothing was solved on, in closed form only: what
     `vitedge compress --prune` reaches is better, since it also fits each block. The run's report shows it too.
     """
-    options = PruneOptions(**given.get("prune", {}))
-    wanted = parse_shares(shares)
+    settings = configure("sensitivity", given, config)
+    options, images = settings.prune, settings.sensitivity.images
+    wanted = parse_shares(settings.sensitivity.shares)
     from vitedge.prune.sensitivity import sensitivity
     from vitedge.steps.source import SOURCE, float_batches, need_pixels, read_preprocess
     from vitedge.vit.checkpoint import read_model

@@ -3,57 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from vitedge.errors import VitedgeError
+from vitedge.options import EXPERT, SEED_MAX, Cli, Options
 
 Rotation = Literal["auto", "learned", "hadamard", "random", "off"]
 
 
-@dataclass(frozen=True)
-class ConditionOptions:
-    """Which float transforms are applied before anything is quantised.
+class ConditionOptions(Options):
+    """Which float transforms are applied before anything is quantised."""
 
-    Attributes:
-        fold: LayerNorm's gamma and beta into the next Linears, the attention scale into q.
-        rotate: centre the residual stream and rotate it; "auto" measures the four ways and takes the best.
-        smooth: SmoothQuant-like scales at each LayerNorm, where they lower the estimated error.
-        balance: per head, q against k and v against the output projection; keys and values centred.
-        groups: at most so many groups of MLP units with a scale each (1: never split).
-        group_gain: split only where the rounding noise of GELU's output falls by at least this factor.
-        group_size: units go into a group by multiples of this.
-        massive: points of agreement (percent) that scaling massive activations down may cost; 0 leaves them.
-            (default: 4 with the preset "full", else 0)
-        images: calibration images that ranges and moments are taken from, at most.
-        seed: of random rotations.
-    """
+    fold: Annotated[bool, EXPERT] = Field(
+        True, description="LayerNorm's gamma and beta into the next Linears, the attention scale into q."
+    )
+    rotate: Rotation = Field(
+        "auto",
+        description="Centre the residual stream and rotate it; auto measures the four ways and takes the best.",
+    )
+    smooth: Annotated[bool, EXPERT] = Field(
+        True, description="SmoothQuant-like scales at each LayerNorm, where they lower the estimated error."
+    )
+    balance: Annotated[bool, EXPERT] = Field(
+        True, description="Per head, q against k and v against the output projection; keys and values centred."
+    )
+    groups: Annotated[int, EXPERT] = Field(
+        3, ge=1, le=64, description="At most so many groups of MLP units with a scale each; 1: never split."
+    )
+    group_gain: Annotated[float, EXPERT] = Field(
+        1.5, ge=0, description="Split only where the rounding noise of GELU's output falls by at least this factor."
+    )
+    group_size: Annotated[int, EXPERT] = Field(
+        16, ge=1, le=4096, description="Units go into a group by multiples of this."
+    )
+    massive: Annotated[float | None, Cli("massive_drop")] = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Points of agreement (percent) that scaling massive activations down may cost; 0 leaves them. "
+        "(default: 4 with the preset full, else 0)",
+    )
+    images: Annotated[int, Cli("condition_images", expert=True)] = Field(
+        64, ge=1, le=100_000, description="Calibration images that ranges and moments are taken from, at most."
+    )
+    seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 
-    fold: bool = True
-    rotate: Rotation = "auto"
-    smooth: bool = True
-    balance: bool = True
-    groups: int = 3
-    group_gain: float = 1.5
-    group_size: int = 16
-    massive: float | None = None
-    images: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.groups, self.group_size, self.images) < 1:
-            raise VitedgeError("condition.groups, group_size and images must be at least 1.")
-        if self.massive is not None and not 0 <= self.massive <= 100:
-            raise VitedgeError(f"condition.massive is in points of agreement, 0 to 100, not {self.massive}.")
-        if self.rotate not in ("auto", "learned", "hadamard", "random", "off"):
-            raise VitedgeError(
-                f"There is no rotation '{self.rotate}'.", "", "Choose auto, learned, hadamard, random or off."
-            )
+    @model_validator(mode="after")
+    def _rotation_needs_fold(self) -> ConditionOptions:
         if not self.fold and (self.rotate != "off" or self.smooth):
             raise VitedgeError(
                 "Rotating and smoothing need fold.",
                 "A LayerNorm commutes with a rotation only without gamma and beta.",
                 'Set fold = true, or rotate = "off" and smooth = false.',
             )
+        return self
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from vitedge.errors import VitedgeError
+from vitedge.options import EXPERT, SEED_MAX, Options
 
 Importance = Literal["obs", "hessian", "taylor", "magnitude"]
 
 
-class PruneOptions(BaseModel):
+class PruneOptions(Options):
     """Structured pruning, and its recovery from calibration images without labels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prune: float | None = Field(None, description="Share of the model's MACs to remove, over 0 and up to 0.9.")
+    prune: float | None = Field(
+        None, allow_inf_nan=True, description="Share of the model's MACs to remove, over 0 and up to 0.9."
+    )
     prune_unit: Literal["macs", "params"] = Field("macs", description="What that share is counted in.")
     importance: Importance = Field("obs", description="What ranks MLP units and heads.")
-    align: int = Field(32, ge=1, description="MLP units stay in multiples of this (NPU channels, tensor cores).")
-    head_align: int = Field(8, ge=0, description="Head sizes stay in multiples of this; 0 leaves them as they are.")
-    min_heads: int = Field(1, ge=0, description="Fewest heads of a block; 0 lets a whole attention go.")
-    min_hidden: int = Field(32, ge=0, description="Fewest MLP units of a block; 0 lets a whole MLP go.")
+    align: int = Field(
+        32, ge=1, le=4096, description="MLP units stay in multiples of this (NPU channels, tensor cores)."
+    )
+    head_align: Annotated[int, EXPERT] = Field(
+        8, ge=0, le=4096, description="Head sizes stay in multiples of this; 0 leaves them as they are."
+    )
+    min_heads: Annotated[int, EXPERT] = Field(
+        1, ge=0, le=4096, description="Fewest heads of a block; 0 lets a whole attention go."
+    )
+    min_hidden: Annotated[int, EXPERT] = Field(
+        32, ge=0, le=1_000_000, description="Fewest MLP units of a block; 0 lets a whole MLP go."
+    )
     recover: Literal["none", "ridge", "block", "distill"] = Field(
         "block",
         description="none: only cut; ridge: closed form; block: then each block by gradient steps; "
@@ -34,14 +43,18 @@ class PruneOptions(BaseModel):
     prune_target: str | None = Field(
         None, description="Only widths that the hardware of rknn, tensorrt, onnxruntime or openvino turns into speed."
     )
-    fit_steps: int | None = Field(None, ge=0, description="Gradient steps a block. (default: by the model's size)")
-    fit_batch: int = Field(16, ge=1, description="Images of one gradient step.")
-    fit_views: int | None = Field(
-        None, ge=1, description="Crops of each image that are fitted to. (default: as the steps need)"
+    fit_steps: int | None = Field(
+        None, ge=0, le=1_000_000, description="Gradient steps a block. (default: by the model's size)"
     )
-    fit_lr: float = Field(1e-3, gt=0, description="Peak learning rate of the gradient steps.")
-    damping: float = Field(1e-4, gt=0, description="Ridge: share of the mean variance added to the diagonal.")
-    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    fit_batch: Annotated[int, EXPERT] = Field(16, ge=1, le=65536, description="Images of one gradient step.")
+    fit_views: Annotated[int | None, EXPERT] = Field(
+        None, ge=1, le=10_000, description="Crops of each image that are fitted to. (default: as the steps need)"
+    )
+    fit_lr: Annotated[float, EXPERT] = Field(1e-3, gt=0, description="Peak learning rate of the gradient steps.")
+    damping: Annotated[float, EXPERT] = Field(
+        1e-4, gt=0, le=1, description="Ridge: share of the mean variance added to the diagonal."
+    )
+    seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 
     @field_validator("prune")
     @classmethod

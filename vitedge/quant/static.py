@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ def calibrate(
     names = values(model.config, options.preset)
     seen = histograms(model, fitted(), names)
     if options.observer == "auto" and options.preset == "linear":
-        both = [replace(options, observer="mse"), replace(options, observer="minmax")]
+        both = [options.model_copy(update={"observer": name}) for name in ("mse", "minmax")]
         candidates = {n: [observe(seen[n], o) for o in both] for n in names if n != PIXELS}
         images = few_images(model.config, fitted())
         chosen, noise = choose_ranges(model, candidates, images, preprocess, progress)
@@ -71,10 +71,10 @@ def calibrate(
     else:
         noise, left = {}, []
         if options.observer == "auto":
-            options = replace(options, observer="mse")
+            options = options.model_copy(update={"observer": "mse"})
         activations = {n: EXACT_PIXELS if n == PIXELS else observe(seen[n], options) for n in names}
     facts: dict[str, Any] = {
-        "options": asdict(options),
+        "options": options.model_dump(),
         "images": count,
         "noise": noise,
         "spared": left,
@@ -112,12 +112,12 @@ def round_weights(
     preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
     if batches is None:
-        options = replace(options, rounding="nearest", correct=False)
+        options = options.model_copy(update={"rounding": "nearest", "correct": False})
     rounder = WeightRounder(model.eval(), {}, options, preprocess)
     rounder.run(images, progress)
     names = values(model.config, "linear")
     share = int8_share(model.config, set(rounder.weights), set(names))
-    facts = {"options": asdict(options), "int8_macs": share}
+    facts = {"options": options.model_dump(), "int8_macs": share}
     return rounder.scheme("dynamic", dict.fromkeys(names, EXACT_PIXELS), facts)
 
 

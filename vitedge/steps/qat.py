@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +60,7 @@ def qat_model(
         "qat",
         parent,
         apply,
-        options={"qat": options.model_dump(), "quantize": asdict(quant)},
+        options={"qat": options.model_dump(), "quantize": quant.model_dump()},
         rooms=("vitedge.train", "vitedge.quant"),
         order=25,
         also=(f"{SOURCE}/model.safetensors", f"{before}/model.safetensors"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
     return bundle.run_step(
         "quantize",
         work,
-        options=asdict(options) | {"mode": mode},
+        options=options.model_dump() | {"mode": mode},
         inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, against, f"{before}/model.safetensors"]
         + learned
         + ([PIXELS] if pixels is not None else []),

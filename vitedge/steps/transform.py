@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +156,7 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
         return Outcome(conditioned, report.to_dict(), condition_table(report.to_dict()))
 
     record = transform_model(
-        bundle, "condition", parent, apply, options=asdict(options), rooms=("vitedge.condition",), order=20
+        bundle, "condition", parent, apply, options=options.model_dump(), rooms=("vitedge.condition",), order=20
     )
     changed = any(not step["exact"] for step in record.facts["steps"])
     return Transformed("steps/condition", changed, record)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from vitedge.errors import VitedgeError
+from vitedge.options import Options
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,9 @@ class Problem:
     reason: str
 
 
-class TargetOptions(BaseModel):
+class TargetOptions(Options):
     """Base of a target's own build options. Each field is a flag of `vitedge build` and a TOML key
     `[build.TARGET]`; its description is the flag's help."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def names_compiler(self) -> bool:
         """Whether these options name a compiler that `probe` can't know of."""

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from vitedge.errors import VitedgeError
+from vitedge.options import EXPERT, SEED_MAX, Cli, Options
 
 
-class LoopOptions(BaseModel):
+class LoopOptions(Options):
     """Options of the loop itself, the same for every kind of training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: float = Field(10, gt=0, description="Passes over the training images; may be a fraction.")
+    epochs: float = Field(10, gt=0, le=1e6, description="Passes over the training images; may be a fraction.")
     minutes: float | None = Field(
-        None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
+        None, gt=0, le=1e6, description="Bound of the wall time; the schedule ends with whichever ends first."
     )
-    batch: int = Field(32, ge=1, description="Images that a process computes at once.")
-    accumulate: int = Field(
-        1, ge=1, description="Batches a step: it sees batch x accumulate x processes images."
+    batch: int = Field(32, ge=1, le=65536, description="Images that a process computes at once.")
+    accumulate: Annotated[int, EXPERT] = Field(
+        1, ge=1, le=65536, description="Batches a step: it sees batch x accumulate x processes images."
     )
     lr: float = Field(3e-4, gt=0, description="Peak learning rate of AdamW.")
-    layer_decay: float = Field(
+    layer_decay: Annotated[float, EXPERT] = Field(
         0.75, gt=0, le=1, description="Factor on the learning rate from each layer to the one before it."
     )
-    weight_decay: float = Field(
-        0.05, ge=0, description="Of matrices only; biases, norms, embeddings have none."
+    weight_decay: Annotated[float, EXPERT] = Field(
+        0.05, ge=0, le=100, description="Of matrices only; biases, norms, embeddings have none."
     )
-    warmup: float = Field(
+    warmup: Annotated[float, EXPERT] = Field(
         0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises."
     )
-    final_lr: float = Field(0.01, ge=0, le=1, description="Share of the learning rate that the cosine ends at.")
-    clip: float = Field(1.0, ge=0, description="Bound of the gradient's norm; 0 for none.")
-    ema: float = Field(
+    final_lr: Annotated[float, EXPERT] = Field(
+        0.01, ge=0, le=1, description="Share of the learning rate that the cosine ends at."
+    )
+    clip: Annotated[float, EXPERT] = Field(1.0, ge=0, le=1e6, description="Bound of the gradient's norm; 0 for none.")
+    ema: Annotated[float, EXPERT] = Field(
         0.0, ge=0, lt=1, description="Decay of averaged weights, which then are the result; 0: none."
     )
-    evaluations: int = Field(10, ge=1, description="Evaluations, evenly spread over the run.")
-    patience: int | None = Field(
-        None, ge=1, description="Evaluations without a better score after which the run ends."
+    evaluations: Annotated[int, EXPERT] = Field(
+        10, ge=1, le=100_000, description="Evaluations, evenly spread over the run."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    patience: int | None = Field(
+        None, ge=1, le=100_000, description="Evaluations without a better score after which the run ends."
+    )
+    precision: Annotated[Literal["auto", "fp32", "bf16"], EXPERT] = Field(
         "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
     )
-    seed: int = Field(0, ge=0, description="Seed of the order, the augmentation and new weights.")
-    workers: int | None = Field(
-        None, ge=0, description="Processes that augment. [default: 0 on a CPU, 4 with a GPU]"
+    seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of the order, the augmentation and new weights.")
+    workers: Annotated[int | None, EXPERT] = Field(
+        None, ge=0, le=1024, description="Processes that augment. (default: 0 on a CPU, 4 with a GPU)"
     )
-    save_seconds: float = Field(60.0, ge=0, description="Time between two saved states; 0 saves every step.")
+    save_seconds: Annotated[float, EXPERT] = Field(
+        60.0, ge=0, le=1e6, description="Time between two saved states; 0 saves every step."
+    )
 
     def identity(self) -> dict[str, Any]:
         """The options that a resumed run must share with the one that it continues.
@@ -58,38 +62,44 @@ class LoopOptions(BaseModel):
         return self.model_dump(exclude={"minutes", "patience", "workers", "save_seconds"})
 
 
-class AugmentOptions(BaseModel):
+class AugmentOptions(Options):
     """Which random changes a training image goes through."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    scale: float = Field(
+    scale: Annotated[float, Cli("crop_scale")] = Field(
         0.35, gt=0, le=1, description="Least share of the area that a random crop keeps; 1: centre crop."
     )
     flip: bool = Field(True, description="Mirror half of the images.")
-    jitter: float = Field(0.0, ge=0, le=1, description="Changes of brightness, contrast, saturation.")
-    randaugment: int = Field(0, ge=0, le=30, description="Magnitude of RandAugment's two operations; 0: none.")
-    mixup: float = Field(0.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
-    cutmix: float = Field(0.0, ge=0, description="Alpha of CutMix's Beta distribution; 0: none.")
+    jitter: Annotated[float, EXPERT] = Field(
+        0.0, ge=0, le=1, description="Changes of brightness, contrast, saturation."
+    )
+    randaugment: Annotated[int, EXPERT] = Field(
+        0, ge=0, le=30, description="Magnitude of RandAugment's two operations; 0: none."
+    )
+    mixup: Annotated[float, EXPERT] = Field(
+        0.0, ge=0, le=100, description="Alpha of MixUp's Beta distribution; 0: none."
+    )
+    cutmix: Annotated[float, EXPERT] = Field(
+        0.0, ge=0, le=100, description="Alpha of CutMix's Beta distribution; 0: none."
+    )
 
 
-class FineTuneOptions(BaseModel):
+class FineTuneOptions(Options):
     """What a trained ViT learns anew on the user's classes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: str = Field("all", description="What learns: head, last-N (N blocks and the head) or all.")
     head_epochs: float = Field(
-        2.0, ge=0, description="Passes in which the new head learns alone, before the rest joins; 0: none."
+        2.0, ge=0, le=1e6, description="Passes in which the new head learns alone, before the rest joins; 0: none."
     )
-    smoothing: float = Field(0.1, ge=0, lt=1, description="Label smoothing.")
-    reweight: bool = Field(False, description="Weigh rare classes up, by the root of their frequency.")
+    smoothing: Annotated[float, EXPERT] = Field(0.1, ge=0, lt=1, description="Label smoothing.")
+    reweight: Annotated[bool, EXPERT] = Field(
+        False, description="Weigh rare classes up, by the root of their frequency."
+    )
     val_share: float = Field(
         0.1, gt=0, lt=1, description="Share held out for validation, where the data has no val folder."
     )
 
 
-class TeachingOptions(BaseModel):
+class TeachingOptions(Options):
     """How a float model teaches another form of itself, on images without labels.
 
     From some hundred images, the blocks' outputs alone teach best, on images mixed as in "function matching"
@@ -97,26 +107,40 @@ class TeachingOptions(BaseModel):
     further from the teacher on others than it went in (KL 0.39 -> 0.44), and nearer without (0.39 -> 0.35).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: float = Field(30, gt=0, description="Passes over the calibration images.")
+    epochs: float = Field(30, gt=0, le=1e6, description="Passes over the calibration images.")
     minutes: float | None = Field(
-        None, gt=0, description="Bound of the wall time; the schedule ends with whichever ends first."
+        None, gt=0, le=1e6, description="Bound of the wall time; the schedule ends with whichever ends first."
     )
-    batch: int = Field(16, ge=1, description="Images that a process computes at once.")
-    accumulate: int = Field(1, ge=1, description="Batches a step.")
-    lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
-    temperature: float = Field(1.0, gt=0, description="Of the class shares that the student learns from.")
-    logit_weight: float = Field(0.0, ge=0, description="Weight of the logits' KL divergence; 0: none.")
-    feature_weight: float = Field(1.0, ge=0, description="Weight of the blocks' outputs; 0: none.")
-    crop_scale: float = Field(0.35, gt=0, le=1, description="Least share of the area that a random crop keeps.")
-    mixup: float = Field(1.0, ge=0, description="Alpha of MixUp's Beta distribution; 0: none.")
-    cutmix: float = Field(1.0, ge=0, description="Alpha of CutMix's Beta distribution; 0: none.")
-    holdout: int = Field(128, ge=8, description="Images kept back to choose the best weights by, at most 1/4.")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    batch: Annotated[int, Cli("train_batch", expert=True)] = Field(
+        16, ge=1, le=65536, description="Images that a process computes at once."
+    )
+    accumulate: Annotated[int, EXPERT] = Field(1, ge=1, le=65536, description="Batches a step.")
+    lr: Annotated[float, EXPERT] = Field(5e-5, gt=0, description="Peak learning rate of AdamW.")
+    temperature: Annotated[float, EXPERT] = Field(
+        1.0, gt=0, le=1e6, description="Of the class shares that the student learns from."
+    )
+    logit_weight: Annotated[float, EXPERT] = Field(
+        0.0, ge=0, le=1e6, description="Weight of the logits' KL divergence; 0: none."
+    )
+    feature_weight: Annotated[float, EXPERT] = Field(
+        1.0, ge=0, le=1e6, description="Weight of the blocks' outputs; 0: none."
+    )
+    crop_scale: Annotated[float, EXPERT] = Field(
+        0.35, gt=0, le=1, description="Least share of the area that a random crop keeps."
+    )
+    mixup: Annotated[float, EXPERT] = Field(
+        1.0, ge=0, le=100, description="Alpha of MixUp's Beta distribution; 0: none."
+    )
+    cutmix: Annotated[float, EXPERT] = Field(
+        1.0, ge=0, le=100, description="Alpha of CutMix's Beta distribution; 0: none."
+    )
+    holdout: Annotated[int, EXPERT] = Field(
+        128, ge=8, le=1_000_000, description="Images kept back to choose the best weights by, at most 1/4."
+    )
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Cli("train_precision", expert=True)] = Field(
         "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
     )
-    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 
     # Of the configuration: what errors name.
     section: ClassVar[str] = "distill"
@@ -142,9 +166,11 @@ class TeachingOptions(BaseModel):
 class DistilOptions(TeachingOptions):
     """How the dense model teaches the pruned one."""
 
-    epochs: float = Field(60, gt=0, description="Passes over the calibration images.")
-    lr: float = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
-    holdout: int = Field(96, ge=8, description="Images kept back to choose the best weights by, at most 1/4.")
+    epochs: float = Field(60, gt=0, le=1e6, description="Passes over the calibration images.")
+    lr: Annotated[float, EXPERT] = Field(2e-4, gt=0, description="Peak learning rate of AdamW.")
+    holdout: Annotated[int, EXPERT] = Field(
+        96, ge=8, le=1_000_000, description="Images kept back to choose the best weights by, at most 1/4."
+    )
 
 
 class QatOptions(TeachingOptions):
@@ -152,27 +178,21 @@ class QatOptions(TeachingOptions):
 
     section: ClassVar[str] = "qat"
 
-    lr: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
-    scale_lr: float = Field(10.0, ge=0, description="Learning rate of the step sizes, in multiples of that.")
-    block_steps: int = Field(
-        80, ge=0, description="Steps in which each block learns by itself, before the whole does (on a CPU); 0: none."
+    lr: Annotated[float, EXPERT] = Field(5e-5, gt=0, description="Peak learning rate of AdamW, for the weights.")
+    scale_lr: Annotated[float, EXPERT] = Field(
+        10.0, ge=0, le=1e6, description="Learning rate of the step sizes, in multiples of that."
     )
-    block_lr: float = Field(3e-5, gt=0, description="Peak learning rate of these steps.")
-    from_float: float = Field(
+    block_steps: Annotated[int, EXPERT] = Field(
+        80,
+        ge=0,
+        le=1_000_000,
+        description="Steps in which each block learns by itself, before the whole does (on a CPU); 0: none.",
+    )
+    block_lr: Annotated[float, EXPERT] = Field(3e-5, gt=0, description="Peak learning rate of these steps.")
+    from_float: Annotated[float, EXPERT] = Field(
         1.0, ge=0, le=1, description="Weights start at their integers, moved by this share towards the float weights."
     )
 
     @property
     def weight_decay(self) -> float:
         return 0.0
-
-
-def checked(options: type[BaseModel], values: dict[str, Any]) -> Any:
-    """`options` of these values. Raises VitedgeError that names what is wrong."""
-    try:
-        return options(**values)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}" for e in error.errors()
-        )
-        raise VitedgeError("An option of the training is wrong.", f"{wrong}.", "See vitedge train --help.") from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vitedge.options import EXPERT, LOCAL
 from vitedge.targets.base import TargetOptions
 
 Cores = Literal["auto", "0", "1", "2", "0_1", "0_1_2", "all"]
@@ -27,14 +28,22 @@ class RknnOptions(TargetOptions):
     algorithm: Literal["auto", "normal", "kl_divergence", "mmse"] = Field(
         "auto", description="How the compiler finds INT8 ranges; auto: measured (full) or normal (balanced)."
     )
-    calib_images: int = Field(32, ge=1, description="Images that the compiler calibrates on.")
-    check_images: int = Field(96, ge=1, description="Other calibration images that candidates are compared on.")
+    calib_images: Annotated[int, EXPERT] = Field(
+        32, ge=1, le=1_000_000, description="Images that the compiler calibrates on."
+    )
+    check_images: Annotated[int, EXPERT] = Field(
+        96, ge=1, le=1_000_000, description="Other calibration images that candidates are compared on."
+    )
     compare_export: bool = Field(
         False, description="Compile the graph as exported too, to show what the rewrites save (one more build)."
     )
     npu_cores: Cores = Field("auto", description="NPU cores that the runner uses on a board (RK3588, RK3576).")
-    rknn_python: str | None = Field(None, description="Python of an environment that has rknn-toolkit2.")
-    time_limit: int = Field(600, ge=1, description="Seconds that one call of the compiler may take.")
+    rknn_python: Annotated[str | None, LOCAL] = Field(
+        None, description="Python of an environment that has rknn-toolkit2."
+    )
+    time_limit: Annotated[int, EXPERT] = Field(
+        600, ge=1, le=604800, description="Seconds that one call of the compiler may take."
+    )
 
     def names_compiler(self) -> bool:
         """True where --rknn-python names an environment."""

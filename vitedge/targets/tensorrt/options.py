@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
 from vitedge.errors import VitedgeError
+from vitedge.options import EXPERT, LOCAL
 from vitedge.targets.base import TargetOptions
 
 
@@ -18,15 +20,19 @@ class TensorRTOptions(TargetOptions):
         None, description="MIN:OPT:MAX, or sizes such as 1,8 with a profile each; for graphs with a free batch."
     )
     workspace_mib: int | None = Field(
-        None, ge=16, description="Scratch memory of a layer at most, in MiB. [default: all]"
+        None, ge=16, le=2**24, description="Scratch memory of a layer at most, in MiB. (default: all)"
     )
-    opt_level: int | None = Field(None, ge=0, le=5, description="Effort of the builder. [default: TensorRT's 3]")
-    timing_cache: str | None = Field(None, description="File of measured kernel times. [default: by GPU and version]")
-    version_compatible: bool = Field(False, description="An engine that later versions of TensorRT run too.")
-    hardware_compatible: bool = Field(
+    opt_level: int | None = Field(None, ge=0, le=5, description="Effort of the builder. (default: TensorRT's 3)")
+    timing_cache: Annotated[str | None, LOCAL] = Field(
+        None, description="File of measured kernel times. (default: by GPU and version)"
+    )
+    version_compatible: Annotated[bool, EXPERT] = Field(
+        False, description="An engine that later versions of TensorRT run too."
+    )
+    hardware_compatible: Annotated[bool, EXPERT] = Field(
         False, description="An engine for all GPUs since Ampere; not on Jetson, and slower."
     )
-    dla: int | None = Field(None, ge=0, description="DLA core to run on, with the GPU for what it lacks.")
+    dla: int | None = Field(None, ge=0, le=15, description="DLA core to run on, with the GPU for what it lacks.")
     cuda_graph: bool = Field(False, description="Run through a CUDA graph: less launch time for small batches.")
     int8_attention: bool = Field(False, description="With int8: quantise attention too, not only the Linears.")
     print_trtexec: bool = Field(False, description="Print the trtexec command of the same build, and stop.")

@@ -1,0 +1,408 @@
+"""Runs as objects: thin over the pipeline and the run folder. Imports no torch.
+
+    run = vitedge.compress("vit_b_16", calib="images/", prune=0.3, quantize="static", run="my-run")
+    run.build("onnxruntime", precision="int8")
+    run.bench("val/")
+
+A keyword is a flag of the command line with the same name and default; `help(vitedge.compress)` lists them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vitedge import config as options
+from vitedge.bundle import DEFAULT_RUN, Bundle
+from vitedge.config import RunConfig
+from vitedge.errors import VitedgeError
+from vitedge.reporter import Reporter, WarningReporter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_options(command: str) -> Callable[[F], F]:
+    """Shows the options of that command in the signature and in the help of a function with **keywords."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        lines, extra, sections = [], [], set()
+        for keyword, owners in options.keywords_of(command).items():
+            section, field = owners[0]
+            if keyword in signature.parameters:
+                continue
+            extra.append(inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=field.default))
+            if section not in sections:
+                sections.add(section)
+                lines.append(f"\n    [{section}]")
+            lines.append(f"    {keyword} = {field.default!r}: {field.description}")
+        function.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(lines) + "\n"
+        return function
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a target runs.
+
+    Attributes:
+        name: folder below `build/`.
+        path: the file that the target's runner opens.
+        size_bytes: of all its files.
+        accepted: whether it agrees with FP32 within its tolerance; None where it can't be run here.
+        agreement: share of the images compared on that have FP32's class.
+        facts: what `metadata.json` says of it.
+    """
+
+    name: str
+    target: str
+    precision: str
+    platform: str | None
+    path: Path
+    size_bytes: int
+    accepted: bool | None
+    agreement: float | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A tar file for a board: its size in MiB, number of images, names of artifacts."""
+
+    path: Path
+    mib: float
+    images: int
+    artifacts: list[str]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a bench measured, as the bench JSON holds it, and the limits that were asked for."""
+
+    result: dict[str, Any]
+    gate: str = ""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an artifact."""
+        rows: list[dict[str, Any]] = self.result["rows"]
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The bench JSON."""
+        return self.result
+
+    def to_dataframe(self) -> Any:
+        """One row an artifact, nested figures as columns such as latency_ms.p50. Needs pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise VitedgeError(
+                "A data frame needs pandas, which is not installed.", "", "Install it: pip install pandas."
+            ) from error
+        return pandas.json_normalize(self.rows)
+
+    def broken_gates(self, gate: str | None = None) -> list[str]:
+        """A line for each limit (such as "top1-drop=1.0,p50-ms=20", by default what was asked for) that a row does not
+        keep."""
+        from vitedge.bench.gate import check_gates, parse_gates
+
+        return check_gates(parse_gates(self.gate if gate is None else gate), self.rows)
+
+
+class Run:
+    """A run folder. `vitedge.compress` makes one, `vitedge.open` opens one."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        Bundle.open(self.root)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r}, artifacts={[a.name for a in self.artifacts]})"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The run folder with its manifest, as it stands now."""
+        return Bundle.open(self.root)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that the run keeps."""
+        from vitedge.pipeline import read_config
+
+        return read_config(self.root)
+
+    @property
+    def steps(self) -> dict[str, dict[str, Any]]:
+        """Step -> what it reported."""
+        return {name: step["facts"] for name, step in self.bundle.manifest["steps"].items()}
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What was built."""
+        bundle = self.bundle
+        built = [step.partition("/")[2] for step in bundle.manifest["steps"] if step.startswith("build/")]
+        return [_artifact(bundle, name) for name in built]
+
+    @takes_options("build")
+    def build(
+        self,
+        target: str = "onnxruntime",
+        precision: str | None = None,
+        platform: str | None = None,
+        *,
+        config: str | Path | None = None,
+        reporter: Reporter | None = None,
+        **keywords: Any,
+    ) -> Artifact:
+        """One artifact of a target. One that is outside its tolerance is returned with `accepted` False.
+
+        precision, platform: the target's first where they are None.
+        Raises VitedgeError where the build fails.
+        """
+        from vitedge import pipeline
+
+        layers = _target_layers(target, keywords, config)
+        record = pipeline.build(self.root, target, precision, platform, layers, reporter or WarningReporter())
+        return _artifact(self.bundle, record.facts["folder"].partition("/")[2])
+
+    def preview(
+        self,
+        target: str,
+        precision: str | None = None,
+        platform: str | None = None,
+        *,
+        config: str | Path | None = None,
+        **keywords: Any,
+    ) -> str | None:
+        """The command that a target would run, where the options ask for it and not for a build; else None."""
+        from vitedge import pipeline
+
+        layers = _target_layers(target, keywords, config)
+        return pipeline.preview_build(self.root, target, precision, platform, layers)
+
+    @takes_options("bench")
+    def bench(
+        self,
+        data: str | Path | None = None,
+        *,
+        config: str | Path | None = None,
+        reporter: Reporter | None = None,
+        command: str = "",
+        **keywords: Any,
+    ) -> BenchResult:
+        """Latency and accuracy of all artifacts that this machine (or the one `host`) runs.
+
+        command: what was typed, for the report. Raises VitedgeError where there is nothing to measure.
+        """
+        chosen = options.configure("bench", _with(keywords, data=data), config).bench
+        if chosen.host:
+            found = self.bench_hosts(data, config=config, reporter=reporter, command=command, **keywords)
+            if len(found) > 1:
+                raise VitedgeError("bench() measures on one host.", "", "For several, call bench_hosts().")
+            return next(iter(found.values()))
+        from vitedge.bench.measure import bench_bundle
+
+        found_here = bench_bundle(self.bundle, chosen.what(command), chosen.settings(), reporter or WarningReporter())
+        return BenchResult(found_here, chosen.gate)
+
+    @takes_options("bench")
+    def bench_hosts(
+        self,
+        data: str | Path | None = None,
+        *,
+        pack: str | Path | None = None,
+        config: str | Path | None = None,
+        reporter: Reporter | None = None,
+        command: str = "",
+        **keywords: Any,
+    ) -> dict[str, BenchResult]:
+        """Host -> what was measured there, over SSH; `host` names one or more."""
+        import shlex
+
+        from vitedge.bench.fleet import bench_fleet
+
+        chosen = options.configure("bench", _with(keywords, data=data), config).bench
+        found = bench_fleet(
+            self.bundle,
+            Path(pack) if pack else None,
+            chosen.host,
+            chosen.what(command),
+            chosen.settings(),
+            reporter or WarningReporter(),
+            ssh=shlex.split(chosen.ssh),
+            python=chosen.remote_python,
+        )
+        return {name: BenchResult(result, chosen.gate) for name, result in found.items()}
+
+    @takes_options("pack")
+    def pack(
+        self,
+        output: str | Path | None = None,
+        *,
+        config: str | Path | None = None,
+        reporter: Reporter | None = None,
+        **keywords: Any,
+    ) -> Pack:
+        """Writes artifacts and images for a board into one tar file."""
+        from vitedge.bench.pack import write_pack
+
+        chosen = options.configure("pack", _with(keywords, output=output), config).pack
+        bundle = self.bundle
+        with bundle.lock():
+            index = write_pack(
+                bundle,
+                Path(chosen.output),
+                data=chosen.data,
+                limit=chosen.limit,
+                seed=chosen.seed,
+                only=chosen.only,
+                reporter=reporter or WarningReporter(),
+            )
+        path = Path(chosen.output)
+        names = [entry["name"] for entry in index["artifacts"]]
+        return Pack(path, path.stat().st_size / 2**20, index["shape"][0], names)
+
+    @takes_options("report")
+    def report(
+        self,
+        output: str | Path | None = None,
+        *,
+        config: str | Path | None = None,
+        reporter: Reporter | None = None,
+        **keywords: Any,
+    ) -> Path:
+        """Writes report.html and, beside it, report.md; returns the path of the first."""
+        from vitedge.report.write import write_report
+
+        chosen = options.configure("report", _with(keywords, output=output), config).report
+        return write_report(
+            self.bundle,
+            Path(chosen.output) if chosen.output else self.root / "report.html",
+            max_drop=chosen.max_drop,
+            max_ms=chosen.max_ms,
+            reporter=reporter or WarningReporter(),
+        )
+
+
+@takes_options("compress")
+def compress(
+    model: str | Path | None = None,
+    *,
+    run: str | Path = DEFAULT_RUN,
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **keywords: Any,
+) -> Run:
+    """Everything from the checkpoint to the ONNX graphs, in the run folder `run`; what is up to date is kept.
+
+    Raises VitedgeError for a wrong model, option or data set.
+    """
+    from vitedge import pipeline
+
+    keywords = _with(keywords, model=model)
+    settings = options.configure("compress", keywords, config)
+    options.refuse_useless(keywords, settings)
+    pipeline.compress(Path(run), settings, reporter or WarningReporter())
+    return Run(run)
+
+
+def open(run: str | Path = DEFAULT_RUN) -> Run:
+    """An existing run. Raises VitedgeError where there is none."""
+    return Run(run)
+
+
+@takes_options("bench")
+def bench_pack(
+    pack: str | Path,
+    *,
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    command: str = "",
+    **keywords: Any,
+) -> BenchResult:
+    """Latency and accuracy of a pack's artifacts, on the board that it was brought to."""
+    from vitedge.bench import measure
+
+    chosen = options.configure("bench", keywords, config).bench
+    result = measure.bench_pack(Path(pack), chosen.what(command), chosen.settings(), reporter or WarningReporter())
+    return BenchResult(result, chosen.gate)
+
+
+@takes_options("train")
+def train(
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **keywords: Any,
+) -> dict[str, Any]:
+    """Fine-tunes a trained ViT onto the classes of `data`, into the folder `out` that `compress` takes as a model.
+
+    Returns its figures: `score` (top-1, or F1 of a multi-label model), `images`, `part`, `steps`, `ended`, `out`.
+    """
+    settings = options.configure("train", _with(keywords, model=model, data=data), config)
+    chosen = settings.train
+    if chosen.data is None:
+        raise VitedgeError(
+            "There is nothing to train on.", "No data set was named.", "Give a folder of labelled images: --data DIR."
+        )
+    from vitedge.data.folder import read_classes
+    from vitedge.train.finetune import fine_tune
+    from vitedge.vit.checkpoint import load_model
+
+    names = None if chosen.classes == "auto" else read_classes(Path(chosen.classes))
+    source = settings.model
+    loaded = load_model(source.model, heads=source.heads, image_size=source.image_size, preprocess=source.preprocess)
+    figures = fine_tune(
+        loaded.model,
+        loaded.preprocess,
+        Path(chosen.data),
+        Path(chosen.out),
+        settings.fine_tune,
+        settings.loop,
+        settings.augment,
+        classes=names,
+        known=loaded.classes,
+        resume=chosen.resume,
+        reporter=reporter or WarningReporter(),
+    )
+    return figures | {"out": chosen.out}
+
+
+def _with(keywords: dict[str, Any], **named: object) -> dict[str, Any]:
+    """The keywords that say something, paths as text."""
+    given = {**keywords, **named}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
+
+
+def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | None) -> dict[str, Any]:
+    """The sections `[build.*]` of a file and of the keywords."""
+    own = options.to_sections("build", _with(keywords), target)
+    file = options.load_config(Path(config)) if config else {}
+    return options.merge({"build": file.get("build", {})}, own)
+
+
+def _artifact(bundle: Bundle, name: str) -> Artifact:
+    from vitedge import documents
+
+    record: dict[str, Any] = bundle.facts(f"build/{name}")
+    facts: dict[str, Any] = documents.read_json(bundle.verified(f"build/{name}/metadata.json"))
+    return Artifact(
+        name,
+        facts["target"],
+        facts["precision"],
+        facts.get("platform"),
+        bundle.path(f"build/{name}/{facts['artifact']}"),
+        record["bytes"],
+        facts["check"]["accepted"],
+        facts["check"].get("agreement"),
+        facts,
+    )
