@@ -12,10 +12,10 @@ import onnx
 import onnxruntime
 import torch
 
-from vitedge.bench.accuracy import sqnr_db
 from vitedge.data.folder import open_dataset
 from vitedge.data.sample import load_pixels
 from vitedge.export.vit import export_vit
+from vitedge.metrics import fidelity
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.vit.checkpoint import LoadedModel, load_model
 from vitedge.vit.model import VisionTransformer
@@ -70,8 +70,7 @@ class Case:
             figures = ["-", "-", "no finite logits"]
         else:
             top1 = (found.argmax(1) == self.labels[: len(found)]).mean()
-            agreement = (found.argmax(1) == reference.argmax(1)).mean()
-            sqnr = sqnr_db(float(np.square(reference).sum()), float(np.square(found - reference).sum()))
+            agreement, sqnr = fidelity(reference, found).values()
             figures = [f"{top1:.3f}", f"{agreement:.3f}", "exact" if sqnr is None else f"{sqnr:.1f}"]
         return "| " + " | ".join([name, *figures, *facts]) + " |"
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitedge.bench.accuracy import sqnr_db
 from vitedge.bundle import Bundle
 from vitedge.data.folder import open_dataset
 from vitedge.data.sample import load_pixels
+from vitedge.metrics import fidelity
 from vitedge.quant import Scheme, simulate
 from vitedge.steps.source import read_preprocess
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -31,9 +31,8 @@ from vitedge.vit.checkpoint import read_model
 def compared(a: np.ndarray, b: np.ndarray) -> dict[str, float | None]:
     """Two sets of logits [images, classes] of the same images; no SQNR where they are equal."""
     return {
-        "agreement": float((a.argmax(1) == b.argmax(1)).mean()),
+        **fidelity(b, a),
         "equal": float((np.abs(a - b).max(1) < 1e-4 * np.ptp(b, 1)).mean()),
-        "sqnr_db": sqnr_db(float(np.square(b).sum()), float(np.square(a - b).sum())),
     }
 
 

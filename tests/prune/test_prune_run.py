@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vitedge.errors import VitedgeError
+from vitedge.metrics import kl
 from vitedge.prune import PruneOptions, prune
-from vitedge.prune.effects import divergence
 from vitedge.vit.macs import model_macs, model_params
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -45,7 +45,7 @@ def run(model: VisionTransformer, images: torch.Tensor, **options):
 
 @torch.no_grad()
 def harm(model: VisionTransformer, other: VisionTransformer, images: torch.Tensor) -> float:
-    return float(divergence(other(images), model(images), "softmax"))
+    return kl(model(images), other(images))
 
 
 @pytest.mark.parametrize("unit", ["macs", "params"])

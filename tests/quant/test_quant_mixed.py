@@ -15,11 +15,12 @@ from vitedge.data.folder import open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import load_pixels
 from vitedge.errors import VitedgeError
+from vitedge.metrics import kl
 from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
 from vitedge.quant.analysis import layer_errors
 from vitedge.quant.checks import check_pixels
 from vitedge.quant.mixed import lost, rank
-from vitedge.quant.sensitivity import Effect, divergence, effects, logits_of
+from vitedge.quant.sensitivity import Effect, effects, logits_of
 from vitedge.quant.static import split
 from vitedge.quant.weights import WeightRounder
 from vitedge.vit.checkpoint import load_model
@@ -53,7 +54,7 @@ def test_the_bad_activation_comes_first(case) -> None:  # type: ignore[no-untype
     # An effect from the middle of the model on is the same as from its start.
     alone = Scheme("linear", {BAD: scheme.activations[BAD]}, {}, {})
     with torch.no_grad():
-        whole = divergence(model(x[:16]), simulate(model, alone, PREP)(x[:16]))
+        whole = kl(model(x[:16]), simulate(model, alone, PREP)(x[:16]))
     assert found[0].divergence == pytest.approx(whole, rel=1e-3)
 
 

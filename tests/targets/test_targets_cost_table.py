@@ -1,4 +1,3 @@
-from vitedge.report.tables import parse_table
 from vitedge.targets.base import CostRow, CostTable
 from vitedge.targets.cost_table import summarize
 
@@ -10,7 +9,7 @@ def test_layers_of_a_kind_are_one_row_and_the_total_stands_below():
         CostRow("c", "Conv", "int8", "npu", 50, 2.0),
         CostRow("d", "Conv", "float16", "npu", 400, None),
     ]
-    table = parse_table(summarize(CostTable(rows, 550, "Reshape is not modelled."), "rknn-int8", 900))
+    table = summarize(CostTable(rows, 550, "Reshape is not modelled."), "rknn-int8", 900)
     assert table.rows == (
         ("Conv", "float16", "npu", 1, 400, None),
         ("Conv", "int8", "npu", 2, 150, 7.0),

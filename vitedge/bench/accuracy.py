@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from vitedge.bench import stats
+from vitedge.metrics import finite, sqnr_of
 
 
 def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> dict[str
         agreement = int((records["pred"] == records["reference"]).sum())
         out["agreement"] = agreement / records.size
         out["agreement_ci95"] = list(stats.wilson(agreement, records.size))
-        out["sqnr_db"] = sqnr_db(float(records["signal"].sum()), float(records["noise"].sum()))
+        out["sqnr_db"] = finite(sqnr_of(float(records["signal"].sum()), float(records["noise"].sum())))
         out["kl"] = float(records["kl"].astype(np.float64).mean())
     if baseline is not None and labelled.size:
         if not np.array_equal(baseline["index"], records["index"]):
@@ -66,12 +66,6 @@ KEYS: tuple[str, ...] = (
     "lost",
 )
 KEYS += ("agreement", "agreement_ci95", "sqnr_db", "kl", "not_finite")
-
-
-def sqnr_db(signal: float, noise: float) -> float | None:
-    """Signal-to-quantisation-noise ratio of the logits in dB; None where the two are equal to the last bit
-    (it would be infinite) or there is no signal."""
-    return None if noise <= 0 or signal <= 0 else 10 * math.log10(signal / noise)
 
 
 def calibration_error(labelled: np.ndarray, bins: int = 15) -> float:

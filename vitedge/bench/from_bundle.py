@@ -20,6 +20,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
 from vitedge.data.shapes import SHAPES
 from vitedge.errors import VitedgeError
+from vitedge.metrics import Activation
 
 Facts = dict[str, Any]
 
@@ -139,6 +140,15 @@ def class_count(bundle: Bundle) -> int | None:
     """The model's number of outputs, or None."""
     path = bundle.path("model/arch.json")
     return json.loads(path.read_text(encoding="utf-8")).get("classes") if path.is_file() else None
+
+
+def find_activation(bundle: Bundle) -> Activation:
+    """What turns the model's logits into probabilities: "sigmoid" for several labels an image, else "softmax"."""
+    for name in ("model/arch.json", "source/arch.json"):
+        if bundle.path(name).is_file():
+            found = json.loads(bundle.path(name).read_text(encoding="utf-8")).get("activation")
+            return "sigmoid" if found == "sigmoid" else "softmax"
+    return "softmax"
 
 
 def is_foreign_drawing(folder: str | Path, classes: Sequence[str] | None) -> bool:

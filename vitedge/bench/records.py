@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vitedge.metrics import kl_by_image, log_softmax, without_gaps
+
 RECORD = np.dtype(
     [
         ("index", "<i8"),  # the image's number in the data set
@@ -45,8 +47,8 @@ def make(
     out = np.zeros(len(logits), RECORD)
     out["index"] = index
     out["finite"] = np.isfinite(logits).all(1)
-    logits = np.where(np.isfinite(logits), logits, -1e30)
-    log_p = _log_softmax(logits)
+    logits = without_gaps(logits)
+    log_p = log_softmax(logits)
     out["pred"] = logits.argmax(1)
     out["confidence"] = np.exp(log_p.max(1))
     out["label"], out["rank"], out["reference"] = -1, -1, -1
@@ -60,11 +62,10 @@ def make(
         out["rank"] = np.where(labels >= 0, rank, -1)
     if reference is not None:
         reference = np.asarray(reference, np.float64)
-        log_q = _log_softmax(reference)
         out["reference"] = reference.argmax(1)
         out["signal"] = np.square(reference).sum(1)
         out["noise"] = np.square(np.maximum(logits, -1e6) - reference).sum(1)
-        out["kl"] = (np.exp(log_q) * (log_q - log_p)).sum(1)
+        out["kl"] = kl_by_image(reference, logits)
     return out
 
 
@@ -85,7 +86,3 @@ def load(path: Path) -> np.ndarray:
     whole = path.stat().st_size // RECORD.itemsize
     return np.fromfile(path, RECORD, count=whole)
 
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-Rows = list[list[Any]]
+from vitedge.tables import Cell, Table
+
+Rows = list[list[Cell]]
 
 
-def accuracy_table(result: dict[str, Any]) -> tuple[list[str], Rows]:
-    """Columns and cells of what was right and what was wrong; None is not measured."""
+def accuracy_table(result: dict[str, Any]) -> Table:
+    """What was right and what was wrong; None is not measured."""
     columns = ["artifact", "on", "top-1", "95 %", "top-5", "Δ top-1", "95 %", "agreement", "SQNR dB", "ECE"]
     rows: Rows = []
     for row in result["rows"]:
         ece = None if row["ece"] is None else f"{row['ece']:.3f}"
-        cells = [percent(row["top1"]), span(row["top1_ci95"]), percent(row["top5"])]
+        cells: list[Cell] = [percent(row["top1"]), span(row["top1_ci95"]), percent(row["top5"])]
         cells += [points(row["delta_top1"]), span(row["delta_ci95"], signed=True), percent(row["agreement"])]
         exact = row["agreement"] == 1 and row["sqnr_db"] is None and row["kl"] == 0
         sqnr = "exact" if exact else None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
@@ -22,11 +24,11 @@ def accuracy_table(result: dict[str, Any]) -> tuple[list[str], Rows]:
         columns.append("mAP")
         for cells, row in zip(rows, result["rows"], strict=True):
             cells.append(percent(row["map"]))
-    return columns, rows
+    return Table("Accuracy", columns, rows).without_empty()
 
 
-def latency_table(result: dict[str, Any]) -> tuple[list[str], Rows]:
-    """Columns and cells of speed, memory and size."""
+def latency_table(result: dict[str, Any]) -> Table:
+    """Speed, memory and size."""
     base = next((row["latency_ratio"]["to"] for row in result["rows"] if row["latency_ratio"]), None)
     columns = ["artifact", "on", "p50 ms", "p90", "p95", "p99", "n", f"time over {base}" if base else "ratio"]
     columns += ["images/s", "first ms", "peak MiB", "size MiB", "mJ/image"]
@@ -40,13 +42,7 @@ def latency_table(result: dict[str, Any]) -> tuple[list[str], Rows]:
         cells += [times.get("n"), ratio, _short(row["throughput_ips"]), first]
         cells += [_short(row["peak_rss_mib"]), _short(row["size_mib"]), _short(row["energy_mj"])]
         rows.append([row["artifact"], row["device"], *cells])
-    return columns, rows
-
-
-def drop_empty(columns: list[str], rows: Rows) -> tuple[list[str], Rows]:
-    """Without the columns that no row has a value in; the first stays."""
-    kept = [at for at in range(len(columns)) if at == 0 or any(row[at] is not None for row in rows)]
-    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
+    return Table("Speed and size", columns, rows).without_empty()
 
 
 def data_line(result: dict[str, Any]) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, print_json, print_table
 from vitedge.files import write_json
+from vitedge.tables import Table, to_json
 
 if TYPE_CHECKING:
     from vitedge.quant.analysis import LayerError
 
 ANALYSIS = "analysis/50-layer-error.json"
 MODEL, QUANT = "model", "quant"
-_BAR, _BAR_DB = 30, 60.0
 
 
 def command(
@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Shows the error of each quantised tensor, worst first, and what to do about it.
 
-    sqnr_db and cosine: the activation itself, with everything before it in INT8. alone_db: SQNR of the logits
-    with that tensor alone in INT8. Simulated in PyTorch on the calibration images.
+    SQNR and cosine: the activation itself, with everything before it in INT8. Alone: SQNR and KL divergence of the
+    logits with that tensor alone in INT8. Simulated in PyTorch on the calibration images.
     """
     from vitedge.quant.analysis import layer_errors
     from vitedge.quant.scheme import Scheme
@@ -52,38 +52,22 @@ def command(
             lambda name: advance(1),
         )
     table = as_table(rows, len(pixels))
-    write_json(bundle.path(ANALYSIS), {"tables": [table]})
+    write_json(bundle.path(ANALYSIS), to_json(table))
     if json:
         print_json([asdict(row) for row in rows])
         return
-    shown = drawn(table)[: top or None]
-    print_table(table["title"], [*table["columns"], ""], shown, table["note"])
+    print_table(replace(table, rows=table.rows[: top or None]))
 
 
-def as_table(rows: list[LayerError], images: int) -> dict[str, Any]:
-    """The rows as `vitedge.report` takes a table."""
-    return {
-        "title": "Quantisation error, worst first",
-        "columns": ["tensor", "kind", "sqnr_db", "cosine", "alone_db", "divergence", "what to do"],
-        "rows": [
-            [
-                row.name,
-                row.kind,
-                None if row.sqnr_db is None else round(row.sqnr_db, 1),
-                None if row.cosine is None else round(row.cosine, 5),
-                round(row.single_db, 1),
-                float(f"{row.divergence:.3g}"),
-                row.advice,
-            ]
-            for row in rows
-        ],
-        "bars": ["alone_db"],
-        "note": f"Simulated in PyTorch on {images} calibration images.",
-        "step": "analyze",
-    }
-
-
-def drawn(table: dict[str, Any]) -> list[list[Any]]:
-    """The rows, each with a bar that is the longer the more the tensor costs."""
-    at = table["columns"].index("alone_db")
-    return [[*row, "#" * max(0, round(_BAR * (1 - row[at] / _BAR_DB)))] for row in table["rows"]]
+def as_table(rows: list[LayerError], images: int) -> Table:
+    """The rows as the console and the report show them."""
+    columns = ["tensor", "kind", "SQNR (dB)", "cosine", "alone (dB)", "alone, KL (nats)", "advice"]
+    return Table(
+        "Quantisation error, worst first",
+        columns,
+        [[r.name, r.kind, r.sqnr_db, r.cosine, r.single_db, r.divergence, r.advice or None] for r in rows],
+        note=f"Simulated in PyTorch on {images} calibration images, against the float model before quantisation.",
+        step="analyze",
+        bars=["alone, KL (nats)"],
+        decimals={"SQNR (dB)": 1, "alone (dB)": 1, "cosine": 5},
+    )

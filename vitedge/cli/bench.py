@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vitedge import api
-from vitedge.bench.show import accuracy_table, data_line, drop_empty, host_line, latency_table
+from vitedge.bench.show import accuracy_table, data_line, host_line, latency_table
 from vitedge.cli.console import ConsoleReporter, err, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, RunFlag, with_flags
 from vitedge.errors import VitedgeError
@@ -66,9 +66,9 @@ def show(result: dict[str, Any]) -> None:
     out.print(data_line(result), markup=False)
     ok = [row for row in result["rows"] if row["status"] == "ok"]
     if any(row["agreement"] is not None or row["top1"] is not None for row in ok):
-        print_table("Accuracy", *drop_empty(*accuracy_table(result | {"rows": ok})))
+        print_table(accuracy_table(result | {"rows": ok}))
     if any(row["latency_ms"] or row["throughput_ips"] for row in ok):
-        print_table("Speed and size", *drop_empty(*latency_table(result | {"rows": ok})))
+        print_table(latency_table(result | {"rows": ok}))
     for row in ok:
         if held := row["sustained"]:
             state = {None: "clocks can't be read", True: "it throttled", False: "no throttling"}[held["throttled"]]

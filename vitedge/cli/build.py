@@ -11,6 +11,7 @@ from vitedge.bundle import DEFAULT_RUN
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 from vitedge.errors import VitedgeError
+from vitedge.tables import Table
 
 
 @with_flags("build")
@@ -46,7 +47,7 @@ def command(
             check.get("device"),
         ]
         columns = ["artifact", "MiB", "agreement with FP32", "logit SQNR (dB)", "compared on"]
-        print_table("Built", columns, [row], f"{check['images']} {check.get('kind', '')}".strip())
+        print_table(Table("Built", columns, [row], f"{check['images']} {check.get('kind', '')}".strip()))
         suffix = "" if str(run) == DEFAULT_RUN else f" --run {run}"
         out.print(f"Next: vitedge bench{suffix}")
     if check["accepted"] is False:

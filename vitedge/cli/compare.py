@@ -9,9 +9,9 @@ import typer
 
 from vitedge.bench.compare import compare
 from vitedge.bench.result import load
-from vitedge.bench.show import drop_empty
 from vitedge.cli.console import err, out, print_json, print_table
 from vitedge.errors import VitedgeError
+from vitedge.tables import Table
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
         print_json({"rows": [dict(zip(keys, row, strict=True)) for row in rows], "worse": worse})
     else:
         note = "▼ worse, ▲ better than in the first file, beyond the 95 % interval (and 3 % of latency)."
-        print_table("Compared", *drop_empty(columns, rows), note)
+        print_table(Table("Compared", columns, rows, note).without_empty())
         for line in worse:
             err.print(f"[bold red]worse:[/] {line}")
         if not worse:

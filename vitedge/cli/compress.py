@@ -9,6 +9,7 @@ from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 from vitedge.quant.options import METRICS
+from vitedge.tables import Table
 
 
 @with_flags("compress")
@@ -32,7 +33,7 @@ def _summary(bundle: Bundle) -> None:
     if quantized:
         rows.append(["onnx/int8.onnx", None, None, bundle.path("onnx/int8.onnx").stat().st_size / 2**20, None])
     columns = ["", "GMACs", "M parameters", "MiB", "largest logit difference to PyTorch"]
-    print_table(f"{dense['origin']}", columns, rows, f"Compared on {export['check_images']}.")
+    print_table(Table(str(dense["origin"]), columns, rows, f"Compared on {export['check_images']}."))
     pruned, taught, trained = (bundle.facts(name) for name in ("prune", "distill", "qat"))
     if pruned and pruned["asked"]:
         out.print(

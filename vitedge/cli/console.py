@@ -12,16 +12,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Advance, Reporter
+from vitedge.tables import Table, is_number
 
 # Without a terminal there is no width to keep to: tables must not be folded in logs and files.
 _WIDE = 160
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else _WIDE)
 
+# Characters of the longest bar beside a figure.
+_BAR = 30
 # Seconds between two lines of progress where there is no terminal.
 _QUIET_S = 10.0
 
@@ -77,27 +80,28 @@ def print_error(error: VitedgeError) -> None:
             err.print(f"  [bold]{label}:[/] {escape(text)}")
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]], note: str = "") -> None:
-    """A table on stdout; None prints as a dash, numbers stand right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        numeric = any(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if cell is None else escape(_cell(cell)) for cell in row))
-    out.print(table)
-    if note:
-        out.print(escape(note))
+def print_table(table: Table) -> None:
+    """A table on stdout, numbers to the right; one that is wider than the terminal goes on below itself."""
+    for number, part in enumerate(table.fitted(out.width)):
+        shown = RichTable(title=None if number else escape(table.title), title_justify="left", title_style="bold")
+        for name, right in zip(part.headings(), part.numeric(), strict=True):
+            shown.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+        room = sum(part.widths()) + 1 + (_BAR + 3) * len(part.bars) <= out.width
+        drawn = part.bars if room else ()
+        for _ in drawn:
+            shown.add_column("")
+        largest = {name: max(filter(is_number, part.column(name)), default=0) for name in drawn}
+        for row, cells in zip(part.texts(), part.rows, strict=True):
+            of = dict(zip(part.columns, cells, strict=True))
+            bars = ["#" * _bar(of[name], largest[name]) for name in drawn]
+            shown.add_row(*(escape(cell) for cell in row), *bars)
+        out.print(shown)
+    if table.note:
+        out.print(escape(table.note))
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+def _bar(value: Any, largest: float) -> int:
+    return round(_BAR * value / largest) if is_number(value) and 0 < value <= largest else 0
 
 
 def print_json(value: Any) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from vitedge import __version__, targets
 from vitedge.cli.console import out, print_json, print_table
+from vitedge.tables import Table
 
 # Package -> the extra that brings it.
 _PACKAGES = {
@@ -60,9 +61,10 @@ def command(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")
         ]
         for p in probes
     ]
-    print_table("Targets", ["target", "builds", "runs", "on", "found", "what is missing", "to fix it"], rows)
+    columns = ["target", "builds", "runs", "on", "found", "what is missing", "to fix it"]
+    print_table(Table("Targets", columns, rows))
     missing = sorted({extra for name, extra in _PACKAGES.items() if packages[name] is None})
     shown = [[name, version, _PACKAGES[name]] for name, version in packages.items()]
-    print_table("Optional packages", ["package", "version", "extra"], shown)
+    print_table(Table("Optional packages", ["package", "version", "extra"], shown))
     if missing:
         out.print(f"To add what is missing: pip install 'vitedge\\[{','.join(missing)}]'")

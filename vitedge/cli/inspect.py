@@ -10,6 +10,7 @@ import typer
 
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import print_json, print_table
+from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import attention_macs, block_params, mlp_macs, model_macs, model_params, patch_macs
 
@@ -25,10 +26,10 @@ def command(
     """Shows widths, parameters and MACs per layer, and the operators of the run's graphs."""
     facts = _of_run(run) if model is None else _of_model(model, heads)
     if json:
-        print_json(facts)
+        print_json(facts | {"tables": {name: table.to_dict() for name, table in facts["tables"].items()}})
         return
-    for title, table in facts["tables"].items():
-        print_table(title, table["columns"], table["rows"], table.get("note", ""))
+    for table in facts["tables"].values():
+        print_table(table)
 
 
 def _of_model(source: str, heads: int | None) -> dict[str, Any]:
@@ -54,19 +55,20 @@ def _of_run(root: Path) -> dict[str, Any]:
         tables["Operators"] = operator_table({n: f["operators"] for n, f in graphs.items()})
     for path in sorted(bundle.manifest["artifacts"]):
         if path.startswith("analysis/80-"):
-            table = json.loads(bundle.verified(path).read_text())
-            tables[table["title"]] = {key: table[key] for key in ("columns", "rows", "note")}
-    tables["Artifacts"] = {
-        "columns": ["file", "MiB", "made by", "sha256"],
-        "rows": [
+            tables |= {table.title: table for table in read_tables(bundle.verified(path).read_text())}
+    tables["Artifacts"] = Table(
+        "Artifacts",
+        ["file", "size (MiB)", "made by", "sha256"],
+        [
             [name, entry["bytes"] / 2**20, entry["step"], entry["sha256"][:12]]
             for name, entry in sorted(bundle.manifest["artifacts"].items())
         ],
-    }
+        decimals={"size (MiB)": 2},
+    )
     return {"model": configs["model"].to_dict(), "tables": tables}
 
 
-def layer_table(config: ViTConfig, before: ViTConfig | None) -> dict[str, Any]:
+def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     """One row a layer: widths (before and after where they differ), shapes, parameters, MACs."""
     w, n = config.width, config.tokens
     stem = config.patch_size**2 * config.channels * w + w
@@ -94,7 +96,8 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> dict[str, Any]:
         f"MACs of all tokens in every block. The exported graph needs {exported:,.0f} M: "
         "its last block computes [CLS] alone."
     )
-    return {"columns": ["layer", "widths", "output", "parameters", "M MACs"], "rows": rows, "note": note}
+    columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
+    return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
 
 
 def _only(block: Any, *, mlp: bool) -> Any:
@@ -107,18 +110,19 @@ def _change(old: int, new: int) -> str:
     return str(new) if old == new else f"{old} -> {new}"
 
 
-def graph_table(graphs: dict[str, Any]) -> dict[str, Any]:
+def graph_table(graphs: dict[str, Any]) -> Table:
     """One row a graph: MACs as exported, parameters, how near it is to PyTorch."""
     rows = [
         [n, f["macs_exported"] / 1e6, f["params"], f["logit_difference"], f["agreement"]] for n, f in graphs.items()
     ]
-    return {"columns": ["graph", "M MACs", "parameters", "largest logit difference", "agreement"], "rows": rows}
+    columns = ["graph", "MACs (M)", "parameters", "largest logit difference", "agreement with its PyTorch model"]
+    return Table("Graphs", columns, rows)
 
 
-def operator_table(graphs: dict[str, dict[str, int]]) -> dict[str, Any]:
+def operator_table(graphs: dict[str, dict[str, int]]) -> Table:
     """One row an operator, one column a graph."""
     total: Counter[str] = Counter()
     for counts in graphs.values():
         total.update(counts)
-    rows = [[op, *(counts.get(op, 0) for counts in graphs.values())] for op, _ in total.most_common()]
-    return {"columns": ["operator", *graphs], "rows": rows}
+    rows: list[list[Cell]] = [[op, *(counts.get(op, 0) for counts in graphs.values())] for op, _ in total.most_common()]
+    return Table("Operators", ["operator", *graphs], rows)

@@ -11,9 +11,9 @@ from vitedge.config import configure
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
+from vitedge.tables import Table, to_json
 
 ANALYSIS = "analysis/25-sensitivity.json"
-_BAR = 30
 
 
 @with_flags("sensitivity")
@@ -37,12 +37,12 @@ def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = F
     batches = float_batches(pixels, read_preprocess(bundle))
     found = sensitivity(model, batches, options, wanted, ConsoleReporter()).to_dict()
     tables = as_tables(found, options.prune_unit)
-    write_json(bundle.path(ANALYSIS), {"tables": tables})
+    write_json(bundle.path(ANALYSIS), to_json(*tables))
     if json:
         print_json(found)
         return
     for table in tables:
-        print_table(table["title"], [*table["columns"], ""], drawn(table), table["note"])
+        print_table(table)
 
 
 def parse_shares(text: str) -> list[float]:
@@ -56,8 +56,8 @@ def parse_shares(text: str) -> list[float]:
     return shares
 
 
-def as_tables(found: dict[str, Any], unit: str) -> list[dict[str, Any]]:
-    """The whole model's curve and that of each layer, as `vitedge.report` takes tables."""
+def as_tables(found: dict[str, Any], unit: str) -> list[Table]:
+    """The whole model's curve and that of each layer."""
     note = (
         f"Closed form on {found['solved_on']} calibration images, no gradient steps; agreement with the dense model "
         f"on {found['measured_on']} others."
@@ -65,27 +65,22 @@ def as_tables(found: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     whole = [p for p in found["points"] if p["layer"] == "total"]
     layers = [p for p in found["points"] if p["layer"] != "total"]
     keys = ["removed", "agreement", "predicted_kl"]
+    columns = [f"share of {unit} removed", "agreement", "expected KL (nats)"]
+    more: dict[str, Any] = {"note": note, "step": "sensitivity", "bars": ["agreement"]}
+    digits = dict.fromkeys([*columns, "share of the layer removed"], 4)
     return [
-        {
-            "title": f"Agreement against the share of {unit} removed",
-            "columns": [f"removed_share_of_{unit}", "agreement", "predicted_kl"],
-            "rows": [[round(p[k], 4) for k in keys] for p in whole],
-            "bars": ["agreement"],
-            "note": note,
-            "step": "sensitivity",
-        },
-        {
-            "title": "Each layer pruned alone",
-            "columns": ["layer", "removed_share_of_layer", f"removed_share_of_{unit}", "agreement", "predicted_kl"],
-            "rows": [[p["layer"], *(round(p[k], 4) for k in ["of_layer", *keys])] for p in layers],
-            "bars": ["agreement"],
-            "note": note,
-            "step": "sensitivity",
-        },
+        Table(
+            f"Agreement against the share of {unit} removed",
+            columns,
+            [[p[k] for k in keys] for p in whole],
+            decimals=digits,
+            **more,
+        ),
+        Table(
+            "Each layer pruned alone",
+            ["layer", "share of the layer removed", *columns],
+            [[p[k] for k in ["layer", "of_layer", *keys]] for p in layers],
+            decimals=digits,
+            **more,
+        ),
     ]
-
-
-def drawn(table: dict[str, Any]) -> list[list[Any]]:
-    """The rows, each with a bar of its agreement."""
-    at = table["columns"].index("agreement")
-    return [[*row, "#" * round(_BAR * row[at])] for row in table["rows"]]

@@ -11,6 +11,7 @@ import typer
 from vitedge import targets
 from vitedge.cli.console import ConsoleReporter, out, print_json, print_table
 from vitedge.errors import VitedgeError
+from vitedge.tables import Table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Install, list and remove vendors' compilers.")
 
@@ -61,7 +62,7 @@ def list_(json: Json = False) -> None:
         return
     rows = [[e["target"], e["version"], e["folder"], Path(e["python"]).exists()] for e in entries]
     hint = "" if rows else f"None. Install one with `vitedge toolchain install {next(iter(_known()))}`."
-    print_table("Toolchains", ["target", "version", "folder", "there"], rows, hint)
+    print_table(Table("Toolchains", ["target", "version", "folder", "there"], rows, hint))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
 from vitedge.errors import VitedgeError
+from vitedge.metrics import agreement
 from vitedge.vit.architecture import Architecture
 
 # Images on which the logits and ranges before and after each transform are compared.
@@ -172,9 +173,9 @@ class _Log:
                 f"Switch it off with condition.{SWITCH[name]}, and please report it with the checkpoint.",
                 exit_code=1,
             )
-        agreement = float((logits.argmax(-1) == self.start.argmax(-1)).double().mean())
+        same = agreement(self.start, logits, model.config.activation)
         kinds = {k: (self.crest[k], crest[k]) for k in crest if k in self.crest}
-        self.steps.append(Step(name, exact, chosen, difference, agreement, kinds))
+        self.steps.append(Step(name, exact, chosen, difference, same, kinds))
         self.crest, self.before = crest, logits
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.condition.ranges import Batches, ChannelStats, hooked
+from vitedge.metrics import agreement
 from vitedge.vit.architecture import Architecture
 
 FACTORS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06)
@@ -80,7 +81,7 @@ def scale_massive(model: Architecture, batches: Batches, budget: float) -> dict[
     columns = find_massive(model, batches)
     if not columns:
         return {"columns": [], "factor": 1.0, "tried": {}}
-    reference = torch.cat([model(batch) for batch in batches()]).argmax(-1)
+    reference = torch.cat([model(batch) for batch in batches()])
     tried: dict[str, float] = {}
     factor, taken = 1.0, copy.deepcopy(model.state_dict())
     original = {column: model.linears()[column.layer].weight[:, column.unit].clone() for column in columns}
@@ -89,9 +90,9 @@ def scale_massive(model: Architecture, batches: Batches, budget: float) -> dict[
             # A column that is not far out needs less: none goes far below the stream's typical norm.
             share = max(candidate, min(1.0, OUTLIER / 2 / column.ratio))
             model.linears()[column.layer].weight[:, column.unit] = weight * share
-        agreement = float((torch.cat([model(b) for b in batches()]).argmax(-1) == reference).double().mean())
-        tried[str(candidate)] = agreement
-        if agreement < 1 - budget:
+        now = torch.cat([model(batch) for batch in batches()])
+        tried[str(candidate)] = same = agreement(reference, now, model.config.activation)
+        if same < 1 - budget:
             break
         factor, taken = candidate, copy.deepcopy(model.state_dict())
     model.load_state_dict(taken)

@@ -109,12 +109,3 @@ def measure(
             for left in table:
                 table[left] /= max(seen_images, 1)
     return effects
-
-
-def divergence(found: Tensor, wanted: Tensor, activation: str) -> Tensor:
-    """KL divergence of two sets of logits [B, classes], an image's mean, in nats."""
-    if activation == "sigmoid":
-        p = wanted.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(wanted, p, reduction="none")
-        return (F.binary_cross_entropy_with_logits(found, p, reduction="none") - entropy).sum(-1).mean()
-    return F.kl_div(found.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vitedge.tables import Table
+
 
 @dataclass(frozen=True)
 class LayerChange:
@@ -59,9 +61,10 @@ class PruneReport:
         """As JSON holds it."""
         return asdict(self)
 
-    def tables(self) -> dict[str, Any]:
-        """As `analysis/10-prune.json` holds it (see `vitedge.report`)."""
-        columns = ["block", "heads", "qk_dim", "v_dim", "hidden", "kept_hidden_share", "error_cut", "error_fitted"]
+    def tables(self) -> list[Table]:
+        """What was removed, and each block's widths."""
+        columns = ["block", "heads", "dims of q and k", "dims of v", "MLP units", "share of units left"]
+        columns += ["error when cut", "error when fitted"]
         rows = [
             [
                 layer.block,
@@ -72,10 +75,10 @@ class PruneReport:
             ]
             for layer in self.layers
         ]
-        total = {
-            "title": "Pruning",
-            "columns": ["", "before", "after", "removed_share"],
-            "rows": [
+        total = Table(
+            "Pruning",
+            ["", "before", "after", "share removed"],
+            [
                 [name, a, b, 1 - b / a]
                 for name, (a, b) in (
                     ("MACs, every block on all tokens", self.macs),
@@ -83,22 +86,10 @@ class PruneReport:
                     ("parameters", self.params),
                 )
             ],
-            "note": f"{self.images} calibration images in {self.views} views, no labels.",
-            "step": "prune",
-        }
-        return {
-            "tables": [
-                total,
-                {
-                    "title": "Widths before and after pruning",
-                    "columns": columns,
-                    "rows": rows,
-                    "bars": ["kept_hidden_share"],
-                    "note": "Errors are relative to each token's variance, against the dense model's block.",
-                    "step": "prune",
-                },
-            ]
-        }
+            f"{self.images} calibration images in {self.views} views, no labels.",
+        )
+        note = "Errors are relative to each token's variance, against the dense model's block."
+        return [total, Table("Widths before and after pruning", columns, rows, note, bars=["share of units left"])]
 
 
 def shown(pair: tuple[int, int]) -> str:

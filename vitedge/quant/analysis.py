@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitedge.condition.ranges import hooked, kind_of
 from vitedge.data.preprocess import Preprocess
+from vitedge.metrics import cosine_of, finite, sqnr_of
 from vitedge.quant.fake import simulate
 from vitedge.quant.scheme import Scheme
 from vitedge.quant.sensitivity import effects, first_images
@@ -26,7 +27,6 @@ ADVICE = {
     "weight": "Round it against more calibration images (quant.rounding gptq, --calib-size).",
 }
 OTHERWISE = "Try another observer, or leave it in float (--max-drop)."
-FINE = "Nothing."
 # Logit SQNR from which a tensor alone is no cause of flipped predictions (about 1 % of images flip at 30 dB).
 GOOD_DB = 38.0
 
@@ -39,16 +39,16 @@ class LayerError:
         kind: "activation" or "weight".
         sqnr_db, cosine: of the activation itself with everything before it quantised (accumulated); None for
             weights, and for values that no site of the model shows whole.
-        single_db: SQNR of the logits with this tensor alone quantised.
+        single_db: SQNR of the logits with this tensor alone quantised; None where they are equal to the last bit.
         divergence: of the probabilities, likewise.
-        advice: what to do about it.
+        advice: what to do about it; empty where it does no harm.
     """
 
     name: str
     kind: str
     sqnr_db: float | None
     cosine: float | None
-    single_db: float
+    single_db: float | None
     divergence: float
     advice: str
 
@@ -65,13 +65,17 @@ def layer_errors(
     """Every quantised tensor's error on the first `images` images of `batches`, the worst first."""
     x = first_images(batches, images)
     accumulated = _accumulated(model, simulate(model, scheme, preprocess), x)
-    found = []
+    found: list[LayerError] = []
+    nothing: tuple[float | None, float | None] = (None, None)
     for effect in effects(model, scheme, x, preprocess, progress):
-        sqnr, cosine = accumulated.get(effect.name, (None, None)) if effect.kind == "activation" else (None, None)
+        sqnr, cosine = accumulated.get(effect.name, nothing) if effect.kind == "activation" else nothing
         kind = kind_of(effect.name) if effect.kind == "activation" else "weight"
         kind = "fc1" if ".mlp.fc1" in effect.name and kind != "weight" else kind
-        advice = FINE if effect.sqnr_db >= GOOD_DB else ADVICE.get(kind, OTHERWISE)
-        found.append(LayerError(effect.name, effect.kind, sqnr, cosine, effect.sqnr_db, effect.divergence, advice))
+        advice = "" if effect.sqnr_db >= GOOD_DB else ADVICE.get(kind, OTHERWISE)
+        single = finite(effect.sqnr_db)
+        found.append(
+            LayerError(effect.name, effect.kind, finite(sqnr), cosine, single, effect.divergence, advice)
+        )
     return found
 
 
@@ -98,6 +102,5 @@ def _accumulated(model: Architecture, sim: Architecture, x: Tensor) -> dict[str,
             sim(batch)
     result = {}
     for name, (aa, bb, ab, noise) in sums.items():
-        sqnr = 10 * float(torch.log10(aa.clamp_min(1e-30) / noise.clamp_min(1e-30)))
-        result[name] = min(200.0, sqnr), float(ab / (aa * bb).sqrt().clamp_min(1e-30))
+        result[name] = sqnr_of(float(aa), float(noise)), cosine_of(float(aa), float(bb), float(ab))
     return result

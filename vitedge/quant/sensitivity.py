@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vitedge.data.preprocess import Preprocess
+from vitedge.metrics import kl, sqnr_db
 from vitedge.quant.fake import simulate
 from vitedge.quant.scheme import Scheme
 from vitedge.vit.architecture import Architecture
@@ -28,26 +28,12 @@ LARGE_MACS = 8_000_000_000
 @dataclass(frozen=True)
 class Effect:
     """What quantising `name` alone does: Kullback-Leibler divergence of the probabilities (mean over images)
-    and SQNR of the logits in dB."""
+    and SQNR of the logits in dB (see `vitedge.metrics`)."""
 
     name: str
     kind: Literal["activation", "weight"]
     divergence: float
     sqnr_db: float
-
-
-def sqnr_db(reference: Tensor, other: Tensor) -> float:
-    """Signal to quantisation noise ratio in dB: the variance of `reference` over the mean square of the
-    difference; 200 where there is none."""
-    noise = float((reference - other).double().square().mean())
-    signal = float(reference.double().var())
-    return min(200.0, 10 * float(torch.log10(torch.tensor(max(signal, 1e-30) / max(noise, 1e-30)))))
-
-
-def divergence(reference: Tensor, other: Tensor) -> float:
-    """Mean KL divergence of softmax(other) [N, classes] from softmax(reference)."""
-    log_p, log_q = reference.double().log_softmax(-1), other.double().log_softmax(-1)
-    return float(F.kl_div(log_q, log_p, log_target=True, reduction="batchmean").clamp_min(0))
 
 
 def start_of(name: str, blocks: int) -> int:
@@ -123,7 +109,7 @@ def effects(
     for name, kind, one in cases:
         progress(name)
         logits, reference = streams.logits(name, one), streams.reference
-        found.append(Effect(name, kind, divergence(reference, logits), sqnr_db(reference, logits)))
+        found.append(Effect(name, kind, kl(reference, logits, model.config.activation), sqnr_db(reference, logits)))
     return sorted(found, key=lambda e: -e.divergence)
 
 

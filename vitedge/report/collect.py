@@ -14,7 +14,7 @@ from vitedge.bench.source import DatasetSource
 from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
 from vitedge.report.flips import Flips, find_flips, thumbnail
-from vitedge.report.tables import Table, load_tables
+from vitedge.tables import Table, load_tables
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
-from vitedge.report.tables import Cell, Table
+from vitedge.tables import Table, is_number
 
 
 def table_html(table: Table) -> str:
@@ -13,16 +13,16 @@ def table_html(table: Table) -> str:
 
     largest = {name: max((abs(v) for v in table.column(name) if is_number(v)), default=0) for name in table.bars}
     head = "".join(
-        f'<th scope="col"><button type="button">{escape(name)}</button></th>'
+        f'<th scope="col"><button type="button">{escape(word)}</button></th>'
         + ("<th></th>" if name in table.bars else "")
-        for name in table.columns
+        for name, word in zip(table.columns, table.headings(), strict=True)
     )
     body = []
-    for row in table.rows:
+    for row, texts in zip(table.rows, table.texts(), strict=True):
         cells = []
-        for name, value in zip(table.columns, row, strict=True):
+        for name, value, text in zip(table.columns, row, texts, strict=True):
             number = ' class="num"' if is_number(value) else ""
-            cells.append(f'<td data-v="{escape(sort_key(value))}"{number}>{escape(cell_text(value))}</td>')
+            cells.append(f'<td data-v="{escape(sort_key(value))}"{number}>{escape(text)}</td>')
             if name in table.bars:
                 share = 100 * abs(value) / largest[name] if is_number(value) and largest[name] else 0
                 cells.append(f'<td class="bar"><i style="width:{share:.1f}%"></i></td>')
@@ -34,22 +34,6 @@ def table_html(table: Table) -> str:
         f'<h3>{escape(table.title)}</h3>{note}<div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>{command}"
     )
-
-
-def cell_text(value: Cell) -> str:
-    """A cell as it is read: a dash for what was not measured, four digits of a number."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def sort_key(value: Any) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from vitedge.bench import show
 from vitedge.report import pareto
 from vitedge.report.collect import Facts
-from vitedge.report.html_table import cell_text, is_number, sort_key
+from vitedge.report.html_table import sort_key
 from vitedge.report.svg import Point, scatter
 from vitedge.report.svg import strips as latency_strips
-from vitedge.report.tables import Cell, Table
+from vitedge.tables import Cell, Table, cell_text, is_number
 
 _HOW_TO_READ = "Faint marks are single inferences; the box goes from p50 to p90, then come p95 and p99 (dashed)."
 
@@ -22,8 +22,8 @@ def host(result: dict[str, Any]) -> dict[str, Any]:
     sub = result | {"rows": ok}
     on_front = _on_front(ok)
     tables = []
-    for columns, cells in (show.accuracy_table(sub), show.latency_table(sub)):
-        columns, cells = show.drop_empty(columns, cells)
+    for table in (show.accuracy_table(sub), show.latency_table(sub)):
+        columns, cells = table.columns, table.rows
         rows = [
             {
                 "front": front,

@@ -12,10 +12,11 @@ from vitedge import __version__
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
+from vitedge.metrics import fidelity
 from vitedge.reporter import Reporter
 from vitedge.steps.export import LOGITS, check_images
-from vitedge.steps.fidelity import fidelity
 from vitedge.steps.source import read_pixels, read_preprocess
+from vitedge.tables import to_json
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
 from vitedge.targets.cost_table import summarize
 
@@ -83,7 +84,8 @@ def build_artifact(
         write_json(out / "metadata.json", metadata)
         cost = target.cost(out / result.artifact, metadata)
         if cost is not None and cost.rows:
-            write_json(folder / COSTS.format(name), summarize(cost, name, metadata.get("vendor_cycles_before")))
+            table = summarize(cost, name, metadata.get("vendor_cycles_before"))
+            write_json(folder / COSTS.format(name), to_json(table))
         for line in result.warnings:
             reporter.warn(line)
         size = sum(p.stat().st_size for p in out.iterdir() if p.name not in ("metadata.json", "build.log"))
@@ -164,7 +166,7 @@ def check_artifact(
         logits = np.concatenate([runner.infer(images[i : i + 16]) for i in range(0, len(images), 16)])
     finally:
         runner.close()
-    near = fidelity(logits, reference)
+    near = fidelity(reference, logits)
     agreement, sqnr = near["agreement"], near["sqnr_db"]
     # Images of noise have no clear class: there, only the logits can be compared.
     close = kind.startswith("images of noise") and (sqnr is None or sqnr > 10)

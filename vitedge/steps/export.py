@@ -12,6 +12,7 @@ from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.config import ExportSection
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.metrics import agreement
 from vitedge.reporter import Reporter
 from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
 
@@ -106,7 +107,7 @@ def _write_graph(
         )
     return {
         "logit_difference": difference,
-        "agreement": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "agreement": agreement(expected, found, model.config.activation),
         "operators": dict(Counter(node.op_type for node in graph.graph.node)),
         "macs": model_macs(model.config),
         "macs_exported": model_macs(model.config, exact_cuts=True),

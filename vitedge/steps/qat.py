@@ -52,7 +52,7 @@ def qat_model(
         for warning in scheme.facts.get("warnings", []):
             reporter.warn(warning)
         trained, learned, report = train_quantized(model, scheme, teacher, pixels, preprocess, options, reporter, kept)
-        table = report.tables("Quantisation-aware training", "qat")
+        table = report.tables("Quantisation-aware training")
         return Outcome(trained, report.to_dict(), table, report.history, learned)
 
     record = transform_model(

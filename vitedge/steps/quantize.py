@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.bench.from_bundle import find_activation
 from vitedge.bundle import Bundle, StepRecord, code_version
 from vitedge.files import write_json
+from vitedge.metrics import fidelity
 from vitedge.quant.options import METRICS, QuantOptions
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
 from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
-from vitedge.steps.fidelity import fidelity
 from vitedge.steps.model import FINAL
 from vitedge.steps.qat import TRAINED
 from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
 from vitedge.steps.transform import before_conditioning
+from vitedge.tables import Cell, Table, to_json
 
 INT8 = "onnx/int8.onnx"
 QUANT = "quant"
@@ -64,7 +66,8 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
             reporter.warn(warning)
         facts["operators"] = dict(Counter(node.op_type for node in graph.graph.node))
         facts["size_ratio"] = (folder / INT8).stat().st_size / bundle.path(FLOAT32).stat().st_size
-        write_json(folder / "analysis" / "30-quantize.json", quantize_table(mode, scheme, facts) | {"step": "quantize"})
+        table = quantize_table(mode, scheme, facts)
+        write_json(folder / "analysis" / "30-quantize.json", to_json(table, step="quantize"))
         return facts
 
     return bundle.run_step(
@@ -86,17 +89,19 @@ def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
     images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
     path = bundle.verified(against)
     expected = run_graph(path, images) if against == REFERENCE else np.load(path)
-    return {"check_images": f"{len(images)} {kind}"} | fidelity(run_graph(graph, images), expected)
+    name = "the source model" if against == REFERENCE else "the float model before quantisation"
+    found = fidelity(expected, run_graph(graph, images), find_activation(bundle))
+    return {"check_images": f"{len(images)} {kind}", "reference": name} | found
 
 
-def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str, Any]:
+def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> Table:
     """What was quantised, and how near the result is on calibration images."""
-    rows = [
+    rows: list[list[Cell]] = [
         ["Linears with INT8 weights", len(scheme.weights)],
         ["activations in INT8", len(scheme.activations)],
         ["share of INT8 MACs", scheme.facts.get("int8_macs")],
         ["size, as a share of FP32", facts["size_ratio"]],
-        ["agreement with FP32", facts["agreement"]],
+        ["agreement", facts["agreement"]],
         ["logit SQNR (dB)", facts["sqnr_db"]],
     ]
     mixed = scheme.facts.get("mixed") if mode == "static" else None
@@ -108,4 +113,4 @@ def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> dict[str
             ["its standard error", lost["error"]],
         ]
     title = f"Quantisation: {mode}" + (f", preset {scheme.preset}" if mode != "dynamic" else "")
-    return {"title": title, "columns": ["what", "value"], "rows": rows, "note": f"On {facts['check_images']}."}
+    return Table(title, ["figure", "value"], rows, f"On {facts['check_images']}, against {facts['reference']}.")

@@ -16,6 +16,7 @@ from vitedge.files import write_json
 from vitedge.prune import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess
+from vitedge.tables import Table, to_json
 from vitedge.train.options import DistilOptions
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a transform gives back: the model, facts for the manifest, a table for the report; with training the rows of
+    """What a transform gives back: the model, facts for the manifest, tables for the report; with training the rows of
     `metrics.csv`, with training in INT8 the scheme too."""
 
     model: Architecture
     facts: dict[str, Any]
-    table: dict[str, Any]
+    tables: list[Table]
     history: list[dict[str, float]] | None = None
     scheme: Scheme | None = None
 
@@ -73,7 +74,7 @@ def transform_model(
             write_history(folder / "steps" / name, outcome.history)
         if outcome.scheme is not None:
             outcome.scheme.save(folder / "steps" / name)
-        write_json(folder / "analysis" / f"{order}-{name}.json", outcome.table | {"step": name})
+        write_json(folder / "analysis" / f"{order}-{name}.json", to_json(*outcome.tables, step=name))
         return outcome.facts
 
     return bundle.run_step(
@@ -129,7 +130,7 @@ def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: 
         tell_fresh_start("distillation", kept, reporter)
         teacher = read_model(bundle.path(SOURCE))
         student, report = distill(model, teacher, pixels, read_preprocess(bundle), options, reporter, kept)
-        return Outcome(student, report.to_dict(), report.tables("Distillation", "distil"), report.history)
+        return Outcome(student, report.to_dict(), report.tables("Distillation"), report.history)
 
     record = transform_model(
         bundle,
@@ -153,7 +154,7 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
 
         reporter.info(f"conditioning on {len(pixels)} images")
         conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
-        return Outcome(conditioned, report.to_dict(), condition_table(report.to_dict()))
+        return Outcome(conditioned, report.to_dict(), [condition_table(report.to_dict())])
 
     record = transform_model(
         bundle, "condition", parent, apply, options=options.model_dump(), rooms=("vitedge.condition",), order=20
@@ -168,16 +169,17 @@ def before_conditioning(bundle: Bundle, model: str) -> str:
     return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), model)
 
 
-def condition_table(report: Mapping[str, Any]) -> dict[str, Any]:
+def condition_table(report: Mapping[str, Any]) -> Table:
     """One row a transform: what it did to the ranges of each kind of activation, and to the logits."""
     kinds = sorted({kind for step in report["steps"] for kind in step["crest"]})
     rows = []
     for step in report["steps"]:
         crests = [" -> ".join(f"{v:.1f}" for v in step["crest"][k]) if k in step["crest"] else None for k in kinds]
         rows.append([step["name"], step["exact"], step["logit_difference"], step["agreement"], *crests])
-    return {
-        "title": "Conditioning: largest absmax over standard deviation, before and after",
-        "columns": ["transform", "exact", "logit_difference", "agreement", *kinds],
-        "rows": rows,
-        "note": "Logit difference: the largest on calibration images, as a share of the logits' range.",
-    }
+    return Table(
+        "Conditioning: largest absmax over standard deviation, before and after",
+        ["transform", "exact", "logit difference", "agreement", *kinds],
+        rows,
+        "Logit difference: the largest on calibration images, as a share of the logits' range, against the step "
+        "before; agreement: with the float model before conditioning.",
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.files import write_json, write_text
+from vitedge.tables import Table, to_json
 from vitedge.train.metrics import Tally
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import save_model
@@ -35,17 +36,17 @@ def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: 
         for name, n, value in zip(classes, support.tolist(), tally.per_class(), strict=True)
     ]
     measure = "F1" if sigmoid else "accuracy"
-    tables = [{"title": "Each class", "columns": ["class", "images", measure], "rows": rows}]
+    tables = [Table("Each class", ["class", "images", measure], rows)]
     wrong = tally.confusion.clone().fill_diagonal_(0)
     if not sigmoid:
         order = wrong.flatten().argsort(descending=True)[:10].tolist()
         pairs = [divmod(i, len(classes)) for i in order if wrong.flatten()[i] > 0]
         tables.append(
-            {
-                "title": "Most frequent confusions",
-                "columns": ["is", "taken for", "images"],
-                "rows": [[classes[t], classes[p], int(wrong[t, p])] for t, p in pairs],
-            }
+            Table(
+                "Most frequent confusions",
+                ["is", "taken for", "images"],
+                [[classes[t], classes[p], int(wrong[t, p])] for t, p in pairs],
+            )
         )
     confusion = [] if sigmoid else tally.confusion.long().tolist()
-    write_json(folder / "training.json", {**figures, "tables": tables, "confusion": confusion})
+    write_json(folder / "training.json", {**figures, **to_json(*tables), "confusion": confusion})

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitedge import metrics
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import held_out
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
+from vitedge.tables import Table
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.features import block_outputs
 from vitedge.train.feed import Samples
@@ -57,16 +59,13 @@ class TeachingReport:
         """As JSON holds it."""
         return asdict(self)
 
-    def tables(self, title: str, step: str) -> dict[str, Any]:
-        """As the report renders it (see `vitedge.report`)."""
-        columns = ["step", "epoch", "train_loss", "agreement", "kl"]
-        return {
-            "title": title,
-            "columns": columns,
-            "rows": [[row.get(name) for name in columns] for row in self.history],
-            "note": f"On {self.holdout} held-out calibration images, against the dense float model.",
-            "step": step,
-        }
+    def tables(self, title: str) -> list[Table]:
+        """The course of the training."""
+        keys = ["step", "epoch", "train_loss", "agreement", "kl"]
+        columns = ["step", "epoch", "training loss", "agreement", "KL (nats)"]
+        rows = [[row.get(key) for key in keys] for row in self.history]
+        note = f"On {self.holdout} held-out calibration images, against the dense float model."
+        return [Table(title, columns, rows, note, decimals={"step": 0, "epoch": 2})]
 
 
 class Teaching:
@@ -117,13 +116,12 @@ class Teaching:
             if self.expected is None:
                 self.expected = self.logits(self.teacher)
             ours = self.logits(model)
-        agreement = float((ours.argmax(1) == self.expected.argmax(1)).float().mean())
-        kl = float(distillation(ours, self.expected, 1.0))
-        row = {"agreement": agreement, "kl": kl}
+        same, kl = metrics.agreement(self.expected, ours), metrics.kl(self.expected, ours)
+        row = {"agreement": same, "kl": kl}
         self.first = self.first or row
         # Among weights that agree no less than those at the start, the divergence decides: on a hundred images
         # agreement goes by whole points, and up and down by chance.
-        return {"score": -kl - 1e3 * max(0.0, self.first["agreement"] - agreement), **row}
+        return {"score": -kl - 1e3 * max(0.0, self.first["agreement"] - same), **row}
 
 
 class Lesson:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder
+from vitedge.metrics import agreement, finite, sqnr_db
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.calls import SIMULATOR, Compiler
@@ -110,8 +111,11 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         "calibration_images": len(calibrate),
         "check_images": len(check),
         "agreement": chosen.agreement,
-        "sqnr_db": chosen.sqnr_db,
-        "trials": [{"algorithm": name} | asdict(trial) for name, trial in dict.fromkeys(results)],
+        "sqnr_db": finite(chosen.sqnr_db),
+        "trials": [
+            {"algorithm": name} | asdict(trial) | {"sqnr_db": finite(trial.sqnr_db)}
+            for name, trial in dict.fromkeys(results)
+        ],
     }
     warnings = []
     if not full and chosen.agreement < 1 - options.max_drop / 100:
@@ -152,12 +156,11 @@ class _Judge:
         self.last = tuple(parts)
         count = min(RANKING, len(self.pixels)) if few else len(self.pixels)
         logits, reference = self.compiler.infer(self.pixels[:count]), self.reference[:count]
-        noise = float(np.square(logits - reference, dtype=np.float64).sum()) or 1e-30
         return Trial(
             self.last,
             self.compiler.cost().total_cycles or 0,
-            float((logits.argmax(1) == reference.argmax(1)).mean()),
-            float(10 * np.log10(np.square(reference, dtype=np.float64).sum() / noise)),
+            agreement(reference, logits),
+            sqnr_db(reference, logits),
         )
 
 

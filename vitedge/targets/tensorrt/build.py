@@ -11,6 +11,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.files import write_bytes, write_json, write_text
+from vitedge.metrics import energies, finite, sqnr_of
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.tensorrt import api, timing, trtexec
 from vitedge.targets.tensorrt.facts import board_facts, machine_facts
@@ -185,7 +186,7 @@ def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[st
     if len(pixels) < n or len(reference) < n:
         return {}
     logits = trtexec.infer(tool, request.out / ENGINE, pixels, request.out, dynamic=graph["batch"] is None)
-    noise, power = float(((logits - reference) ** 2).sum()), float((reference**2).sum())
+    power, noise = energies(reference, logits)
     if not np.isfinite(logits).all() or noise > 0.1 * power:
         raise VitedgeError(
             "The engine does not compute what the model computes.",
@@ -194,7 +195,7 @@ def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[st
             "Install a newer TensorRT, or build with --opt-level 2 or --precision fp32.",
             exit_code=1,
         )
-    return {"trtexec_check": {"images": n, "sqnr_db": 10 * float(np.log10(power / noise)) if noise else None}}
+    return {"trtexec_check": {"images": n, "sqnr_db": finite(sqnr_of(power, noise))}}
 
 
 def _result(
