@@ -14,6 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from vitedge import documents
+from vitedge.documents import printable
+from vitedge.errors import VitedgeError
+
 Cell = str | int | float | bool | None
 MISSING = "–"
 
@@ -142,15 +146,20 @@ def load_tables(folder: str | Path) -> tuple[list[Table], list[str]]:
     problems: list[str] = []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            tables.extend(read_tables(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, OSError, RecursionError) as error:
-            problems.append(f"analysis/{path.name}: {error}")
+            tables.extend(read_tables(documents.read_bytes(path)))
+        except (ValueError, TypeError) as error:
+            problems.append(f"analysis/{printable(path.name)}: {error}")
+        except VitedgeError as error:
+            problems.append(f"analysis/{printable(path.name)}: {error.why or error.what}")
     return tables, problems
 
 
-def read_tables(text: str) -> list[Table]:
-    """The tables in the JSON of a file of `analysis/`: one, or several under "tables". Raises ValueError."""
-    value = json.loads(text)
+def read_tables(text: bytes | str) -> list[Table]:
+    """The tables in the JSON of a file of `analysis/`: one, or several under "tables".
+
+    Raises ValueError, VitedgeError.
+    """
+    value = documents.parse_json(text, "the table")
     many = value["tables"] if isinstance(value, dict) and "tables" in value else [value]
     return [Table.from_dict(one) for one in _rows(many)]
 
@@ -165,12 +174,6 @@ def escape_markdown(text: str) -> str:
     """Text that GitHub's Markdown shows as it is: no HTML, no links, no control characters, no end of a cell."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)
-
-
-def printable(text: str) -> str:
-    """The text without control characters, and with what is no valid text (undecodable file names) as "\\xff"."""
-    plain = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else " " for c in text)
-    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def heading(name: str) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +16,9 @@ from rich.table import Table as RichTable
 
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Advance, Reporter
-from vitedge.tables import Table, is_number
+
+if TYPE_CHECKING:
+    from vitedge.tables import Table
 
 # Without a terminal there is no width to keep to: tables must not be folded in logs and files.
 _WIDE = 160
@@ -82,6 +84,8 @@ def print_error(error: VitedgeError) -> None:
 
 def print_table(table: Table) -> None:
     """A table on stdout, numbers to the right; one that is wider than the terminal goes on below itself."""
+    from vitedge.tables import is_number  # which loads pydantic: the command line starts without
+
     for number, part in enumerate(table.fitted(out.width)):
         shown = RichTable(title=None if number else escape(table.title), title_justify="left", title_style="bold")
         for name, right in zip(part.headings(), part.numeric(), strict=True):
@@ -101,7 +105,7 @@ def print_table(table: Table) -> None:
 
 
 def _bar(value: Any, largest: float) -> int:
-    return round(_BAR * value / largest) if is_number(value) and 0 < value <= largest else 0
+    return round(_BAR * value / largest) if isinstance(value, (int, float)) and 0 < value <= largest else 0
 
 
 def print_json(value: Any) -> None:
