@@ -16,13 +16,13 @@ from vitedge.condition.heads import balance_heads, scale_values
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import smooth_norms
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.config import BlockConfig, Merge, ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
 
 BLOCKS = (
-    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=96, scale=0.35),
+    BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=96, scale=0.35, merge=Merge(13)),
     BlockConfig(heads=2, qk_dim=6, v_dim=10, hidden=48, scale=0.4),
-    BlockConfig(heads=0, qk_dim=0, v_dim=0, hidden=32, scale=1.0),
+    BlockConfig(heads=0, qk_dim=0, v_dim=0, hidden=32, scale=1.0, merge=Merge(9)),
     BlockConfig(heads=1, qk_dim=8, v_dim=8, hidden=0, scale=0.3),
     BlockConfig(heads=3, qk_dim=8, v_dim=8, hidden=64, scale=0.35),
 )

@@ -12,6 +12,7 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit, fold_normalization
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
+from vitedge.vit.config import Merge, uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
@@ -64,6 +65,29 @@ def test_uneven_widths(tiny_config, changes, index) -> None:
     images = pixels(2)
     want = expected(model, images)
     assert np.abs(run(graph_of(model, None), images) - want).max() < 1e-5 * np.ptp(want)
+
+
+GROUPS = (0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8)
+MERGES = {
+    "matched": {0: Merge(13), 1: Merge(9)},
+    "one left over": {0: Merge(12), 1: Merge(7)},
+    "alike": {0: Merge(9, GROUPS, matched=False), 1: Merge(5, (0, 1, 1, 2, 2, 3, 3, 4, 4), matched=False)},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4, None])
+@pytest.mark.parametrize("merges", MERGES.values(), ids=MERGES)
+def test_merged_tokens_equal_pytorch(batch, merges) -> None:
+    config = uniform(image_size=32, patch_size=8, width=32, depth=4, heads=2, hidden=64, classes=10)
+    for index, how in merges.items():
+        config = config.with_block(index, merge=how)
+    model, images = init_weights(VisionTransformer(config), seed=2).eval(), pixels(6)
+    want, graph = expected(model, images), graph_of(model, batch)
+    assert np.abs(run(graph, images) - want).max() < 1e-5 * np.ptp(want)
+    counts = Counter(node.op_type for node in graph.graph.node)
+    assert counts["TopK"] == sum(how.matched for how in merges.values())
+    assert not {op for op in counts if "Scatter" in op}
+    assert set(model.sites()) <= {output for node in graph.graph.node for output in node.output}
 
 
 def test_names_and_operators(tiny_model) -> None:

@@ -27,7 +27,7 @@ def _summary(bundle: Bundle) -> None:
     rows = [["source", dense["macs"] / 1e9, dense["params"] / 1e6, None, None]]
     for name, facts in export.items():
         if name.endswith(".onnx"):
-            row = [name, facts["macs_exported"] / 1e9, facts["params"] / 1e6]
+            row = [name, facts["macs"] / 1e9, facts["params"] / 1e6]
             rows.append([*row, bundle.path(name).stat().st_size / 2**20, facts["logit_difference"]])
     quantized = bundle.facts("quantize")
     if quantized:

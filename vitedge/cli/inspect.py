@@ -12,7 +12,7 @@ from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import print_json, print_table
 from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.macs import attention_macs, block_params, mlp_macs, model_macs, model_params, patch_macs
+from vitedge.vit.macs import attention_macs, block_params, merge_macs, mlp_macs, model_macs, model_params, patch_macs
 
 
 def command(
@@ -79,23 +79,22 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
         attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
         if block.v_dim != block.qk_dim:
             attention += f" (v {block.v_dim})"
-        tokens = config.block_tokens(i, exact_cuts=False)
+        tokens = config.block_tokens(i)
         macs = attention_macs(config, block, tokens) / 1e6
         half = block_params(config, _only(block, mlp=False))
-        rows.append([f"block{i}.attention", attention, f"[{n}, {w}]", half, macs])
+        rows.append([f"block{i}.attention", attention, f"[{tokens.queries}, {w}]", half, macs])
+        if block.merge:
+            how = f"{tokens.queries} -> {block.merge.left} tokens, {'matched' if block.merge.matched else 'constant'}"
+            rows.append([f"block{i}.merge", how, f"[{tokens.mlp}, {w}]", 0, merge_macs(config, i) / 1e6])
         units = f"{_change(old.hidden, block.hidden)} units"
         if len(block.groups) > 1:
             units += " in groups of " + ", ".join(map(str, block.groups))
         rest = block_params(config, _only(block, mlp=True))
-        rows.append([f"block{i}.mlp", units, f"[{n}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
+        rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
     rows.append(["head", f"{config.classes} classes", f"[{config.classes}]", w * config.classes + config.classes])
     rows[-1].append(w * config.classes / 1e6)
     rows.append(["total", None, None, model_params(config), model_macs(config) / 1e6])
-    exported = model_macs(config, exact_cuts=True) / 1e6
-    note = (
-        f"MACs of all tokens in every block. The exported graph needs {exported:,.0f} M: "
-        "its last block computes [CLS] alone."
-    )
+    note = "MACs as exported: a block computes only the tokens that are needed after it."
     columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
     return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
 
@@ -113,7 +112,7 @@ def _change(old: int, new: int) -> str:
 def graph_table(graphs: dict[str, Any]) -> Table:
     """One row a graph: MACs as exported, parameters, how near it is to PyTorch."""
     rows = [
-        [n, f["macs_exported"] / 1e6, f["params"], f["logit_difference"], f["agreement"]] for n, f in graphs.items()
+        [n, f["macs"] / 1e6, f["params"], f["logit_difference"], f["agreement"]] for n, f in graphs.items()
     ]
     columns = ["graph", "MACs (M)", "parameters", "largest logit difference", "agreement with its PyTorch model"]
     return Table("Graphs", columns, rows)

@@ -50,6 +50,15 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes))
         return name
 
+    def op_outputs(self, op: str, inputs: list[str], names: list[str], **attributes: Any) -> list[str]:
+        """Adds a node with several outputs, named as the first of them; returns their names."""
+        self.nodes.append(helper.make_node(op, inputs, names, name=names[0], **attributes))
+        return names
+
+    def array(self, name: str) -> np.ndarray:
+        """The initialiser of that name."""
+        return numpy_helper.to_array(self.initializers[name])
+
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """x [..., in] times weight [out, in] transposed, plus bias [out]; the sum carries the name."""
         product = self.op("MatMul", [x, self.constant(f"{name}.weight", weight.T)], f"{name}.matmul")

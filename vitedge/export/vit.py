@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.graph import GraphBuilder
+from vitedge.export.merging import Sizes, merge_tokens
 from vitedge.vit.config import BlockConfig, ViTConfig
 
 Weights = dict[str, np.ndarray]
@@ -44,8 +45,9 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
     n: int | str = "batch" if batch is None else batch
     pixels = g.input("pixels", TensorProto.UINT8, [n, config.image_size, config.image_size, config.channels])
     x = _embed(g, config, weights, preprocess, pixels, batch)
+    sizes: Sizes | None = None
     for i, block in enumerate(config.blocks):
-        x = _block(g, config, block, weights, i, x, batch, cls_only=config.queries(i) is not None)
+        x, sizes = _block(g, config, block, weights, i, x, sizes, batch, cls_only=config.queries(i) is not None)
     if config.blocks[-1].heads == 0:
         x = _take_cls(g, x, "cls")
     x = g.op("Reshape", [x, g.shape(batch or -1, config.width)], "cls.flat")
@@ -109,23 +111,27 @@ def _block(
     w: Weights,
     index: int,
     x: str,
+    sizes: Sizes | None,
     batch: int | None,
     *,
     cls_only: bool,
-) -> str:
+) -> tuple[str, Sizes | None]:
     name, key = f"block{index}", f"blocks.{index}"
     if block.heads:
         normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1")
         queries = _take_cls(g, normed, f"{name}.norm1.cls") if cls_only else normed
         residual = _take_cls(g, x, f"{name}.cls") if cls_only else x
-        out = _attention(g, config, block, w, index, queries, normed, batch, 1 if cls_only else config.tokens)
+        out = _attention(g, config, block, w, index, queries, normed, sizes, batch)
         x = g.op("Add", [residual, out], f"{name}.residual1")
     elif cls_only:
         x = _take_cls(g, x, f"{name}.cls")
+    if block.merge:
+        shape = config.block_tokens(index).queries, config.width
+        x, sizes = merge_tokens(g, name, x, sizes, block.merge, shape, config.prefix, batch == 1)
     if block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
         x = g.op("Add", [x, _mlp(g, block, w, index, normed)], f"{name}.residual2")
-    return x
+    return x, sizes
 
 
 def _attention(
@@ -136,11 +142,12 @@ def _attention(
     index: int,
     queries: str,
     normed: str,
+    sizes: Sizes | None,
     batch: int | None,
-    length: int,
 ) -> str:
     name, key = f"block{index}.attention", f"blocks.{index}.attention"
     heads, n = block.heads, batch or -1
+    tokens, length, _ = config.block_tokens(index)
 
     def project(part: str, x: str, factor: float = 1.0) -> str:
         weight, bias = w[f"{key}.{part}.weight"], w[f"{key}.{part}.bias"]
@@ -152,9 +159,11 @@ def _attention(
 
     # The scale goes into q's weights: one operator fewer, and what fused kernels want.
     q = split("q", project("q", queries, block.scale), length, block.qk_dim, [0, 2, 1, 3], "heads")
-    k = split("k", project("k", normed), config.tokens, block.qk_dim, [0, 2, 3, 1], "transposed")
-    v = split("v", project("v", normed), config.tokens, block.v_dim, [0, 2, 1, 3], "heads")
+    k = split("k", project("k", normed), tokens, block.qk_dim, [0, 2, 3, 1], "transposed")
+    v = split("v", project("v", normed), tokens, block.v_dim, [0, 2, 1, 3], "heads")
     scores = g.op("MatMul", [q, k], f"{name}.scores")
+    if sizes is not None:
+        scores = g.op("Add", [scores, sizes.log], f"{name}.scores.weighted")
     probs = g.op("Softmax", [scores], f"{name}.probs", axis=-1)
     context = g.op("MatMul", [probs, v], f"{name}.context.heads")
     context = g.op("Transpose", [context], f"{name}.context.joined", perm=[0, 2, 1, 3])

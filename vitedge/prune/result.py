@@ -33,8 +33,7 @@ class PruneReport:
 
     Attributes:
         unit: what the share is counted in. asked, removed: the share.
-        macs, macs_exported, params: (before, after); the first with every block on all tokens, the second as the
-            exported graph computes them.
+        macs, params: (before, after), as the exported graph has them.
         predicted_kl: KL divergence of the logits that the cuts alone were expected to make, in nats.
         layers: one entry a block.
         sparsity: share of zeros in the Linears of the blocks, 0 where none was asked for.
@@ -46,7 +45,6 @@ class PruneReport:
     asked: float
     removed: float
     macs: tuple[int, int]
-    macs_exported: tuple[int, int]
     params: tuple[int, int]
     predicted_kl: float
     layers: tuple[LayerChange, ...]
@@ -81,8 +79,7 @@ class PruneReport:
             [
                 [name, a, b, 1 - b / a]
                 for name, (a, b) in (
-                    ("MACs, every block on all tokens", self.macs),
-                    ("MACs of the exported graph", self.macs_exported),
+                    ("MACs of the exported graph", self.macs),
                     ("parameters", self.params),
                 )
             ],

@@ -30,7 +30,7 @@ from vitedge.prune.survey import layers, survey
 from vitedge.reporter import Reporter
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.macs import attention_macs, mlp_macs, model_macs, model_params
+from vitedge.vit.macs import block_macs, model_macs, model_params
 
 Batches = Callable[[], Iterator[Tensor]]
 # Drawn outputs an image, and images of the measurement of the effects.
@@ -110,11 +110,7 @@ def look(model: Architecture, start: Tensor, options: PruneOptions) -> Look:
 
 def default_steps(config: ViTConfig, batch: int) -> int:
     """Gradient steps a block, so that models of all sizes take about the same time."""
-    blocks = [
-        attention_macs(config, b, tokens) + mlp_macs(config, b, tokens)
-        for i, b in enumerate(config.blocks)
-        for tokens in [config.block_tokens(i, exact_cuts=False)]
-    ]
+    blocks = [block_macs(config, i) for i in range(len(config.blocks))]
     return min(MAX_STEPS, max(MIN_STEPS, round(FIT_MACS / (3 * batch * max(blocks)))))
 
 
@@ -198,7 +194,6 @@ def report(
         asked=options.prune or 0.0,
         removed=1 - counted(after) / counted(before),
         macs=(model_macs(before), model_macs(after)),
-        macs_exported=(model_macs(before, exact_cuts=True), model_macs(after, exact_cuts=True)),
         params=(model_params(before), model_params(after)),
         predicted_kl=predicted,
         layers=changes,

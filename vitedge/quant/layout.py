@@ -36,6 +36,7 @@ def values(config: ViTConfig, preset: str) -> list[str]:
             parts = ("k", "v") if last else ("q", "k", "v", "scores", "probs", "context", "out")
             found += [f"{name}.attention.{part}" for part in parts]
             found += [] if last else [f"{name}.residual1"]
+        found += [f"{name}.merged"] if block.merge else []
         if block.hidden and not last:
             cost = config.width * config.block_tokens(i).mlp
             sizes = [(suffix, (end - start) * cost) for suffix, start, end in block.spans()]

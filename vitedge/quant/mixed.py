@@ -162,7 +162,7 @@ def rank(config: ViTConfig, found: list[Effect]) -> list[Effect]:
     macs: dict[str, dict[str, int]] = {"activation": readers_macs(config), "weight": {}}
     for unit in units(config):
         macs["weight"][unit.layer] = macs["weight"].get(unit.layer, 0) + unit.macs
-    total = model_macs(config, exact_cuts=True)
+    total = model_macs(config)
     return sorted(found, key=lambda e: -e.divergence / (NO_PRODUCT + macs[e.kind].get(e.name, 0) / total))
 
 

@@ -59,26 +59,32 @@ def rollout(model: Architecture, pixels: np.ndarray) -> np.ndarray:
 
     Each block's attention is the mean over its heads, with half of the identity for the residual path
     (S. Abnar and W. Zuidema, "Quantifying Attention Flow in Transformers", 2020). The last block attends from
-    [CLS] alone.
+    [CLS] alone. Where tokens are merged, so is what reached them.
     """
     import torch
 
-    seen: list[torch.Tensor] = []
-    hooks = [
-        site.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(1)))
-        for name, site in model.sites().items()
-        if name.endswith("attention.probs")
-    ]
+    from vitedge.tokens.matching import merge
+    from vitedge.tokens.modules import merge_history
+
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), merge_history(model) as seen:  # groups [B, N] of merges, and probs [B, queries, N] here
+        hooks = [
+            site.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(1)))
+            for name, site in model.sites().items()
+            if name.endswith("attention.probs")
+        ]
         model(torch.from_numpy(pixels))
     for hook in hooks:
         hook.remove()
-    flow = None
-    for probs in reversed(seen):  # [B, queries, N]
-        mixed = 0.5 * probs + 0.5 * torch.eye(probs.shape[-1])[: probs.shape[1]]
-        flow = mixed[:, :1] if flow is None else flow @ mixed
-    if flow is None:
+    flow, sizes = None, None
+    for step in seen:
+        if flow is None:
+            flow = torch.eye(step.shape[-1]).expand(len(step), -1, -1)
+        if step.is_floating_point():
+            flow = 0.5 * flow[:, : step.shape[1]] + 0.5 * step @ flow
+        else:
+            flow, sizes = merge(flow, sizes, step, int(step.max()) + 1)
+    if flow is None or not any(step.is_floating_point() for step in seen):
         raise ValueError("the model has no attention")
     patches = flow[:, 0, 1:].numpy()
     grid = round(patches.shape[-1] ** 0.5)

@@ -77,7 +77,7 @@ def build_artifact(
             "artifact": result.artifact,
             "warnings": result.warnings,
             "vitedge": __version__,
-            "macs": export["macs_exported"],
+            "macs": export["macs"],
             "params": export["params"],
         } | result.metadata
         metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind)

@@ -12,6 +12,28 @@ from vitedge.vit.names import block_index
 
 
 @dataclass(frozen=True)
+class Merge:
+    """How a block's tokens become fewer, after its attention and before its MLP (see `vitedge.tokens`).
+
+    Attributes:
+        left: tokens that are left, prefix tokens included.
+        groups: the group of each token, 0 to left - 1, where all images are merged alike: `matched` is False, or a
+            target cannot sort. Empty where no such choice was made.
+        matched: whether each image's own tokens are matched.
+    """
+
+    left: int
+    groups: tuple[int, ...] = ()
+    matched: bool = True
+
+    def __post_init__(self) -> None:
+        if self.groups and sorted(set(self.groups)) != list(range(self.left)):
+            raise ValueError(f"{len(self.groups)} tokens are not merged into {self.left} groups")
+        if not (self.matched or self.groups):
+            raise ValueError("a merge is matched or has groups")
+
+
+@dataclass(frozen=True)
 class BlockConfig:
     """The widths of one encoder block.
 
@@ -22,6 +44,7 @@ class BlockConfig:
         scale: what q.k is multiplied by before the softmax (1.0 once it is folded into q's weights).
         groups: sizes of consecutive groups of MLP units whose second product is quantised with a scale of its
             own; they sum to `hidden`. Empty for a single group. The function does not depend on them.
+        merge: how tokens are merged between attention and MLP; None where they aren't.
     """
 
     heads: int
@@ -30,6 +53,7 @@ class BlockConfig:
     hidden: int
     scale: float
     groups: tuple[int, ...] = ()
+    merge: Merge | None = None
 
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
@@ -82,6 +106,8 @@ class ViTConfig:
                 "",
                 f"Choose a multiple of {self.patch_size} as the image size.",
             )
+        if len({b.merge.matched for b in self.blocks if b.merge}) > 1:
+            raise ValueError("tokens are either matched in all blocks or in none")
 
     @property
     def grid(self) -> int:
@@ -97,10 +123,31 @@ class ViTConfig:
         """How many of the first tokens are needed after block `index`; None for all. The head reads [CLS] alone."""
         return 1 if index == len(self.blocks) - 1 else None
 
-    def block_tokens(self, index: int, *, exact_cuts: bool = True) -> BlockTokens:
-        """The tokens that block `index` computes; without `exact_cuts`, with all that enters it needed after it."""
-        needed = (self.queries(index) if exact_cuts else None) or self.tokens
-        return BlockTokens(self.tokens, needed, needed)
+    def block_tokens(self, index: int) -> BlockTokens:
+        """The tokens that block `index` computes: no others than are needed after it."""
+        merges = [b.merge.left for b in self.blocks[:index] if b.merge]
+        keys, own = merges[-1] if merges else self.tokens, self.blocks[index].merge
+        needed = self.queries(index) or keys
+        return BlockTokens(keys, needed, own.left if own else needed)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches, which are never merged."""
+        return 1
+
+    def merged_alike(self) -> ViTConfig:
+        """A copy in which all images are merged by the same groups, for compilers that cannot sort.
+
+        Raises VitedgeError where no such groups were chosen.
+        """
+        if any(b.merge and not b.merge.groups for b in self.blocks):
+            raise VitedgeError(
+                "This model matches the tokens of each image, and has no constant groups beside it.",
+                "The target's compiler cannot sort.",
+                "Compress again with --prune-target set to the target.",
+            )
+        blocks = (replace(b, merge=replace(b.merge, matched=False)) if b.merge else b for b in self.blocks)
+        return replace(self, blocks=tuple(blocks))
 
     def block_of(self, name: str) -> BlockConfig:
         """The block that a layer, a site or a value of the graph belongs to by its name."""
@@ -121,8 +168,15 @@ class ViTConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ViTConfig:
         """The inverse of `to_dict`."""
-        blocks = tuple(BlockConfig(**{**b, "groups": tuple(b.get("groups", ()))}) for b in data["blocks"])
+        blocks = tuple(
+            BlockConfig(**{**b, "groups": tuple(b.get("groups", ())), "merge": _merge(b.get("merge"))})
+            for b in data["blocks"]
+        )
         return cls(**{**data, "blocks": blocks})
+
+
+def _merge(data: dict[str, Any] | None) -> Merge | None:
+    return Merge(**{**data, "groups": tuple(data["groups"])}) if data else None
 
 
 def uniform(

@@ -22,13 +22,28 @@ def patch_macs(config: ViTConfig) -> int:
     return config.grid**2 * config.patch_size**2 * config.channels * config.width
 
 
-def model_macs(config: ViTConfig, *, exact_cuts: bool = False) -> int:
-    """MACs of one image. With `exact_cuts`, a block counts only the tokens that are needed after it, as exported."""
-    total = patch_macs(config) + config.width * config.classes
-    for i, block in enumerate(config.blocks):
-        tokens = config.block_tokens(i, exact_cuts=exact_cuts)
-        total += attention_macs(config, block, tokens) + mlp_macs(config, block, tokens)
-    return total
+def merge_macs(config: ViTConfig, index: int) -> int:
+    """MACs of merging in block `index`: similarities and a one-hot product, or one product with a constant."""
+    merge = config.blocks[index].merge
+    if merge is None:
+        return 0
+    tokens = config.block_tokens(index).queries
+    if not merge.matched:
+        return tokens * merge.left * config.width
+    second = (tokens - config.prefix) // 2
+    return ((tokens - config.prefix - second) + (tokens - merge.left)) * second * config.width
+
+
+def block_macs(config: ViTConfig, index: int) -> int:
+    """MACs of one block."""
+    block, tokens = config.blocks[index], config.block_tokens(index)
+    return attention_macs(config, block, tokens) + merge_macs(config, index) + mlp_macs(config, block, tokens)
+
+
+def model_macs(config: ViTConfig) -> int:
+    """MACs of one image as exported: a block counts only the tokens that are needed after it."""
+    blocks = sum(block_macs(config, i) for i in range(len(config.blocks)))
+    return patch_macs(config) + config.width * config.classes + blocks
 
 
 def block_params(config: ViTConfig, block: BlockConfig) -> int:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitedge.tokens.matching import join_sizes, split_sizes
+from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.names import TOKENS
@@ -35,7 +37,10 @@ def _untouched(module: nn.Module) -> bool:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens."""
+    """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens.
+
+    `sizes` [B, N]: how many tokens each one stands for; it counts as often (ToMe's proportional attention).
+    """
 
     def __init__(self, width: int, config: BlockConfig) -> None:
         super().__init__()
@@ -53,8 +58,8 @@ class Attention(nn.Module):
         """[B, N, heads * dim] -> [B, heads, N, dim]."""
         return x.unflatten(-1, (self.config.heads, dim)).transpose(1, 2)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        c = self.config
+    def forward(self, x: Tensor, queries: int | None = None, sizes: Tensor | None = None) -> Tensor:
+        c, bias = self.config, None if sizes is None else sizes.log()[:, None, None]
         q = self.q(x if queries is None else x[:, :queries])
         # As in the exported graph, where q's weights carry the scale.
         q = self.heads(self.q_site(q if c.scale == 1 else q * c.scale), c.qk_dim)
@@ -62,9 +67,10 @@ class Attention(nn.Module):
         v = self.heads(self.v_site(self.v(x)), c.v_dim)
         inner = (self.scores_product, self.scores_site, self.softmax, self.probs_site, self.context_product)
         if all(_untouched(module) for module in inner):
-            context = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+            context = F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), scale=1.0)
         else:
             scores = self.scores_site(self.scores_product(q, k.transpose(-1, -2)))
+            scores = scores if bias is None else scores + bias
             context = self.context_product(self.probs_site(self.softmax(scores)), v)
         context = self.context_site(context.transpose(1, 2).flatten(2))
         return self.out_site(self.out(context))
@@ -103,12 +109,15 @@ class Block(nn.Module):
     """Pre-norm encoder block. `attention` or `mlp` is None where pruning removed it.
 
     queries: how many of the first tokens are needed after it; all where None. k and v are computed on all tokens, the
-    rest on these alone: nothing else reaches the head.
+    rest on these alone: nothing else reaches the head. prefix: tokens that are never merged. A stream is [B, N, C], or
+    [B, N, C + 1] once tokens were merged (see `vitedge.tokens`).
     """
 
-    def __init__(self, width: int, eps: float, config: BlockConfig, queries: int | None = None) -> None:
+    def __init__(
+        self, width: int, eps: float, config: BlockConfig, queries: int | None = None, prefix: int = 1
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.width = config, width
         self.queries = queries
         self.attention = Attention(width, config) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
@@ -116,6 +125,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
         self.norm1_site, self.norm2_site = Site(), Site()
         self.residual1_site, self.residual2_site = Site(), Site()
+        self.merge = TokenMerge(config.merge, width, prefix, Site()) if config.merge else None
 
     def set_config(self, config: BlockConfig) -> None:
         """Takes over a configuration of the same widths, in both halves."""
@@ -126,17 +136,23 @@ class Block(nn.Module):
             self.mlp.set_config(config)
 
     def attend(self, x: Tensor) -> Tensor:
-        """The first half: x + attention(norm1(x)), for the tokens that are needed after it."""
-        needed = x if self.queries is None else x[:, : self.queries]
-        if self.attention is None or self.norm1 is None:
-            return needed
-        return self.residual1_site(needed + self.attention(self.norm1_site(self.norm1(x)), self.queries))
+        """The first half: x + attention(norm1(x)), for the tokens that are needed after it; then they are merged."""
+        x, sizes = split_sizes(x, self.width)
+        residual = x if self.queries is None else x[:, : self.queries]
+        if self.attention is not None and self.norm1 is not None:
+            attended = self.attention(self.norm1_site(self.norm1(x)), self.queries, sizes)
+            residual = self.residual1_site(residual + attended)
+        if self.queries is not None:
+            return residual
+        stream = join_sizes(residual, sizes)
+        return stream if self.merge is None else self.merge(stream)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: x + mlp(norm2(x))."""
         if self.mlp is None or self.norm2 is None:
             return x
-        return self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x))))
+        x, sizes = split_sizes(x, self.width)
+        return join_sizes(self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x)))), sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feed_forward(self.attend(x))
@@ -157,7 +173,8 @@ class VisionTransformer(Architecture):
         self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, config.width))
         self.patch_site, self.embed_site = Site(), Site()
         self.blocks = nn.ModuleList(
-            Block(config.width, config.norm_eps, b, config.queries(i)) for i, b in enumerate(config.blocks)
+            Block(config.width, config.norm_eps, b, config.queries(i), config.prefix)
+            for i, b in enumerate(config.blocks)
         )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.norm_site = Site()
@@ -169,7 +186,7 @@ class VisionTransformer(Architecture):
         return self.embed_site(tokens + self.pos_embedding)
 
     def pool(self, x: Tensor) -> Tensor:
-        return self.norm_site(self.norm(x[:, 0]))
+        return self.norm_site(self.norm(x[:, 0, : self.config.width]))
 
     def streams(self) -> tuple[Stream, ...]:
         conv = self.patch_embed
@@ -185,7 +202,7 @@ class VisionTransformer(Architecture):
                 readers.append(Reader(f"block{i}.norm2", block.norm2, (block.mlp.fc1,)))
                 writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
         readers.append(Reader("norm", self.norm, (self.head,)))
-        sites = tuple(name for name in self.sites() if name == "embed" or "residual" in name)
+        sites = tuple(n for n in self.sites() if n == "embed" or "residual" in n or n.endswith(".merged"))
         return (Stream(self.config.width, tuple(writers), tuple(readers), sites),)
 
     def sites(self) -> OrderedDict[str, Site]:
@@ -198,6 +215,8 @@ class VisionTransformer(Architecture):
                 for part in ("q", "k", "v", "scores", "probs", "context", "out"):
                     named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
                 named[f"{name}.residual1"] = block.residual1_site
+            if block.merge is not None:
+                named[f"{name}.merged"] = cast("Site", block.merge.site)
             if block.mlp is not None:
                 named[f"{name}.norm2"] = block.norm2_site
                 named[f"{name}.mlp.fc1"] = block.mlp.fc1_site

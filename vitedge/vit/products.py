@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.macs import patch_macs
+from vitedge.vit.macs import merge_macs, patch_macs
 
 PIXELS = "pixels"
 
@@ -60,10 +60,12 @@ def units(config: ViTConfig) -> Iterator[Unit]:
 
 
 def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
-    """(name, the two values it reads, MACs) of the products without weights: attention's two."""
+    """(name, the two values it reads, MACs) of the products without weights: attention's two, and those of merging."""
     for i, block in enumerate(config.blocks):
         n, m, _ = config.block_tokens(i)
         if block.heads:
             a = f"block{i}.attention"
             yield f"{a}.scores", (f"{a}.q", f"{a}.k"), m * n * block.heads * block.qk_dim
             yield f"{a}.context.heads", (f"{a}.probs", f"{a}.v"), m * n * block.heads * block.v_dim
+        if block.merge:
+            yield f"block{i}.merged", (f"block{i}.merge.directions", f"block{i}.residual1"), merge_macs(config, i)
