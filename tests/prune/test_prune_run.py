@@ -99,7 +99,7 @@ def test_dead_units_go_first_and_exactly(model, images) -> None:
         for block in model.encoder():
             block.mlp.fc2.weight[:, dead] = 0
             block.mlp.fc1.weight[dead] = 0
-    share = 2 * 2 * 32 * 8 * 17 / model_macs(model.config)
+    share = 2 * 32 * 8 * (17 + 1) / model_macs(model.config)  # of the last block, [CLS] alone is exported
     small, report = run(model, images, prune=share * 0.999, recover="none", head_align=0, min_heads=2)
     assert [b.hidden for b in small.config.blocks] == [56, 56]
     assert report.predicted_kl < 1e-9
@@ -131,7 +131,7 @@ def test_a_pruned_model_is_pruned_again(model, images) -> None:
 
 
 def test_whole_halves_may_go(model, images) -> None:
-    small, _ = run(model, images, prune=0.75, min_heads=0, min_hidden=0, fit_steps=5)
+    small, _ = run(model, images, prune=0.66, min_heads=0, min_hidden=0, fit_steps=5)
     assert any(b.heads == 0 or b.hidden == 0 for b in small.config.blocks)
     with torch.no_grad():
         assert small(images).shape == (96, 10)
