@@ -92,13 +92,13 @@ def _export(work: Path) -> tuple[Path, Path]:
     ours = read_model(work / "run" / "source")
     config, block = ours.config, ours.config.blocks[0]
     theirs = torchvision.models.VisionTransformer(
-        config.image_size, config.patch_size, len(config.blocks), block.heads, config.width, block.hidden,
+        config.image_size[0], config.patch_size, len(config.blocks), block.heads, config.width, block.hidden,
         num_classes=config.classes,
     )  # fmt: skip
     theirs.load_state_dict(to_torchvision(ours))
     theirs.eval()
     torch.save(theirs, torch_file)
-    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    image = torch.zeros(1, 3, *config.image_size)
     with torch.inference_mode():
         torch.onnx.export(theirs, (image,), plain, dynamo=True, external_data=False, verbose=False)
     graph = onnx.load(plain)

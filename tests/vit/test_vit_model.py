@@ -61,7 +61,7 @@ def test_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     theirs = random_weights(lambda: timm.create_model(name, pretrained=False))
     config, state, layout = from_library(theirs.state_dict())
-    x = torch.randn(2, 3, config.image_size, config.image_size, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 3, *config.image_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert logit_gap(build_model(config, state)(x), theirs(x)) < 1e-5
     assert layout.name == "timm"

@@ -43,7 +43,7 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
     """
     g = GraphBuilder("vit")
     n: int | str = "batch" if batch is None else batch
-    pixels = g.input("pixels", TensorProto.UINT8, [n, config.image_size, config.image_size, config.channels])
+    pixels = g.input("pixels", TensorProto.UINT8, [n, *config.image_size, config.channels])
     x = _embed(g, config, weights, preprocess, pixels, batch)
     sizes: Sizes | None = None
     for i, block in enumerate(config.blocks):
@@ -73,7 +73,7 @@ def _embed(
         kernel_shape=[p, p],
         strides=[p, p],
     )
-    x = g.op("Reshape", [x, g.shape(batch or -1, config.width, config.grid**2)], "patch_embed.flat")
+    x = g.op("Reshape", [x, g.shape(batch or -1, config.width, config.patches)], "patch_embed.flat")
     x = g.op("Transpose", [x], "patches", perm=[0, 2, 1])
     # [CLS]'s token and position are one constant row; the patches get their positions before they are joined.
     position = w["pos_embedding"]

@@ -47,7 +47,7 @@ def calibrate(
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
     """
     options = options or QuantOptions()
-    size = model.config.image_size
+    size = max(model.config.image_size)
     preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     model = model.eval()
     fitted, held_out = split(batches, options.held_out) if options.max_drop is not None else (batches, None)
@@ -108,7 +108,7 @@ def round_weights(
     nearest.
     """
     options = options or QuantOptions()
-    size = model.config.image_size
+    size = max(model.config.image_size)
     preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
     if batches is None:

@@ -97,7 +97,7 @@ def fine_tune(
         preprocess,
         Holdout(val, preprocess, len(names)),
         accelerator,
-        activation=model.config.activation,
+        activation="sigmoid" if model.config.activation == "sigmoid" else "softmax",
         smoothing=options.smoothing,
         weights=weights,
     )

@@ -5,10 +5,40 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+from pydantic import BeforeValidator
+
+from vitedge import documents
 from vitedge.errors import VitedgeError
 from vitedge.vit.names import block_index
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+
+
+def sides(size: Any) -> Any:
+    """(height, width) of a size in pixels: one number stands for both."""
+    return (size, size) if isinstance(size, int) else size
+
+
+Sides = Annotated[tuple[int, int], BeforeValidator(sides)]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Axial rotary position embedding (arXiv 2104.09864, two-dimensional as in EVA-02, arXiv 2303.11331).
+
+    One half of a head's pairs of dims is turned by the patch's row, the other by its column; pair i is dims i and
+    i + half. The angle is coordinate * temperature^(-j / quarter), j = 0 to quarter - 1.
+
+    Attributes:
+        coordinates: "index", the row as it is counted; "centred", 2 pi times (row + 0.5) / rows * 2 - 1 (DINOv3).
+        reference: grid that "index" coordinates are scaled to, where the model was trained on another one.
+    """
+
+    temperature: float
+    coordinates: Literal["index", "centred"] = "index"
+    reference: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,9 @@ class BlockConfig:
         groups: sizes of consecutive groups of MLP units whose second product is quantised with a scale of its
             own; they sum to `hidden`. Empty for a single group. The function does not depend on them.
         merge: how tokens are merged between attention and MLP; None where they aren't.
+        act: the MLP's activation: GELU by erf, by tanh (arXiv 1606.08415), x * sigmoid(1.702 x), or SwiGLU.
+        qk_norm: whether q and k pass a LayerNorm over each head's dims.
+        rope: whether q and k are turned by their patch's place (see `Rope`).
     """
 
     heads: int
@@ -54,6 +87,20 @@ class BlockConfig:
     scale: float
     groups: tuple[int, ...] = ()
     merge: Merge | None = None
+    act: Activation = "gelu"
+    qk_norm: bool = False
+    rope: bool = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether a second Linear gates the MLP's units (SwiGLU, arXiv 2002.05202)."""
+        return self.act == "swiglu"
+
+    @property
+    def free_logits(self) -> bool:
+        """Whether nothing stands between the products q, k and their product, so that a matrix may go from one to the
+        other."""
+        return not (self.qk_norm or self.rope)
 
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
@@ -80,48 +127,89 @@ class ViTConfig:
     """Everything about a ViT but its weights.
 
     Attributes:
-        image_size, patch_size: in pixels, square.
+        image_size: (height, width) in pixels; one number for both. patch_size: in pixels, square.
         channels: of the input image.
         width: of the residual stream.
-        classes: of the head.
+        classes: of the head; dims of the embedding where there is no classifier.
         blocks: one `BlockConfig` an encoder block.
         norm_eps: epsilon of every LayerNorm.
         activation: what turns the logits into probabilities: "softmax" for one class an image, "sigmoid"
-            for several.
+            for several; "none" where the output is an embedding.
+        prefix_tokens: kinds of the tokens before the patches: "cls", "dist" (arXiv 2012.12877), "reg" (arXiv 2309.16588).
+        positions: whether there are learned positions, one a token; zero where the source has none for the prefix.
+        norm_pre: whether a LayerNorm stands before the first block (CLIP, arXiv 2103.00020); pre_linear: whether a
+            Linear follows it, into which its affine part is folded so that the stream can be rotated.
+        rope: of the blocks that have it.
+        pool: what the head reads, joined: kinds of prefix tokens, "mean" of the patches, "attention" (`pool_block`), or
+            "patches", each by itself.
+        pool_norm: whether the final LayerNorm normalises the "tokens" before pooling, or what was "pooled".
+        pool_block: widths of the attention pool (SigLIP, arXiv 2303.15343).
+        normalize: whether the output is scaled to a norm of 1.
     """
 
-    image_size: int
+    image_size: Sides
     patch_size: int
     channels: int
     width: int
     classes: int
     blocks: tuple[BlockConfig, ...]
     norm_eps: float = 1e-6
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    prefix_tokens: tuple[str, ...] = ("cls",)
+    positions: bool = True
+    norm_pre: bool = False
+    pre_linear: bool = False
+    rope: Rope | None = None
+    pool: tuple[str, ...] = ("cls",)
+    pool_norm: Literal["tokens", "pooled"] = "tokens"
+    pool_block: BlockConfig | None = None
+    normalize: bool = False
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.image_size % self.patch_size:
+        object.__setattr__(self, "image_size", tuple(sides(self.image_size)))
+        height, width = self.image_size
+        if self.patch_size < 1 or min(self.image_size) < 1 or height % self.patch_size or width % self.patch_size:
+            size = f"{height}" if height == width else f"{height} x {width}"
             raise VitedgeError(
-                f"An image of {self.image_size} pixels does not divide into patches of {self.patch_size}.",
+                f"An image of {size} pixels does not divide into patches of {self.patch_size}.",
                 "",
                 f"Choose a multiple of {self.patch_size} as the image size.",
             )
         if len({b.merge.matched for b in self.blocks if b.merge}) > 1:
             raise ValueError("tokens are either matched in all blocks or in none")
+        if self.rope is not None and any(b.merge for b in self.blocks):
+            raise ValueError("tokens that are turned by their place can't be merged")
+        unknown = set(self.pool) - {*self.prefix_tokens, "mean", "attention", "patches"}
+        if not self.pool or unknown or (len(self.pool) > 1 and {"attention", "patches"} & set(self.pool)):
+            raise ValueError(f"a model with the tokens {self.prefix_tokens} can't be pooled by {self.pool}")
+        if self.pool_norm == "pooled" and self.pool != ("mean",):
+            raise ValueError("a LayerNorm after pooling belongs to the mean of the patches")
+        if ("attention" in self.pool) != (self.pool_block is not None):
+            raise ValueError("attention pooling has a pool_block")
+        if self.rope is None and any(b.rope for b in self.blocks):
+            raise ValueError("a block is rotated, but the model has no rope")
 
     @property
-    def grid(self) -> int:
-        """Patches along one side."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Their number."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def tokens(self) -> int:
-        """Length of the sequence, [CLS] included."""
-        return self.grid**2 + 1
+        """Length of the sequence, prefix tokens included."""
+        return self.patches + self.prefix
 
     def queries(self, index: int) -> int | None:
-        """How many of the first tokens are needed after block `index`; None for all. The head reads [CLS] alone."""
-        return 1 if index == len(self.blocks) - 1 else None
+        """How many of the first tokens are needed after block `index`, None for all: the last one computes no token
+        that the pool does not read."""
+        if index < len(self.blocks) - 1 or not set(self.pool) <= set(self.prefix_tokens):
+            return None
+        return max(self.prefix_tokens.index(part) for part in self.pool) + 1
 
     def block_tokens(self, index: int) -> BlockTokens:
         """The tokens that block `index` computes: no others than are needed after it."""
@@ -133,7 +221,7 @@ class ViTConfig:
     @property
     def prefix(self) -> int:
         """Tokens before the patches, which are never merged."""
-        return 1
+        return len(self.prefix_tokens)
 
     def merged_alike(self) -> ViTConfig:
         """A copy in which all images are merged by the same groups, for compilers that cannot sort.
@@ -166,22 +254,14 @@ class ViTConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ViTConfig:
-        """The inverse of `to_dict`."""
-        blocks = tuple(
-            BlockConfig(**{**b, "groups": tuple(b.get("groups", ())), "merge": _merge(b.get("merge"))})
-            for b in data["blocks"]
-        )
-        return cls(**{**data, "blocks": blocks})
-
-
-def _merge(data: dict[str, Any] | None) -> Merge | None:
-    return Merge(**{**data, "groups": tuple(data["groups"])}) if data else None
+    def from_dict(cls, data: Any, name: str = "arch.json") -> ViTConfig:
+        """The inverse of `to_dict`; `name` is what errors call the document. Raises VitedgeError."""
+        return documents.validate(data, cls, name, todo="Give the arch.json that was saved with the model.")
 
 
 def uniform(
     *,
-    image_size: int,
+    image_size: int | tuple[int, int],
     patch_size: int,
     width: int,
     depth: int,
@@ -198,7 +278,7 @@ def uniform(
     dim = width // heads
     block = BlockConfig(heads=heads, qk_dim=dim, v_dim=dim, hidden=hidden, scale=1 / math.sqrt(dim))
     return ViTConfig(
-        image_size=image_size,
+        image_size=sides(image_size),
         patch_size=patch_size,
         channels=channels,
         width=width,

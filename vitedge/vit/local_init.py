@@ -75,7 +75,7 @@ def init_local(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     model = init_weights(VisionTransformer(config), seed)
     generator = torch.Generator().manual_seed(seed)
     dim, width = config.blocks[0].qk_dim, config.width
-    codes, frequencies = position_codes(config.grid, dim)
+    codes, frequencies = position_codes(config.grid[0], dim)
     basis = torch.linalg.qr(torch.randn(width, dim, generator=generator))[0].T
     amplitude = math.sqrt(POSITION_SHARE * width / (dim / 2))
     model.pos_embedding.zero_()

@@ -19,7 +19,7 @@ def mlp_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
 
 def patch_macs(config: ViTConfig) -> int:
     """MACs of the patch embedding."""
-    return config.grid**2 * config.patch_size**2 * config.channels * config.width
+    return config.patches * config.patch_size**2 * config.channels * config.width
 
 
 def merge_macs(config: ViTConfig, index: int) -> int:

@@ -20,7 +20,7 @@ from vitedge.vit.checkpoint.convert import check_finite, from_library
 from vitedge.vit.checkpoint.files import SUFFIXES, read_tensors
 from vitedge.vit.checkpoint.layout import HUGGING_FACE
 from vitedge.vit.checkpoint.save import build_model
-from vitedge.vit.config import ViTConfig
+from vitedge.vit.config import ViTConfig, sides
 from vitedge.vit.resize import resize_model
 
 
@@ -87,10 +87,10 @@ def load_model(
     config, state = raw.config, raw.state
     if activation:
         config = replace(config, activation=activation)  # type: ignore[arg-type]
-    if image_size and image_size != config.image_size:
-        config, state = resize_model(config, state, image_size)
-    if prep.crop != config.image_size:
-        prep = prep.with_image_size(config.image_size)
+    if image_size and sides(image_size) != config.image_size:
+        config, state = resize_model(config, state, sides(image_size))
+    if prep.crop != max(config.image_size):
+        prep = prep.with_image_size(max(config.image_size))
     names = list(read_classes(classes)) if classes else raw.classes
     if names is not None and len(names) != config.classes:
         raise VitedgeError(
