@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-Activation = Literal["softmax", "sigmoid"]
+# "none": the output is an embedding, and what counts is its direction.
+Activation = Literal["softmax", "sigmoid", "none"]
 
 # What stands for a logit that is no number: in the records of a run it must be worse than any other, and finite.
 _NO_LOGIT = -1e30
@@ -33,7 +34,10 @@ def decisions(logits: ArrayLike, activation: Activation = "softmax") -> np.ndarr
 
 
 def agreements(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> np.ndarray:
-    """bool [N]: the images of which both say the same; of several labels, all of them."""
+    """bool [N]: the images of which both say the same; of several labels, all of them; of embeddings [N, C], those whose
+    nearest other image, by cosine, is the same (recall@1 against the reference's own retrieval)."""
+    if activation == "none":
+        return nearest(reference) == nearest(other)
     same = decisions(reference, activation) == decisions(other, activation)
     return same if same.ndim == 1 else same.all(1)
 
@@ -41,6 +45,21 @@ def agreements(reference: ArrayLike, other: ArrayLike, activation: Activation = 
 def agreement(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> float:
     """The share of images of which both say the same (see `decisions`)."""
     return float(agreements(reference, other, activation).mean())
+
+
+def directions(embeddings: ArrayLike) -> np.ndarray:
+    """Embeddings [N, ...] as vectors of norm 1, float64 [N, C]; zeros stay zeros."""
+    x = np.asarray(embeddings, np.float64)
+    x = x.reshape(len(x), -1)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+
+
+def nearest(embeddings: ArrayLike) -> np.ndarray:
+    """int [N]: for each image the other one whose embedding is nearest by cosine."""
+    x = directions(embeddings)
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    return similarity.argmax(1)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -51,7 +70,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def kl_by_image(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> np.ndarray:
     """KL(reference || other) of the probabilities, float64 [N], in nats; of single logits and with "sigmoid" the sum
-    over the classes, each of which is a yes or no."""
+    over the classes, each of which is a yes or no. Of embeddings 1 - cosine, which is the KL divergence of two von
+    Mises-Fisher distributions but for a factor."""
+    if activation == "none":
+        return 1 - (directions(reference) * directions(other)).sum(1)
     p, q = (np.asarray(x, np.float64) for x in (reference, other))
     if activation == "softmax" and p.shape[1] > 1:
         log_p, log_q = log_softmax(p), log_softmax(q)
