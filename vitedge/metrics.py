@@ -34,7 +34,7 @@ def decisions(logits: ArrayLike, activation: Activation = "softmax") -> np.ndarr
 
 
 def agreements(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> np.ndarray:
-    """bool [N]: the images of which both say the same; of several labels, all of them; of embeddings [N, C], those whose
+    """bool [N]: the images of which both say the same; of several labels, all of them; of embeddings those whose
     nearest other image, by cosine, is the same (recall@1 against the reference's own retrieval)."""
     if activation == "none":
         return nearest(reference) == nearest(other)
