@@ -135,7 +135,7 @@ class ViTConfig:
         norm_eps: epsilon of every LayerNorm.
         activation: what turns the logits into probabilities: "softmax" for one class an image, "sigmoid"
             for several; "none" where the output is an embedding.
-        prefix_tokens: kinds of the tokens before the patches: "cls", "dist" (arXiv 2012.12877), "reg" (arXiv 2309.16588).
+        prefix_tokens: kinds of tokens before the patches: "cls", "dist" (arXiv 2012.12877), "reg" (arXiv 2309.16588).
         positions: whether there are learned positions, one a token; zero where the source has none for the prefix.
         norm_pre: whether a LayerNorm stands before the first block (CLIP, arXiv 2103.00020); pre_linear: whether a
             Linear follows it, into which its affine part is folded so that the stream can be rotated.
