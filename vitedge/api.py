@@ -9,42 +9,18 @@ A keyword is a flag of the command line with the same name and default; `help(vi
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from vitedge import config as options
 from vitedge.bundle import DEFAULT_RUN, Bundle
-from vitedge.config import RunConfig
+from vitedge.config import RunConfig, takes_options
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter, WarningReporter
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def takes_options(command: str) -> Callable[[F], F]:
-    """Shows the options of that command in the signature and in the help of a function with **keywords."""
-
-    def decorate(function: F) -> F:
-        signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        lines, extra, sections = [], [], set()
-        for keyword, owners in options.keywords_of(command).items():
-            section, field = owners[0]
-            if keyword in signature.parameters:
-                continue
-            extra.append(inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=field.default))
-            if section not in sections:
-                sections.add(section)
-                lines.append(f"\n    [{section}]")
-            lines.append(f"    {keyword} = {field.default!r}: {field.description}")
-        function.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
-        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(lines) + "\n"
-        return function
-
-    return decorate
+if TYPE_CHECKING:
+    from vitedge.loaded import Model
 
 
 @dataclass(frozen=True)
@@ -150,6 +126,12 @@ class Run:
         built = [step.partition("/")[2] for step in bundle.manifest["steps"] if step.startswith("build/")]
         return [_artifact(bundle, name) for name in built]
 
+    def model(self, which: str = "model") -> Model:
+        """The run's final model in memory, quantised as the run is; "source": the model as it came. Needs torch."""
+        from vitedge.loaded import from_run
+
+        return from_run(self.root, which)
+
     @takes_options("build")
     def build(
         self,
@@ -201,7 +183,7 @@ class Run:
 
         command: what was typed, for the report. Raises VitedgeError where there is nothing to measure.
         """
-        chosen = options.configure("bench", _with(keywords, data=data), config).bench
+        chosen = options.configure("bench", {**keywords, "data": data}, config).bench
         if chosen.host:
             found = self.bench_hosts(data, config=config, reporter=reporter, command=command, **keywords)
             if len(found) > 1:
@@ -228,7 +210,7 @@ class Run:
 
         from vitedge.bench.fleet import bench_fleet
 
-        chosen = options.configure("bench", _with(keywords, data=data), config).bench
+        chosen = options.configure("bench", {**keywords, "data": data}, config).bench
         found = bench_fleet(
             self.bundle,
             Path(pack) if pack else None,
@@ -253,7 +235,7 @@ class Run:
         """Writes artifacts and images for a board into one tar file."""
         from vitedge.bench.pack import write_pack
 
-        chosen = options.configure("pack", _with(keywords, output=output), config).pack
+        chosen = options.configure("pack", {**keywords, "output": output}, config).pack
         bundle = self.bundle
         with bundle.lock():
             index = write_pack(
@@ -281,7 +263,7 @@ class Run:
         """Writes report.html and, beside it, report.md; returns the path of the first."""
         from vitedge.report.write import write_report
 
-        chosen = options.configure("report", _with(keywords, output=output), config).report
+        chosen = options.configure("report", {**keywords, "output": output}, config).report
         return write_report(
             self.bundle,
             Path(chosen.output) if chosen.output else self.root / "report.html",
@@ -306,7 +288,7 @@ def compress(
     """
     from vitedge import pipeline
 
-    keywords = _with(keywords, model=model)
+    keywords = {**keywords, "model": model}
     settings = options.configure("compress", keywords, config)
     options.refuse_useless(keywords, settings)
     pipeline.compress(Path(run), settings, reporter or WarningReporter())
@@ -335,57 +317,9 @@ def bench_pack(
     return BenchResult(result, chosen.gate)
 
 
-@takes_options("train")
-def train(
-    model: str | Path | None = None,
-    data: str | Path | None = None,
-    *,
-    config: str | Path | None = None,
-    reporter: Reporter | None = None,
-    **keywords: Any,
-) -> dict[str, Any]:
-    """Fine-tunes a trained ViT onto the classes of `data`, into the folder `out` that `compress` takes as a model.
-
-    Returns its figures: `score` (top-1, or F1 of a multi-label model), `images`, `part`, `steps`, `ended`, `out`.
-    """
-    settings = options.configure("train", _with(keywords, model=model, data=data), config)
-    chosen = settings.train
-    if chosen.data is None:
-        raise VitedgeError(
-            "There is nothing to train on.", "No data set was named.", "Give a folder of labelled images: --data DIR."
-        )
-    from vitedge.data.folder import read_classes
-    from vitedge.train.finetune import fine_tune
-    from vitedge.vit.checkpoint import load_model
-
-    names = None if chosen.classes == "auto" else read_classes(Path(chosen.classes))
-    source = settings.model
-    loaded = load_model(source.model, heads=source.heads, image_size=source.image_size, preprocess=source.preprocess)
-    figures = fine_tune(
-        loaded.model,
-        loaded.preprocess,
-        Path(chosen.data),
-        Path(chosen.out),
-        settings.fine_tune,
-        settings.loop,
-        settings.augment,
-        classes=names,
-        known=loaded.classes,
-        resume=chosen.resume,
-        reporter=reporter or WarningReporter(),
-    )
-    return figures | {"out": chosen.out}
-
-
-def _with(keywords: dict[str, Any], **named: object) -> dict[str, Any]:
-    """The keywords that say something, paths as text."""
-    given = {**keywords, **named}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
-
-
 def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | None) -> dict[str, Any]:
     """The sections `[build.*]` of a file and of the keywords."""
-    own = options.to_sections("build", _with(keywords), target)
+    own = options.to_sections("build", keywords, target)
     file = options.load_config(Path(config)) if config else {}
     return options.merge({"build": file.get("build", {})}, own)
 

@@ -7,9 +7,10 @@ line and the keywords of the API, and their descriptions are the help texts of a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
@@ -23,6 +24,8 @@ from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
 from vitedge.prune import PruneOptions
 from vitedge.quant.options import QuantOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SourceSection(Options):
@@ -169,6 +172,16 @@ COMMANDS: dict[str, dict[str, type[Options]]] = {
         "augment": AugmentOptions,
     },
 }
+# The same for the functions over a model in memory, which share their options with the commands.
+COMMANDS |= {
+    "load": {"model": ModelSection},
+    "images": {"calib": CalibSection},
+    "prune": {"calib": CalibSection, "prune": PruneOptions, "distill": DistilOptions},
+    "condition": {"calib": CalibSection, "condition": ConditionOptions},
+    "quantize": {"calib": CalibSection, "quantize": QuantOptions, "qat": QatOptions},
+    "distill": {"calib": CalibSection, "distill": DistilOptions},
+    "export": {"export": ExportSection},
+}
 # What a run folder keeps of its configuration.
 _KEPT = {*COMMANDS["compress"], "build"}
 # Sections whose flags say nothing unless the configuration asks for what they configure.
@@ -196,6 +209,29 @@ def keywords_of(command: str) -> dict[str, list[tuple[str, OptionField]]]:
     return owners
 
 
+def takes_options(command: str) -> Callable[[F], F]:
+    """Shows the options of that command in the signature and in the help of a function with **keywords."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        lines, extra, sections = [], [], set()
+        for keyword, owners in keywords_of(command).items():
+            section, field = owners[0]
+            if keyword in signature.parameters:
+                continue
+            extra.append(inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=field.default))
+            if section not in sections:
+                sections.add(section)
+                lines.append(f"\n    [{section}]")
+            lines.append(f"    {keyword} = {field.default!r}: {field.description}")
+        function.__signature__ = signature.replace(parameters=[*own, *extra])  # type: ignore[attr-defined]
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(lines) + "\n"
+        return function
+
+    return decorate
+
+
 def to_sections(command: str, keywords: Mapping[str, Any], target: str | None = None) -> dict[str, Any]:
     """The keywords of a command as sections, to be laid over a file's. Raises VitedgeError at an unknown one.
 
@@ -203,7 +239,8 @@ def to_sections(command: str, keywords: Mapping[str, Any], target: str | None = 
     """
     owners = keywords_of(command)
     layer: dict[str, Any] = {}
-    for keyword, value in keywords.items():
+    for keyword, given in keywords.items():
+        value = str(given) if isinstance(given, Path) else given
         if keyword not in owners:
             near = difflib.get_close_matches(keyword, owners, 1, 0.5)
             raise VitedgeError(

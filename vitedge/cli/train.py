@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitedge import api
 from vitedge.cli.console import ConsoleReporter, out, print_json
 from vitedge.cli.flags import ConfigFlag, JsonFlag, with_flags
 
@@ -12,7 +11,10 @@ from vitedge.cli.flags import ConfigFlag, JsonFlag, with_flags
 @with_flags("train")
 def command(*, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
     """Fine-tunes a trained ViT; what it writes is what `vitedge compress --model` takes."""
-    figures = api.train(config=config, reporter=ConsoleReporter(), **given)
+    from vitedge.loaded import fine_tune
+
+    trained = fine_tune(config=config, reporter=ConsoleReporter(), **given)
+    figures = trained.report
     if json:
         print_json(figures)
         return
@@ -21,4 +23,4 @@ def command(*, config: ConfigFlag = None, json: JsonFlag = False, given: dict[st
         f"{measure} {figures['score']:.4f} on {figures['images']} {figures['part']} images, "
         f"after {figures['steps']} steps ({figures['ended']})."
     )
-    out.print(f"Next: vitedge compress --model {figures['out']}")
+    out.print(f"Next: vitedge compress --model {trained.origin}")

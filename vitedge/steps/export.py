@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
 from vitedge.reporter import Reporter
 from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
+
+if TYPE_CHECKING:
+    from vitedge.vit.architecture import Architecture
 
 FLOAT32 = "onnx/float32.onnx"
 REFERENCE = "onnx/reference.onnx"
@@ -65,9 +68,13 @@ def check_images(pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bund
     """Images that graphs are compared on, uint8 [n, H, W, C], and what they are."""
     if pixels is not None:
         return np.asarray(pixels[:CHECK_IMAGES]), "calibration images"
-    rng = np.random.default_rng(0)
+    return noise(preprocess), "images of noise (no calibration folder)"
+
+
+def noise(preprocess: Preprocess) -> np.ndarray:
+    """Images of noise, uint8 [8, H, W, C]: what is compared on where there is nothing else."""
     shape = (8, preprocess.crop, preprocess.crop, len(preprocess.mean))
-    return rng.integers(0, 256, shape, dtype=np.uint8), "images of noise (no calibration folder)"
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -84,18 +91,28 @@ def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
 def _write_graph(
     bundle: Bundle, path: Path, source: str, preprocess: Preprocess, batch: int | None, images: np.ndarray
 ) -> dict[str, Any]:
+    from vitedge.vit.checkpoint import read_model
+
+    bundle.verified(f"{source}/model.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_graph(read_model(bundle.path(source)), path, preprocess, batch, images)
+
+
+def write_graph(
+    model: Architecture, path: Path, preprocess: Preprocess, batch: int | None, images: np.ndarray
+) -> dict[str, Any]:
+    """Writes the float32 graph of a model in memory, and compares it with PyTorch on `images` uint8 [n, H, W, C].
+
+    Returns facts of the graph. Raises VitedgeError where it does not compute what the model does.
+    """
     import onnx
     import torch
 
     from vitedge.export.vit import export_vit
-    from vitedge.vit.checkpoint import read_model
     from vitedge.vit.macs import model_macs, model_params
 
-    bundle.verified(f"{source}/model.safetensors")
-    model = read_model(bundle.path(source))
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     graph = export_vit(model.config, weights, preprocess, batch)
-    path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(graph, path)
     with torch.inference_mode():
         parts = [model(torch.from_numpy(preprocess.normalize(images[i : i + 16]))) for i in range(0, len(images), 16)]

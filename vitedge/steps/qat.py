@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vitedge.bundle import Bundle
-from vitedge.data.sample import held_out
 from vitedge.quant.options import QuantOptions
 from vitedge.reporter import Reporter
-from vitedge.steps.source import SOURCE, float_batches, need_pixels, read_preprocess
+from vitedge.steps.scheme import learn_scheme
+from vitedge.steps.source import SOURCE, need_pixels, read_preprocess
 from vitedge.steps.transform import Outcome, Transformed, before_conditioning, tell_fresh_start, transform_model
 from vitedge.train.options import QatOptions
 
@@ -32,26 +30,13 @@ def qat_model(
     before = before_conditioning(bundle, parent)
 
     def apply(model: Architecture, kept: Path) -> Outcome:
-        from vitedge.quant import calibrate
-        from vitedge.train.qat import train_quantized
         from vitedge.vit.checkpoint import read_model
 
         tell_fresh_start("training in INT8", kept, reporter)
-        preprocess, teacher = read_preprocess(bundle), read_model(bundle.path(SOURCE))
-        _, rest = held_out(len(pixels), options.holdout, options.seed)
-        shown = pixels[np.sort(rest)]
-        with reporter.progress(f"quantising (static, {len(shown)} images): values and layers", None) as advance:
-            scheme = calibrate(
-                model,
-                float_batches(shown, preprocess),
-                quant,
-                preprocess,
-                lambda name: advance(1),
-                reference=read_model(bundle.path(before)),
-            )
-        for warning in scheme.facts.get("warnings", []):
-            reporter.warn(warning)
-        trained, learned, report = train_quantized(model, scheme, teacher, pixels, preprocess, options, reporter, kept)
+        teacher, reference = (read_model(bundle.path(folder)) for folder in (SOURCE, before))
+        trained, learned, report = learn_scheme(
+            model, teacher, reference, pixels, read_preprocess(bundle), options, quant, reporter, kept
+        )
         table = report.tables("Quantisation-aware training")
         return Outcome(trained, report.to_dict(), table, report.history, learned)
 

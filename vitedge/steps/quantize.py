@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from vitedge.reporter import Reporter
 from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
 from vitedge.steps.model import FINAL
 from vitedge.steps.qat import TRAINED
-from vitedge.steps.source import PIXELS, float_batches, need_pixels, read_pixels, read_preprocess
+from vitedge.steps.scheme import make_scheme, quantize_graph
+from vitedge.steps.source import PIXELS, need_pixels, read_pixels, read_preprocess
 from vitedge.steps.transform import before_conditioning
 from vitedge.tables import Cell, Table, to_json
 
@@ -41,24 +41,16 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
     def work(folder: Path) -> dict[str, Any]:
         import onnx
 
-        from vitedge.quant import calibrate, insert_qdq, quantize_dynamic, round_weights
         from vitedge.vit.checkpoint import read_model
 
         if mode == "qat":
             scheme = Scheme.load(bundle.path(TRAINED))
         else:
-            model, preprocess = read_model(bundle.path(FINAL)), read_preprocess(bundle)
-            batches = None if pixels is None else float_batches(pixels, preprocess)
-            count = "no" if pixels is None else str(len(pixels))
-            with reporter.progress(f"quantising ({mode}, {count} images): values and layers", None) as advance:
-                # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something
-                # too.
-                extra = {"reference": read_model(bundle.path(before))} if mode == "static" else {}
-                make: Callable[..., Scheme] = calibrate if mode == "static" else round_weights
-                scheme = make(model, batches, options, preprocess, lambda name: advance(1), **extra)
+            # What INT8 loses is counted from before conditioning, whose near-exact part may have cost something too.
+            model, reference = (read_model(bundle.path(folder)) for folder in (FINAL, before))
+            scheme = make_scheme(mode, model, pixels, read_preprocess(bundle), options, reporter, reference)
         scheme.save(folder / QUANT)
-        insert = quantize_dynamic if mode == "dynamic" else insert_qdq
-        graph = insert(onnx.load(bundle.path(FLOAT32)), scheme)
+        graph = quantize_graph(mode, onnx.load(bundle.path(FLOAT32)), scheme)
         (folder / INT8).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(graph, folder / INT8)
         facts = compare(bundle, folder / INT8, against) | scheme.facts

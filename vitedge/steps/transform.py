@@ -96,16 +96,11 @@ def tell_fresh_start(what: str, kept: Path, reporter: Reporter) -> None:
 def prune_model(
     bundle: Bundle, parent: str, options: PruneOptions, distil: DistilOptions, reporter: Reporter
 ) -> Transformed:
-    """A smaller model (or one with zeros, where only sparsity is asked for) out of the model in `parent`.
-
-    What distillation is going to be judged on is left alone: a model looks too good on what it was fitted to.
-    """
-    pixels, chosen = need_pixels(bundle, "Pruning"), options.model_dump()
+    """A smaller model (or one with zeros, where only sparsity is asked for) out of the model in `parent`."""
+    chosen = options.model_dump()
     if options.recover == "distill":
-        _, rest = held_out(len(pixels), distil.holdout, distil.seed)
-        pixels = pixels[np.sort(rest)]
         chosen |= {"held_out": [distil.holdout, distil.seed]}
-    own = options.model_copy(update={"recover": "block"}) if options.recover == "distill" else options
+    pixels, own = pruning_sees(need_pixels(bundle, "Pruning"), options, distil)
 
     def apply(model: Architecture, _kept: Path) -> Outcome:
         from vitedge.prune import prune
@@ -117,6 +112,19 @@ def prune_model(
         bundle, "prune", parent, apply, options=chosen, rooms=("vitedge.prune",), order=10
     )
     return Transformed("steps/prune", True, record)
+
+
+def pruning_sees(
+    pixels: np.ndarray, options: PruneOptions, distil: DistilOptions
+) -> tuple[np.ndarray, PruneOptions]:
+    """The images and options that pruning itself gets where distillation follows.
+
+    What distillation is going to be judged on is left alone: a model looks too good on what it was fitted to.
+    """
+    if options.recover != "distill":
+        return pixels, options
+    _, rest = held_out(len(pixels), distil.holdout, distil.seed)
+    return pixels[np.sort(rest)], options.model_copy(update={"recover": "block"})
 
 
 def distil_model(bundle: Bundle, parent: str, options: DistilOptions, reporter: Reporter) -> Transformed:
