@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,81 @@ def test_replace_dir_keeps_the_old_folder_when_the_new_one_is_missing(tmp_path: 
     with pytest.raises(FileNotFoundError):
         files.replace_dir(tmp_path / "missing", tmp_path / "final")
     assert names(tmp_path) == ["final"] and names(tmp_path / "final") == ["old"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "device", "folder"])
+def test_what_is_no_regular_file_is_never_replaced(kind: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "out.json", tmp_path / "target"
+    target.write_text("dear")
+    if kind == "link":
+        path.symlink_to(target)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/null")
+    else:
+        path.mkdir()
+    before = path.lstat()
+    with pytest.raises(VitedgeError, match="is not replaced"):
+        files.write_text(path, "new")
+    assert path.lstat().st_mode == before.st_mode and path.lstat().st_ino == before.st_ino
+    assert target.read_text() == "dear" and not [n for n in names(tmp_path) if "tmp" in n]
+
+
+def test_an_output_that_the_user_named_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link, fifo = tmp_path / "folder" / "target", tmp_path / "link", tmp_path / "fifo"
+    link.symlink_to(target)
+    files.write_output(link, "one")
+    assert link.is_symlink() and target.read_text() == "one"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_output(fifo, "two")
+    assert os.read(reader, 10) == b"two" and stat.S_ISFIFO(fifo.lstat().st_mode)
+    os.close(reader)
+    files.write_output("/dev/null", "three")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    files.write_output(tmp_path / "plain", "four")
+    assert (tmp_path / "plain").read_text() == "four"
+    assert names(tmp_path) == ["fifo", "folder", "link", "plain"] and names(tmp_path / "folder") == ["target"]
+
+
+def test_the_next_output_cleans_what_a_killed_one_left(tmp_path: Path) -> None:
+    if (child := os.fork()) == 0:
+        with files.output_path(tmp_path / "a.json") as temporary:
+            temporary.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(names(tmp_path)) == 1
+    files.write_output(tmp_path / "b.json", "x")
+    assert names(tmp_path) == ["b.json"]
+
+
+def test_a_number_that_another_process_has_now_is_no_excuse(tmp_path: Path) -> None:
+    mine = files.temporary_name("a.json")
+    boot, pid, start, rest = mine.removeprefix(".a.").split("-")
+    left = {
+        "mine": mine,
+        "a namesake's": f".a.{boot}-{pid}-{int(start) - 1}-{rest}",
+        "dead": f".a.{boot}-{2**22 + 1}-5-{rest}",
+        "another machine's": f".a.{'f' * 8}-{pid}-5-{rest}",
+        "not ours": ".a.tmp.json",
+    }
+    for name in left.values():
+        (tmp_path / name).touch()
+    files.clean(tmp_path)
+    assert names(tmp_path) == sorted([left["mine"], left["another machine's"], left["not ours"]])
+    os.utime(tmp_path / left["another machine's"], (0, 0))
+    files.clean(tmp_path)
+    assert names(tmp_path) == sorted([left["mine"], left["not ours"]])
+
+
+def test_a_folder_is_exchanged_at_once(tmp_path: Path, monkeypatch) -> None:
+    """A kill between two renames would leave none: neither name is ever missing."""
+    with files.atomic_dir(tmp_path / "set") as folder:
+        (folder / "old").touch()
+    renames: list[str] = []
+    monkeypatch.setattr(files.os, "rename", lambda a, b: renames.append(str(b)))
+    with files.atomic_dir(tmp_path / "set") as folder:
+        (folder / "new").touch()
+    assert renames == [] and names(tmp_path / "set") == ["new"] and names(tmp_path) == ["set"]

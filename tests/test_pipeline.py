@@ -32,7 +32,7 @@ def test_bundle_holds_what_the_design_says(folder) -> None:
         "classes.txt",
     }
     bundle = Bundle.open(run)
-    for name in bundle.manifest["artifacts"]:
+    for name in bundle.manifest.artifacts:
         bundle.verified(name)
     facts = bundle.facts("export")
     assert facts["check_images"] == "40 calibration images"

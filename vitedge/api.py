@@ -117,13 +117,13 @@ class Run:
     @property
     def steps(self) -> dict[str, dict[str, Any]]:
         """Step -> what it reported."""
-        return {name: step["facts"] for name, step in self.bundle.manifest["steps"].items()}
+        return {name: dict(step.facts) for name, step in self.bundle.manifest.steps.items()}
 
     @property
     def artifacts(self) -> list[Artifact]:
         """What was built."""
         bundle = self.bundle
-        built = [step.partition("/")[2] for step in bundle.manifest["steps"] if step.startswith("build/")]
+        built = [step.partition("/")[2] for step in bundle.manifest.steps if step.startswith("build/")]
         return [_artifact(bundle, name) for name in built]
 
     def model(self, which: str = "model") -> Model:

@@ -29,10 +29,11 @@ from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path
 from vitedge.quant.scheme import Scheme
 from vitedge.reporter import Reporter, WarningReporter
+from vitedge.steps import qat
 from vitedge.steps import scheme as schemes
 from vitedge.steps.export import CHECK_IMAGES, noise, write_graph
+from vitedge.steps.prune import pruning_sees
 from vitedge.steps.source import float_batches
-from vitedge.steps.transform import pruning_sees
 from vitedge.vit.architecture import Architecture
 
 Images = str | Path | Sequence[str | Path] | np.ndarray
@@ -190,7 +191,7 @@ def quantize(
     if pixels is None:
         raise VitedgeError("Training in INT8 needs images.", "", "Give some hundred, labels aren't needed.")
     teacher = model.source or model.module
-    module, scheme, report = schemes.learn_scheme(
+    module, scheme, report = qat.learn_scheme(
         model.module, teacher, before, pixels, model.preprocess, settings.qat, settings.quantize, reporter
     )
     return replace(model, module=module, scheme=scheme, mode=quantize, report=report)
@@ -276,16 +277,16 @@ def from_run(root: Path, folder: str = "model") -> Model:
             bundle.verified(f"{name}/{file}")
         return read_model(bundle.path(name))
 
-    made = bundle.manifest["steps"].get("quantize")
-    quantized = made is not None and folder == "model"
+    made = bundle.manifest.steps.get("quantize")
+    mode = str(made.options["mode"]) if made is not None and folder == "model" else "none"
     return Model(
         module(folder),
         read_preprocess(bundle),
         read_classes(bundle),
         str(root),
         bool(bundle.facts("import").get("random_weights")),
-        scheme=Scheme.load(bundle.path(QUANT)) if quantized else None,
-        mode=made["options"]["mode"] if quantized else "none",
+        scheme=None if mode == "none" else Scheme.load(bundle.path(QUANT)),
+        mode=mode,
         source=module(SOURCE),
         before=module(before_conditioning(bundle, folder)) if folder == "model" else None,
     )

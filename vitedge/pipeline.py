@@ -30,11 +30,7 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     reporter = reporter or Reporter()
     bundle = Bundle.create(root)
     with bundle.lock():
-        try:
-            _tell(import_model(bundle, config.model, reporter), reporter)
-        except BaseException:
-            bundle.remove_if_empty()
-            raise
+        _tell(import_model(bundle, config.model, reporter), reporter)
         save_config(root / CONFIG, config)
         record = sample_calibration(bundle, config.calib, reporter)
         if record:
@@ -62,8 +58,10 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
     Conditioning comes after pruning: its choices depend on the weights that are quantised. Training in INT8 is the
     last: it starts from the static scheme of the conditioned model.
     """
+    from vitedge.steps.condition import condition_model
+    from vitedge.steps.distil import distil_model
+    from vitedge.steps.prune import prune_model
     from vitedge.steps.qat import qat_model
-    from vitedge.steps.transform import condition_model, distil_model, prune_model
 
     cut = config.prune.prune is not None or config.prune.sparsity is not None
     taught = cut and config.prune.recover == "distill"

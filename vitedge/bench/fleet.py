@@ -71,7 +71,7 @@ def to_arguments(what: What, settings: Settings) -> list[str]:
 def _pack(bundle: Bundle, what: What, settings: Settings, reporter: Reporter) -> Path:
     """The pack of this data and these artifacts, made where an earlier run has not."""
     source = from_bundle.find_source(bundle, what.data, what.limit, what.seed)
-    built = {path: entry["sha256"] for path, entry in bundle.manifest["artifacts"].items() if path[:6] == "build/"}
+    built = {path: bundle.manifest.artifacts[path].sha256 for path in bundle.files("build/")}
     recipe = json.dumps([source.facts()["sha256"], len(source), built, what.only, host.versions()["vitedge"]])
     path = bundle.root / "bench" / "packs" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.tar"
     if not path.is_file():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitedge import targets
+from vitedge import documents, targets
 from vitedge.bench import host
 from vitedge.bench.row import Artifact
 from vitedge.bench.source import DatasetSource, NoiseSource, Source
@@ -36,7 +36,7 @@ def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artif
     Raises:
         VitedgeError: the run has no artifact, `only` matches none, or a file was changed since it was built.
     """
-    names = sorted({path.split("/")[1] for path in bundle.manifest["artifacts"] if path.startswith("build/")})
+    names = sorted({path.split("/")[1] for path in bundle.files("build/")})
     if not names:
         raise VitedgeError(
             f"The run '{bundle.root}' has no artifact to measure.",
@@ -71,15 +71,15 @@ def need_runnable(jobs: list[tuple[Artifact, Facts]]) -> None:
 def read_artifact(bundle: Bundle, name: str) -> tuple[Artifact, Facts]:
     """One artifact below `build/`, its files checked by hash, and the row's known figures."""
     prefix = f"build/{name}/"
-    files = [path for path in bundle.manifest["artifacts"] if path.startswith(prefix)]
+    files = bundle.files(prefix)
     sizes = 0
     digest = hashlib.sha256()
-    for path in sorted(files):
+    for path in files:
         file = bundle.verified(path)
-        digest.update(bundle.manifest["artifacts"][path]["sha256"].encode())
+        digest.update(bundle.manifest.artifacts[path].sha256.encode())
         if file.name not in _NOT_THE_MODEL:
             sizes += file.stat().st_size
-    metadata = json.loads(bundle.verified(f"{prefix}metadata.json").read_text(encoding="utf-8"))
+    metadata = documents.parse_json(bundle.read(f"{prefix}metadata.json"), f"{prefix}metadata.json")
     artifact = Artifact(
         name,
         metadata["target"],
@@ -115,7 +115,7 @@ def find_reference(bundle: Bundle) -> Artifact | None:
     """The FP32 model before compression, in ONNX Runtime: `onnx/reference.onnx`, else `onnx/float32.onnx`."""
     for name in ("onnx/reference.onnx", "onnx/float32.onnx"):
         if bundle.has(name):
-            digest = bundle.manifest["artifacts"][name]["sha256"]
+            digest = bundle.manifest.artifacts[name].sha256
             return Artifact("fp32-reference", "onnxruntime", "fp32", bundle.verified(name), sha256=digest)
     return None
 
@@ -138,8 +138,8 @@ def find_classes(bundle: Bundle) -> tuple[str, ...] | None:
 
 def class_count(bundle: Bundle) -> int | None:
     """The model's number of outputs, or None."""
-    path = bundle.path("model/arch.json")
-    return json.loads(path.read_text(encoding="utf-8")).get("classes") if path.is_file() else None
+    name = "model/arch.json"
+    return documents.parse_json(bundle.read(name), name).get("classes") if bundle.has(name) else None
 
 
 def find_activation(bundle: Bundle) -> Activation:

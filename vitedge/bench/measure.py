@@ -16,7 +16,7 @@ from vitedge.bench.harness import Harness
 from vitedge.bench.jobs import Settings
 from vitedge.bench.row import Artifact
 from vitedge.bench.source import Source
-from vitedge.bundle import Bundle
+from vitedge.bundle import Bundle, StepEntry
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.reporter import Reporter
@@ -52,7 +52,7 @@ def bench_bundle(bundle: Bundle, what: What, settings: Settings, reporter: Repor
             "run": str(bundle.root),
             "command": what.command,
             "classes": list(source.names) if source.names else None,
-            "steps": {name: _lineage(step) for name, step in bundle.manifest["steps"].items()},
+            "steps": {name: _lineage(step) for name, step in bundle.manifest.steps.items()},
         }
         return measure(jobs, source, bundle.root, what, settings, reporter, reference, preprocess, facts)
 
@@ -122,8 +122,8 @@ def measure(
     return result
 
 
-def _lineage(step: dict[str, Any]) -> dict[str, Any]:
-    return {key: step.get(key) for key in ("options", "seconds", "tools", "key")}
+def _lineage(step: StepEntry) -> dict[str, Any]:
+    return step.model_dump(include={"options", "seconds", "tools", "key"})
 
 
 def _tell_about_data(source: Source, reporter: Reporter) -> None:

@@ -13,8 +13,9 @@ from vitedge import api
 from vitedge.bench.show import accuracy_table, data_line, host_line, latency_table
 from vitedge.cli.console import ConsoleReporter, err, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, RunFlag, with_flags
+from vitedge.documents import dump
 from vitedge.errors import VitedgeError
-from vitedge.files import write_json
+from vitedge.files import write_output
 
 # What a --json without a file is read as.
 STDOUT = Path("-")
@@ -50,7 +51,7 @@ def command(
         if json:
             # With several hosts one file a host, numbered in their order.
             file = json if len(found) == 1 else json.with_name(f"{json.stem}-{number}{json.suffix}")
-            write_json(file, result.to_dict())
+            write_output(file, dump(result.to_dict()))
         if called:
             out.print(f"\n{called}", style="bold", markup=False)
         show(result.to_dict())

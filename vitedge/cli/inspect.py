@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vitedge import documents
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.cli.console import print_json, print_table
 from vitedge.tables import Cell, Table, read_tables
@@ -41,11 +42,9 @@ def _of_model(source: str, heads: int | None) -> dict[str, Any]:
 
 
 def _of_run(root: Path) -> dict[str, Any]:
-    import json
-
     bundle = Bundle.open(root)
     configs = {
-        name: ViTConfig.from_dict(json.loads(bundle.verified(f"{name}/arch.json").read_text()))
+        name: ViTConfig.from_dict(documents.parse_json(bundle.read(f"{name}/arch.json"), f"{name}/arch.json"))
         for name in ("source", "model")
     }
     tables = {"Layers": layer_table(configs["model"], configs["source"])}
@@ -53,15 +52,14 @@ def _of_run(root: Path) -> dict[str, Any]:
     if graphs:
         tables["Graphs"] = graph_table(graphs)
         tables["Operators"] = operator_table({n: f["operators"] for n, f in graphs.items()})
-    for path in sorted(bundle.manifest["artifacts"]):
-        if path.startswith("analysis/80-"):
-            tables |= {table.title: table for table in read_tables(bundle.verified(path).read_text())}
+    for path in bundle.files("analysis/80-"):
+        tables |= {table.title: table for table in read_tables(bundle.read(path))}
     tables["Artifacts"] = Table(
         "Artifacts",
         ["file", "size (MiB)", "made by", "sha256"],
         [
-            [name, entry["bytes"] / 2**20, entry["step"], entry["sha256"][:12]]
-            for name, entry in sorted(bundle.manifest["artifacts"].items())
+            [name, entry.bytes / 2**20, entry.step, entry.sha256[:12]]
+            for name, entry in sorted(bundle.manifest.artifacts.items())
         ],
         decimals={"size (MiB)": 2},
     )

@@ -59,7 +59,7 @@ def command(
 
 def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, Any]]:
     """Folder name below `build/` and metadata of the artifact asked for, or of the first that runs here."""
-    built = [step.partition("/")[2] for step in bundle.manifest["steps"] if step.startswith("build/")]
+    built = [step.partition("/")[2] for step in bundle.manifest.steps if step.startswith("build/")]
     if not built:
         raise VitedgeError(
             f"The run '{bundle.root}' has no artifact.", "", "Make one: vitedge build --target onnxruntime."

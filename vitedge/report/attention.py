@@ -29,7 +29,7 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[
     weights = [f"{folder}/model.safetensors" for folder in ("source", "model")]
     if facts.source is None or not all(bundle.has(path) for path in weights):
         return None
-    before, after = (bundle.manifest["artifacts"][path]["sha256"] for path in weights)
+    before, after = (bundle.manifest.artifacts[path].sha256 for path in weights)
     if before == after:
         return None
     if importlib.util.find_spec("torch") is None:

@@ -47,7 +47,14 @@ def collect(bundle: Bundle) -> Facts:
         )
     tables, wrong = load_tables(bundle.root / "analysis")
     manifest = bundle.manifest
-    facts = Facts(bundle.root, found, manifest["steps"], manifest["artifacts"], tables, problems + wrong)
+    facts = Facts(
+        bundle.root,
+        found,
+        {name: step.model_dump() for name, step in manifest.steps.items()},
+        {name: entry.model_dump() for name, entry in manifest.artifacts.items()},
+        tables,
+        problems + wrong,
+    )
     names = find_classes(bundle)
     for result in found.values():
         source = _source(bundle, result)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitedge import __version__
-from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
 from vitedge.metrics import fidelity
@@ -50,7 +50,7 @@ def build_artifact(
     name = folder_name(target.name, precision, platform)
     graphs = [f"onnx/{g}.onnx" for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")]
     extra = [p for p in ("calib/pixels.npy", LOGITS) if bundle.has(p)]
-    extra += [p for p in bundle.manifest["artifacts"] if p.startswith("quant/")]
+    extra += bundle.files("quant/")
 
     def work(folder: Path) -> dict[str, Any]:
         out = folder / "build" / name
@@ -96,7 +96,7 @@ def build_artifact(
         work,
         options=options.model_dump() | {"target": target.name, "precision": precision, "platform": platform},
         inputs=graphs + extra,
-        code=code_version(type(target).__module__.rpartition(".")[0]),
+        modules=("vitedge.steps.build", type(target).__module__.rpartition(".")[0]),
         tools=target.probe().versions,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.config import ExportSection
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
@@ -60,7 +60,7 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
         inputs=[f"{model}/model.safetensors", f"{model}/arch.json", f"{SOURCE}/model.safetensors"]
         + [f"{SOURCE}/preprocess.json"]
         + (["calib/pixels.npy"] if pixels is not None else []),
-        code=code_version("vitedge.export", "vitedge.vit.model"),
+        modules=("vitedge.steps.export",),
     )
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.steps.source import SOURCE
 
 FINAL = "model"
@@ -32,5 +32,5 @@ def finish_model(bundle: Bundle, last: str, *, function_changed: bool = False) -
         work,
         options={"from": last, "function_changed": function_changed},
         inputs=list(files),
-        code=code_version("vitedge.steps.model"),
+        modules=("vitedge.steps.model",),
     )

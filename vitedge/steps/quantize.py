@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.bench.from_bundle import find_activation
-from vitedge.bundle import Bundle, StepRecord, code_version
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.files import write_json
 from vitedge.metrics import fidelity
 from vitedge.quant.options import METRICS, QuantOptions
@@ -17,10 +17,9 @@ from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
 from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
 from vitedge.steps.model import FINAL
-from vitedge.steps.qat import TRAINED
 from vitedge.steps.scheme import make_scheme, quantize_graph
 from vitedge.steps.source import PIXELS, need_pixels, read_pixels, read_preprocess
-from vitedge.steps.transform import before_conditioning
+from vitedge.steps.transform import TRAINED, before_conditioning
 from vitedge.tables import Cell, Table, to_json
 
 INT8 = "onnx/int8.onnx"
@@ -69,7 +68,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         inputs=[f"{FINAL}/model.safetensors", f"{FINAL}/arch.json", FLOAT32, against, f"{before}/model.safetensors"]
         + learned
         + ([PIXELS] if pixels is not None else []),
-        code=code_version("vitedge.quant", "vitedge.vit.model"),
+        modules=("vitedge.steps.quantize",),
     )
 
 

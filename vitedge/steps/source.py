@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitedge.bundle import Bundle, StepRecord, code_version, sha256_file
+from vitedge.bundle import Bundle, StepRecord, sha256_file
 from vitedge.config import CalibSection, ModelSection
 from vitedge.data.dataset import Dataset
 from vitedge.data.folder import open_dataset
@@ -63,7 +63,7 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
         options=options.model_dump(),
         inputs=[],
         external=_identity(options),
-        code=code_version("vitedge.vit", "vitedge.data.preprocess", "vitedge.data.preprocess_sources"),
+        modules=("vitedge.steps.source",),
     )
 
 
@@ -126,7 +126,7 @@ def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter
         options={"calib_size": options.calib_size, "seed": options.seed},
         inputs=[f"{SOURCE}/preprocess.json"],
         external={"calib": dataset.sha256()},
-        code=code_version("vitedge.data"),
+        modules=("vitedge.steps.source",),
     )
     _warn_about(bundle, record, root, reporter)
     return record
@@ -156,13 +156,13 @@ def is_drawn(dataset: Dataset) -> bool:
 
 def read_preprocess(bundle: Bundle) -> Preprocess:
     """The run's preprocessing."""
-    return Preprocess.load(bundle.path(f"{SOURCE}/preprocess.json"))
+    return Preprocess.load(bundle.verified(f"{SOURCE}/preprocess.json"))
 
 
 def read_classes(bundle: Bundle) -> list[str] | None:
     """The run's class names, where they are known."""
-    path = bundle.path(f"{SOURCE}/classes.txt")
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    name = f"{SOURCE}/classes.txt"
+    return bundle.read(name).decode("utf-8").splitlines() if bundle.has(name) else None
 
 
 def read_pixels(bundle: Bundle) -> np.ndarray | None:
