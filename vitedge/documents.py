@@ -25,7 +25,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -200,13 +200,6 @@ def inside(root: Path, relative: str, *, name: str | Path = "", todo: str = "") 
         why = f"{error}."
     where = printable(name or root)
     raise VitedgeError(f"'{where}' names a file outside '{printable(root)}'.", why, todo or "Use a run that you trust.")
-
-
-def printable(text: object, most: int = 300) -> str:
-    """`text` without what a terminal or a page would act on, cut off at `most` characters."""
-    cut = str(text)
-    cut = cut if len(cut) <= most else cut[: most - 3] + "..."
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in cut)
 
 
 def _check_depth(data: bytes) -> None:

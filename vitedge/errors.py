@@ -2,6 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+_CONTROLS = re.compile(r"[^\x20-\x7e\n\t]")
+
+
+def printable(text: object, most: int = 300) -> str:
+    """`text` without what a terminal or a page would act on, cut off at `most` characters."""
+    cut = str(text)
+    return _escaped(cut if len(cut) <= most else cut[: most - 3] + "...").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def plain(text: str) -> str:
+    """`text` with its control characters escaped, but for line ends and tabs."""
+    return _escaped(text) if _CONTROLS.search(text) else text
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1]
+        for c in text
+    )
+
 
 class VitedgeError(Exception):
     """What failed, why, and what to do next.
@@ -11,11 +34,10 @@ class VitedgeError(Exception):
     """
 
     def __init__(self, what: str, why: str = "", todo: str = "", *, exit_code: int = 2) -> None:
-        self.what = what
-        self.why = why
-        self.todo = todo
+        # They hold names of files and words of others.
+        self.what, self.why, self.todo = plain(what), plain(why), plain(todo)
         self.exit_code = exit_code
-        super().__init__(" ".join(part for part in (what, why, todo) if part))
+        super().__init__(" ".join(part for part in (self.what, self.why, self.todo) if part))
 
 
 def missing_package(package: str, extra: str, purpose: str) -> VitedgeError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vitedge import __version__
-from vitedge.errors import VitedgeError, missing_package
+from vitedge.cli import failures
 
 # Name, which is also the module's, -> help. The order is that of `vitedge --help`.
 COMMANDS: dict[str, str] = {
@@ -93,33 +92,8 @@ def _options(
     """
 
 
-# Package that the core does without -> the extra that brings it.
-_EXTRAS = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "accelerate": "compress"}
-_EXTRAS |= {"jinja2": "report", "openvino": "openvino"}
-
-
-def _missing(error: ModuleNotFoundError) -> Exception:
-    package = (error.name or "").partition(".")[0]
-    return missing_package(package, _EXTRAS[package], "This command") if package in _EXTRAS else error
-
-
 def main() -> None:
-    """Runs the command line; every failure is one message and an exit status: 2 wrong call or input, 1 failure."""
-    debug = "--debug" in sys.argv
+    """Runs the command line; see failures.py for how it ends when something fails."""
     # --debug is taken before or after the command's name.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    try:
-        try:
-            app(args=arguments, prog_name="vitedge")
-        except ModuleNotFoundError as error:
-            raise _missing(error) from error
-    except VitedgeError as error:
-        from vitedge.cli.console import print_error
-
-        if debug:
-            traceback.print_exc()
-        print_error(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
+    failures.run(lambda: app(args=arguments, prog_name="vitedge"), debug="--debug" in sys.argv)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, plain
 from vitedge.reporter import Advance, Reporter
 
 if TYPE_CHECKING:
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 # Without a terminal there is no width to keep to: tables must not be folded in logs and files.
 _WIDE = 160
+
+
+class Console(console.Console):
+    """A terminal, or a log, that names of files and words of others can't act on."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else _WIDE)
 
@@ -87,9 +96,10 @@ def print_table(table: Table) -> None:
     from vitedge.tables import is_number  # which loads pydantic: the command line starts without
 
     for number, part in enumerate(table.fitted(out.width)):
-        shown = RichTable(title=None if number else escape(table.title), title_justify="left", title_style="bold")
+        title = None if number else escape(plain(table.title))
+        shown = RichTable(title=title, title_justify="left", title_style="bold")
         for name, right in zip(part.headings(), part.numeric(), strict=True):
-            shown.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+            shown.add_column(escape(plain(name)), justify="right" if right else "left", overflow="fold")
         room = sum(part.widths()) + 1 + (_BAR + 3) * len(part.bars) <= out.width
         drawn = part.bars if room else ()
         for _ in drawn:
@@ -98,7 +108,7 @@ def print_table(table: Table) -> None:
         for row, cells in zip(part.texts(), part.rows, strict=True):
             of = dict(zip(part.columns, cells, strict=True))
             bars = ["#" * _bar(of[name], largest[name]) for name in drawn]
-            shown.add_row(*(escape(cell) for cell in row), *bars)
+            shown.add_row(*(escape(plain(cell)) for cell in row), *bars)
         out.print(shown)
     if table.note:
         out.print(escape(table.note))
