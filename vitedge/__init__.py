@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.api import Artifact, BenchResult, Run, bench_pack, compress, open
+    from vitedge.api import Artifact, BenchResult, Run, bench_pack, compress, inspect, open
     from vitedge.errors import VitedgeError
     from vitedge.loaded import Model, condition, distill, export, fine_tune, images, load, prune, quantize
     from vitedge.reporter import Reporter
@@ -39,6 +39,7 @@ __all__ = [
     "export",
     "fine_tune",
     "images",
+    "inspect",
     "load",
     "open",
     "prune",

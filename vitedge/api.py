@@ -21,6 +21,10 @@ from vitedge.reporter import Reporter, WarningReporter
 
 if TYPE_CHECKING:
     from vitedge.loaded import Model
+    from vitedge.quant.analysis import LayerError
+    from vitedge.steps.inspect import Inspection
+    from vitedge.steps.sensitivity import SensitivityResult
+    from vitedge.tables import Table
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class Artifact:
     accepted: bool | None
     agreement: float | None
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The error of each quantised tensor, worst first, and the table of those shown."""
+
+    errors: list[LayerError]
+    table: Table
 
 
 @dataclass(frozen=True)
@@ -273,6 +285,40 @@ class Run:
         )
 
 
+    @takes_options("analyze")
+    def analyze(
+        self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any
+    ) -> Analysis:
+        """The error of each quantised tensor, worst first, kept in the run. Needs torch."""
+        from vitedge.steps.analyze import analyze_run, error_table
+
+        chosen = options.configure("analyze", keywords, config).analyze
+        bundle = self.bundle
+        with bundle.lock():
+            errors = analyze_run(bundle, chosen.images, reporter or WarningReporter())
+        images = bundle.facts("analyze")["images"]
+        return Analysis(errors, error_table(errors[: chosen.top or None], images))
+
+    @takes_options("sensitivity")
+    def sensitivity(
+        self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any
+    ) -> SensitivityResult:
+        """What pruning would cost, share by share and layer by layer, kept in the run. Needs torch."""
+        from vitedge.steps.sensitivity import parse_shares, sensitivity_of_run
+
+        settings = options.configure("sensitivity", keywords, config)
+        chosen, bundle = settings.sensitivity, self.bundle
+        shares = parse_shares(chosen.shares)
+        with bundle.lock():
+            return sensitivity_of_run(bundle, settings.prune, shares, chosen.images, reporter or WarningReporter())
+
+    def inspect(self) -> Inspection:
+        """Layers, graphs, operators and artifacts of the run, as tables."""
+        from vitedge.steps.inspect import inspect_run
+
+        return inspect_run(self.bundle)
+
+
 @takes_options("compress")
 def compress(
     model: str | Path | None = None,
@@ -298,6 +344,14 @@ def compress(
 def open(run: str | Path = DEFAULT_RUN) -> Run:
     """An existing run. Raises VitedgeError where there is none."""
     return Run(run)
+
+
+@takes_options("inspect")
+def inspect(model: str | Path, *, config: str | Path | None = None, **keywords: Any) -> Inspection:
+    """The layers of a model that is no run, as a table. Needs torch."""
+    from vitedge.steps.inspect import inspect_model
+
+    return inspect_model(options.configure("inspect", {**keywords, "model": model}, config).model)
 
 
 @takes_options("bench")

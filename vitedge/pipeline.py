@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vitedge.steps.transform import Transformed
 
 CONFIG = "vitedge.toml"
+# Steps that are asked for by themselves: what they say of another model goes with that model.
+_ANALYSES = ("sensitivity", "analyze")
 
 
 def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) -> Bundle:
@@ -49,6 +51,9 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
             bundle.drop_step("quantize")
         else:
             _tell(quantize_model(bundle, config.steps.quantize, config.quantize, reporter), reporter)
+        for name in _ANALYSES:
+            if name in bundle.manifest.steps and bundle.stale(*bundle.manifest.steps[name].outputs):
+                bundle.drop_step(name)
     return bundle
 
 

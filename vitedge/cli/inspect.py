@@ -2,124 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vitedge import documents
-from vitedge.bundle import DEFAULT_RUN, Bundle
+from vitedge import api
 from vitedge.cli.console import print_json, print_table
-from vitedge.tables import Cell, Table, read_tables
-from vitedge.vit.config import ViTConfig
-from vitedge.vit.macs import attention_macs, block_params, merge_macs, mlp_macs, model_macs, model_params, patch_macs
+from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
+@with_flags("inspect")
 def command(
+    *,
     model: Annotated[
         str | None, typer.Argument(help="Name, checkpoint or folder; the run's final model where left out.")
     ] = None,
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path(DEFAULT_RUN),
-    heads: Annotated[int | None, typer.Option("--heads", help="Heads, where the shapes can't tell.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    run: RunFlag = RUN,
+    config: ConfigFlag = None,
+    json: JsonFlag = False,
+    given: dict[str, Any],
 ) -> None:
     """Shows widths, parameters and MACs per layer, and the operators of the run's graphs."""
-    facts = _of_run(run) if model is None else _of_model(model, heads)
+    found = api.open(run).inspect() if model is None else api.inspect(model, config=config, **given)
     if json:
-        print_json(facts | {"tables": {name: table.to_dict() for name, table in facts["tables"].items()}})
+        print_json(found.to_dict())
         return
-    for table in facts["tables"].values():
+    for table in found.tables.values():
         print_table(table)
-
-
-def _of_model(source: str, heads: int | None) -> dict[str, Any]:
-    from vitedge.vit.checkpoint import load_model
-
-    # The shapes don't depend on the preprocessing, so a lone checkpoint needs none to be looked at.
-    loaded = load_model(source, heads=heads, preprocess="imagenet")
-    return {"model": loaded.model.config.to_dict(), "tables": {"Layers": layer_table(loaded.model.config, None)}}
-
-
-def _of_run(root: Path) -> dict[str, Any]:
-    bundle = Bundle.open(root)
-    configs = {
-        name: ViTConfig.from_dict(documents.parse_json(bundle.read(f"{name}/arch.json"), f"{name}/arch.json"))
-        for name in ("source", "model")
-    }
-    tables = {"Layers": layer_table(configs["model"], configs["source"])}
-    graphs = {name: facts for name, facts in bundle.facts("export").items() if name.endswith(".onnx")}
-    if graphs:
-        tables["Graphs"] = graph_table(graphs)
-        tables["Operators"] = operator_table({n: f["operators"] for n, f in graphs.items()})
-    for path in bundle.files("analysis/80-"):
-        tables |= {table.title: table for table in read_tables(bundle.read(path))}
-    tables["Artifacts"] = Table(
-        "Artifacts",
-        ["file", "size (MiB)", "made by", "sha256"],
-        [
-            [name, entry.bytes / 2**20, entry.step, entry.sha256[:12]]
-            for name, entry in sorted(bundle.manifest.artifacts.items())
-        ],
-        decimals={"size (MiB)": 2},
-    )
-    return {"model": configs["model"].to_dict(), "tables": tables}
-
-
-def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
-    """One row a layer: widths (before and after where they differ), shapes, parameters, MACs."""
-    w, n = config.width, config.tokens
-    stem = config.patch_size**2 * config.channels * w + w
-    rows: list[list[Any]] = [["patch_embed", f"{config.patch_size}x{config.patch_size}", f"[{n - 1}, {w}]"]]
-    rows[0] += [stem, patch_macs(config) / 1e6]
-    for i, block in enumerate(config.blocks):
-        old = before.blocks[i] if before is not None and len(before.blocks) == len(config.blocks) else block
-        attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
-        if block.v_dim != block.qk_dim:
-            attention += f" (v {block.v_dim})"
-        tokens = config.block_tokens(i)
-        macs = attention_macs(config, block, tokens) / 1e6
-        half = block_params(config, _only(block, mlp=False))
-        rows.append([f"block{i}.attention", attention, f"[{tokens.queries}, {w}]", half, macs])
-        if block.merge:
-            how = f"{tokens.queries} -> {block.merge.left} tokens, {'matched' if block.merge.matched else 'constant'}"
-            rows.append([f"block{i}.merge", how, f"[{tokens.mlp}, {w}]", 0, merge_macs(config, i) / 1e6])
-        units = f"{_change(old.hidden, block.hidden)} units"
-        if len(block.groups) > 1:
-            units += " in groups of " + ", ".join(map(str, block.groups))
-        rest = block_params(config, _only(block, mlp=True))
-        rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
-    rows.append(["head", f"{config.classes} classes", f"[{config.classes}]", w * config.classes + config.classes])
-    rows[-1].append(w * config.classes / 1e6)
-    rows.append(["total", None, None, model_params(config), model_macs(config) / 1e6])
-    note = "MACs as exported: a block computes only the tokens that are needed after it."
-    columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
-    return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
-
-
-def _only(block: Any, *, mlp: bool) -> Any:
-    from dataclasses import replace
-
-    return replace(block, heads=0) if mlp else replace(block, hidden=0, groups=())
-
-
-def _change(old: int, new: int) -> str:
-    return str(new) if old == new else f"{old} -> {new}"
-
-
-def graph_table(graphs: dict[str, Any]) -> Table:
-    """One row a graph: MACs as exported, parameters, how near it is to PyTorch."""
-    rows = [
-        [n, f["macs"] / 1e6, f["params"], f["logit_difference"], f["agreement"]] for n, f in graphs.items()
-    ]
-    columns = ["graph", "MACs (M)", "parameters", "largest logit difference", "agreement with its PyTorch model"]
-    return Table("Graphs", columns, rows)
-
-
-def operator_table(graphs: dict[str, dict[str, int]]) -> Table:
-    """One row an operator, one column a graph."""
-    total: Counter[str] = Counter()
-    for counts in graphs.values():
-        total.update(counts)
-    rows: list[list[Cell]] = [[op, *(counts.get(op, 0) for counts in graphs.values())] for op, _ in total.most_common()]
-    return Table("Operators", ["operator", *graphs], rows)

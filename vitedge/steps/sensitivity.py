@@ -1,0 +1,104 @@
+"""The step that measures what pruning would cost, for `vitedge sensitivity` and the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitedge import documents
+from vitedge.bench.stats import wilson
+from vitedge.bundle import Bundle
+from vitedge.errors import VitedgeError
+from vitedge.files import write_json
+from vitedge.prune.options import PruneOptions
+from vitedge.reporter import Reporter
+from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess
+from vitedge.tables import Cell, Table, read_tables, to_json
+
+if TYPE_CHECKING:
+    from vitedge.prune.sensitivity import Point, Sensitivity
+
+FILE = "analysis/25-sensitivity.json"
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What was measured, as JSON holds it (`points`, `solved_on`, `measured_on`), and its tables."""
+
+    found: dict[str, Any]
+    tables: list[Table]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return self.found
+
+
+def sensitivity_of_run(
+    bundle: Bundle, options: PruneOptions, shares: list[float], images: int, reporter: Reporter
+) -> SensitivityResult:
+    """Agreement against the share removed, of the whole and of each layer alone; kept in the run.
+
+    Raises VitedgeError where the run has too few images.
+    """
+    pixels = need_pixels(bundle, "Measuring the sensitivity")[:images]
+
+    def work(folder: Path) -> dict[str, Any]:
+        from vitedge.prune.sensitivity import sensitivity
+        from vitedge.vit.checkpoint import read_model
+
+        reporter.info(f"solving every cut on {len(pixels)} images; a large model takes minutes")
+        batches = float_batches(pixels, read_preprocess(bundle))
+        found = sensitivity(read_model(bundle.path(SOURCE)), batches, options, shares, reporter)
+        tables = to_json(*_tables(found, options.prune_unit))
+        points = found.to_dict()
+        for point in points["points"]:
+            point["agreement_ci95"] = wilson(round(point["agreement"] * found.measured_on), found.measured_on)
+        write_json(folder / FILE, tables | points)
+        return {"solved_on": found.solved_on, "measured_on": found.measured_on}
+
+    bundle.run_step(
+        "sensitivity",
+        work,
+        options=options.model_dump() | {"shares": shares, "images": len(pixels)},
+        inputs=[f"{SOURCE}/model.safetensors", f"{SOURCE}/arch.json", f"{SOURCE}/preprocess.json", PIXELS],
+        modules=(__name__,),
+    )
+    text = bundle.read(FILE)
+    kept = documents.parse_json(text, FILE)
+    return SensitivityResult({k: v for k, v in kept.items() if k != "tables"}, read_tables(text))
+
+
+def parse_shares(text: str) -> list[float]:
+    """The numbers of a list such as "0.1,0.3"; each is checked as --prune is."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise VitedgeError(f"'{text}' is no list of shares.", "", "Give such as --shares 0.1,0.2,0.3.") from error
+    for share in shares:
+        PruneOptions(prune=share)
+    return shares
+
+
+def _tables(found: Sensitivity, unit: str) -> list[Table]:
+    """The whole model's curve and that of each layer."""
+    note = (
+        f"Closed form on {found.solved_on} calibration images, no gradient steps; agreement with the dense model "
+        f"on {found.measured_on} others, with its 95 % interval."
+    )
+    columns = [f"share of {unit} removed", "agreement", "95 %", "expected KL (nats)"]
+    decimals = dict.fromkeys([*columns, "share of the layer removed"], 4)
+
+    def row(point: Point) -> list[Cell]:
+        low, high = wilson(round(point.agreement * found.measured_on), found.measured_on)
+        return [point.removed, point.agreement, f"[{low:.3f}, {high:.3f}]", point.predicted_kl]
+
+    def table(title: str, columns: list[str], rows: list[list[Cell]]) -> Table:
+        return Table(title, columns, rows, note, "sensitivity", bars=["agreement"], decimals=decimals)
+
+    whole = [row(p) for p in found.points if p.layer == "total"]
+    layers = [[p.layer, p.of_layer, *row(p)] for p in found.points if p.layer != "total"]
+    return [
+        table(f"Agreement against the share of {unit} removed", columns, whole),
+        table("Each layer pruned alone", ["layer", "share of the layer removed", *columns], layers),
+    ]
