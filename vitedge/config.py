@@ -112,6 +112,7 @@ class TrainSection(Options):
     out: str = Field("vitedge-trained", description="Folder for the trained model.")
     classes: str = Field("auto", description="auto: the data set's; or a file, one name a line.")
     resume: bool = Field(False, description="Go on where a run in --out stopped.")
+    overwrite: bool = Field(False, description="Replace the trained model in --out.")
 
 
 class RunConfig(Options):

@@ -20,8 +20,9 @@ import numpy as np
 
 from vitedge import config as options
 from vitedge.config import SourceSection, takes_options
+from vitedge.data.classes import read_classes
 from vitedge.data.dataset import Dataset
-from vitedge.data.folder import open_dataset, open_images, read_classes
+from vitedge.data.folder import open_dataset, open_images
 from vitedge.data.loader import iter_batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
@@ -255,6 +256,7 @@ def fine_tune(
             classes=None if chosen.classes == "auto" else read_classes(chosen.classes),
             known=model.classes,
             resume=chosen.resume,
+            overwrite=chosen.overwrite,
             reporter=reporter or WarningReporter(),
         )
         found = load_model(str(out))

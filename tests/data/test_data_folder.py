@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitedge.data.folder import open_dataset, open_images, read_classes
+from vitedge.data.classes import read_classes
+from vitedge.data.folder import open_dataset, open_images
 from vitedge.errors import VitedgeError
 
 
@@ -40,9 +41,9 @@ def test_labels_by_name(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ncrane, bird\ndog\n")
     dataset = open_dataset(tmp_path)
     assert dataset.labels.tolist() == [1, 0, 2] and dataset.classes == ("cat", "crane, bird", "dog")
-    # The model's names come before those of the folder.
+    # The model's names come before those of the folder, whose indices mean the folder's own names.
     given = open_dataset(tmp_path, classes=["dog", "cat", "crane, bird"])
-    assert given.labels.tolist() == [2, 0, 0]
+    assert given.labels.tolist() == [2, 1, 0] and given.classes == ("dog", "cat", "crane, bird")
 
 
 def test_several_labels(tmp_path: Path) -> None:
@@ -57,7 +58,8 @@ def test_several_labels(tmp_path: Path) -> None:
     [
         ("", "columns"),
         ("file,label\n", "no rows"),
-        ("file;label\na.png;1\n", "file;label"),
+        ("file;name\na.png;1\n", "columns: file, name"),
+        ("file,label\na.png,1,cat\n", "more columns than its header"),
         ("name,label\na.png,1\n", "name, label"),
         ("file,label\nx.png,1\na.png,0\ny/z.png,1\n", "2 in all: x.png; y/z.png"),
         ("file,label\n,1\n", "no name"),
@@ -97,21 +99,36 @@ def test_binary_labels_csv(tmp_path: Path) -> None:
 
 
 def test_one_folder_a_class_is_torchvisions_image_folder(tmp_path: Path) -> None:
-    draw(tmp_path, "10/b.png", "10/deep/a.JPG", "2/x.png", "cat/y.png", ".hidden/z.png", "cat/._y.png")
+    draw(tmp_path, "ant/b.png", "ant/deep/a.JPG", "bee/x.png", "cat/y.png", ".hidden/z.png", "cat/._y.png")
     dataset = open_dataset(tmp_path)
     theirs = pytest.importorskip("torchvision.datasets").ImageFolder(tmp_path, allow_empty=True)
     visible = [(p, c) for p, c in theirs.samples if "/." not in p]
-    shift = theirs.class_to_idx.get("10", 0)  # theirs counts the hidden folder too
+    shift = theirs.class_to_idx.get("ant", 0)  # theirs counts the hidden folder too
     assert {str(dataset.path(i)): int(dataset.labels[i]) + shift for i in range(len(dataset))} == dict(visible)
-    assert dataset.classes == ("10", "2", "cat")
+    assert dataset.classes == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("names", [("class1", "class2", "class10"), ("2", "10", "cat"), ("01", "2", "11")])
+def test_sub_folders_are_in_natural_order_as_timm_sorts_them(
+    tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(tmp_path, *(f"{name}/a.png" for name in reversed(names)))
+    dataset = open_dataset(tmp_path)
+    theirs = pytest.importorskip("timm.data").create_dataset("", str(tmp_path)).reader.class_to_idx
+    assert {file.partition("/")[0]: label for file, label in zip(dataset.files, dataset.labels, strict=True)} == theirs
+    assert dataset.classes == names
+    if list(names) != sorted(names):
+        assert "natural order: " + ", ".join(names) in caplog.text
 
 
 def test_folders_by_the_models_names_and_by_their_order(tmp_path: Path) -> None:
     draw(tmp_path, "cat/a.png", "dog/b.png")
     named = open_dataset(tmp_path, classes=["dog", "horse", "cat"])
     assert named.labels.tolist() == [2, 0] and named.classes == ("dog", "horse", "cat")
-    ordered = open_dataset(tmp_path, classes=["tench", "goldfish"])
-    assert ordered.labels.tolist() == [0, 1] and ordered.classes == ("tench", "goldfish")
+    with pytest.raises(VitedgeError, match=r"Sub-folders: cat, dog\. Known classes: tench, goldfish"):
+        open_dataset(tmp_path, classes=["tench", "goldfish"])
+    nameless = open_dataset(tmp_path, classes=["LABEL_0", "LABEL_1"])
+    assert nameless.labels.tolist() == [0, 1]
     with pytest.raises(VitedgeError, match="2 sub-folders and 3 classes; not among the class names: dog"):
         open_dataset(tmp_path, classes=["cat", "horse", "bird"])
     with pytest.raises(VitedgeError, match="do not fit"):

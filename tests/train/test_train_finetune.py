@@ -202,3 +202,43 @@ def test_schedule() -> None:
     assert lr_factor(0.1, 0.1, 0.01) == pytest.approx(1.0)
     assert lr_factor(1.0, 0.1, 0.01) == pytest.approx(0.01)
     assert lr_factor(0.0, 0.0, 0.01) == pytest.approx(1.0)
+
+
+def test_a_trained_model_is_not_overwritten(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+    out, fine, loop = tmp_path / "out", FineTuneOptions(train="head"), _loop(epochs=1)
+    _run(model, data, out, fine, loop=loop)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(VitedgeError, match="--overwrite"):
+        _run(model, data, out, fine, loop=loop)
+    assert (out / "model.safetensors").read_bytes() == before
+    _run(model, data, out, fine, loop=_loop(epochs=2), overwrite=True)
+    assert (out / "model.safetensors").read_bytes() != before
+    with pytest.raises(VitedgeError, match=r"holds.*labels\.csv"):
+        (data / "labels.csv").write_text("file,label\n")
+        _run(model, data, data, fine, loop=loop)
+
+
+def test_the_kind_of_labels_decides(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+    """Several labels an image, of the classes that a softmax head has: it becomes a head of sigmoids."""
+    rows = [f"{name}/0-{i}.png,{name}\n" for name in NAMES for i in range(16)]
+    (data / "labels.csv").write_text("file,labels\n" + "".join(rows))
+    (data / "classes.txt").write_text("\n".join(NAMES))
+    known = with_new_head(model, 3, multi_label=False)
+    _run(known, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1), known=list(NAMES))
+    assert load_model(str(tmp_path / "out")).model.config.activation == "sigmoid"
+    (data / "labels.csv").unlink()
+    several = with_new_head(model, 3, multi_label=True)
+    _run(several, data, tmp_path / "2", FineTuneOptions(train="head"), loop=_loop(epochs=1), known=list(NAMES))
+    assert load_model(str(tmp_path / "2")).model.config.activation == "softmax"
+
+
+def test_the_models_order_of_the_same_classes_keeps_its_head(
+    model: VisionTransformer, data: Path, tmp_path: Path
+) -> None:
+    known = with_new_head(model, 3, multi_label=False)
+    with torch.no_grad():
+        known.head.weight.normal_()
+    _run(known, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1, lr=1e-9), known=list(NAMES))
+    loaded = load_model(str(tmp_path / "out"))
+    assert loaded.classes == list(NAMES)
+    assert torch.allclose(loaded.model.head.weight, known.head.weight, atol=1e-4)

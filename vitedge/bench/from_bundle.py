@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from vitedge.bench import host
 from vitedge.bench.row import Artifact
 from vitedge.bench.source import DatasetSource, NoiseSource, Source
 from vitedge.bundle import Bundle
-from vitedge.data.folder import open_dataset, read_classes
+from vitedge.data.classes import read_classes
+from vitedge.data.folder import open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
 from vitedge.data.shapes import SHAPES
@@ -23,6 +25,7 @@ from vitedge.errors import VitedgeError
 from vitedge.metrics import Activation
 
 Facts = dict[str, Any]
+log = logging.getLogger(__name__)
 
 _NOT_THE_MODEL = ("metadata.json", "build.log")
 
@@ -174,10 +177,18 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
         )
     count = class_count(bundle)
     classes = find_classes(bundle)
-    dataset = open_dataset(folder, None if is_foreign_drawing(folder, classes) else classes, count)
     if is_foreign_drawing(folder, classes):
         # Its labels are numbers of shapes: as numbers of the model's classes they would mean nothing.
-        dataset = replace(dataset, labels=None, classes=None)
+        dataset = replace(open_dataset(folder), labels=None, classes=None)
+    elif data is None:
+        # Calibration images need no labels: what stands beside them may be of other classes.
+        try:
+            dataset = open_dataset(folder, classes, count, "train")
+        except VitedgeError as error:
+            log.warning("accuracy is not measured on the calibration images: %s", error.what)
+            dataset = replace(open_dataset(folder), labels=None, classes=None)
+    else:
+        dataset = open_dataset(folder, classes, count)
     if dataset.labels is not None and count is not None:
         dataset.require_labels("Accuracy", count)
     on_calibration = calibrated is not None and Path(folder).resolve() == Path(calibrated).resolve()

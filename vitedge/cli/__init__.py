@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -92,8 +93,19 @@ def _options(
     """
 
 
+class _Warnings(logging.Handler):
+    """Prints what the library logs as warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from vitedge.cli.console import ConsoleReporter
+        from vitedge.documents import printable
+
+        ConsoleReporter().warn(printable(record.getMessage(), 2000))
+
+
 def main() -> None:
     """Runs the command line; see failures.py for how it ends when something fails."""
     # --debug is taken before or after the command's name.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.getLogger("vitedge").addHandler(_Warnings(logging.WARNING))
     failures.run(lambda: app(args=arguments, prog_name="vitedge"), debug="--debug" in sys.argv)

@@ -11,9 +11,10 @@ import typer
 
 from vitedge import targets
 from vitedge.bundle import DEFAULT_RUN, Bundle
-from vitedge.cli.console import ConsoleReporter, err, out, print_json
+from vitedge.cli.console import err, out, print_json
 from vitedge.data.folder import open_images
 from vitedge.data.loader import iter_batches
+from vitedge.documents import printable
 from vitedge.errors import VitedgeError
 from vitedge.steps.source import read_classes, read_preprocess
 
@@ -35,26 +36,32 @@ def command(
     classes = read_classes(bundle)
     multi = jsonlib.loads(bundle.verified("model/arch.json").read_text())["activation"] == "sigmoid"
     runner = targets.get(metadata["target"]).open(path, metadata)
-    batches = iter_batches(dataset, read_preprocess(bundle), 8)
-    results: list[dict[str, Any]] = []
+    # A broken image is a row with an error among the others.
+    batches = iter_batches(dataset, read_preprocess(bundle), 8, most_unreadable=1.0)
+    rows: dict[int, dict[str, Any]] = {}
     try:
         for pixels, indices in batches:
             scores = probabilities(runner.infer(pixels), multi)
-            for row, index in zip(scores, indices, strict=True):
-                results.append({"file": str(dataset.path(int(index))), "top": _best(row, classes, top)})
+            for row, index in zip(scores, indices.tolist(), strict=True):
+                rows[index] = {"file": printable(dataset.path(index), 4096), "top": _best(row, classes, top)}
                 if not json:
-                    _show(results[-1])
+                    _show(rows[index])
     finally:
         runner.close()
+    failed = {i: {"file": printable(dataset.path(i), 4096), "error": why} for i, why in batches.unreadable.items()}
+    if not rows:
+        first = next(iter(failed.values()))
+        raise VitedgeError("No image could be read.", f"{first['file']}: {first['error']}.", "Give other images.")
+    for row in () if json else failed.values():
+        _show(row)
+    results = [row for _, row in sorted((rows | failed).items())]
     if json:
         print_json(
             {"artifact": name, "device": runner.device, "activation": "sigmoid" if multi else "softmax"}
             | {"images": results}
         )
     else:
-        err.print(f"{len(results)} images, {name} on {runner.device}", style="dim")
-    if batches.skipped:
-        ConsoleReporter().warn(batches.warning())
+        err.print(f"{len(rows)} images, {name} on {runner.device}", style="dim")
 
 
 def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, Any]]:
@@ -98,6 +105,8 @@ def _best(row: np.ndarray, classes: list[str] | None, top: int) -> list[dict[str
 
 def _show(result: dict[str, Any]) -> None:
     out.print(result["file"], markup=False)
-    for entry in result["top"]:
+    if "error" in result:
+        out.print(f"  error: {result['error']}", markup=False)
+    for entry in result.get("top", ()):
         name = entry["class"] if entry["class"] is not None else f"class {entry['index']}"
         out.print(f"  {entry['probability']:7.2%}  {name}", markup=False)

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
+    | ({".avif"} if features.check("avif") else set())
 )
+# Suffix -> what such a file is, and what to do with it.
+_CONVERT = "Convert them to JPEG or PNG first (on Linux: heif-convert, magick; on a Mac: sips -s format jpeg)."
+UNREAD = {
+    **dict.fromkeys((".heic", ".heif"), ("HEIC images, as phones save them", _CONVERT)),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"), ("raw images of cameras", _CONVERT)),
+    **dict.fromkeys((".svg", ".psd", ".pdf", ".jxl", ".jp2"), ("images of a format that is not read", _CONVERT)),
+    **dict.fromkeys(
+        (".npy", ".npz"),
+        ("NumPy arrays", "Give the image files: vitedge prepares them itself, as the model's preprocessing says."),
+    ),
+    ".mp4": ("films", "Extract their images first: ffmpeg -i FILM -r 1 %05d.jpg."),
+}
+MOST_PIXELS = 2**27  # 400 MB as RGB, for each thread that decodes
+# First bytes of what is saved under an image's name -> what it is.
+_KINDS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the image (run `git lfs pull`)"),
+    (b"<!doctype html", "it is an HTML page, not an image"),
+    (b"<html", "it is an HTML page, not an image"),
+    (b"<svg", "it is an SVG drawing, which has no pixels"),
+    (b"%pdf", "it is a PDF"),
+    (b"\x93numpy", "it is a NumPy array"),
+)
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc", b"ftypmsf1")
 
 
 class UnreadableImage(Exception):
@@ -26,7 +52,18 @@ def is_image(path: Path) -> bool:
 
 
 def open_rgb(path: str | Path) -> Image.Image:
-    """The image in `path`, RGB, turned upright as its EXIF orientation says.
+    """The image in the file `path`, as `decode` gives it. Raises UnreadableImage, also for a FIFO or a device."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise UnreadableImage(path, "it is no regular file")
+        with open(path, "rb") as file:
+            return decode(file, path)
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from error
+
+
+def decode(file: IO[bytes], name: str | Path) -> Image.Image:
+    """The image in `file`, RGB, turned upright as its EXIF orientation says.
 
     Grey, palette, CMYK and 1-bit images are converted. Transparency is dropped without blending, as
     `Image.convert("RGB")` does in the loaders of torchvision, timm and Hugging Face, by which models were
@@ -34,19 +71,31 @@ def open_rgb(path: str | Path) -> Image.Image:
     frame.
 
     Raises:
-        UnreadableImage: empty, truncated, no image, or of a range that is not known (32-bit, float).
+        UnreadableImage: empty, truncated, no image, too large, or of a range that is not known (32-bit, float).
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MOST_PIXELS:,}")
             opened.load()
-            image = _upright(opened)
-            return _to_rgb(image)
+            return _to_rgb(_upright(opened))
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
-        empty = isinstance(error, OSError) and Path(path).is_file() and Path(path).stat().st_size == 0
-        text = "the file is empty" if empty else str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError) and not empty:
-            text = "it is no image of a known format"
-        raise UnreadableImage(path, text.replace(repr(str(path)), "the file")) from error
+        raise UnreadableImage(name, _reason(error, file, str(name))) from error
+
+
+def _reason(error: Exception, file: IO[bytes], name: str) -> str:
+    if isinstance(error, MemoryError):
+        return "the memory is too small for it"
+    if not isinstance(error, UnidentifiedImageError):
+        return (str(error) or type(error).__name__).replace(repr(name), "the file")
+    file.seek(0)
+    head = file.read(256)
+    if not head:
+        return "the file is empty"
+    if head[4:12] in _HEIC:
+        return "it is a HEIC image, which is not read: convert it to JPEG"
+    text = head.lstrip().lower()
+    return next((kind for start, kind in _KINDS if text.startswith(start)), "it is no image of a known format")
 
 
 def _upright(image: Image.Image) -> Image.Image:

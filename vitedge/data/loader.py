@@ -24,17 +24,24 @@ class Batches:
     """The batches of a data set, once through for each `iter`.
 
     Attributes:
-        skipped: the unreadable images met so far in the newest pass, as (file, reason).
+        unreadable: the unreadable images met so far in the newest pass: index in the data set -> reason.
     """
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, batch_size: int, threads: int) -> None:
+    def __init__(
+        self, dataset: Dataset, preprocess: Preprocess, batch_size: int, threads: int, most_unreadable: float
+    ) -> None:
         self.dataset, self.preprocess = dataset, preprocess
-        self.batch_size, self.threads = batch_size, threads
-        self.skipped: list[tuple[str, str]] = []
+        self.batch_size, self.threads, self.most_unreadable = batch_size, threads, most_unreadable
+        self.unreadable: dict[int, str] = {}
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The unreadable images as (file, reason)."""
+        return [(self.dataset.files[index], reason) for index, reason in self.unreadable.items()]
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields pixels uint8 [n, crop, crop, 3] and their indices in the data set, int64 [n]."""
-        self.skipped = []
+        self.unreadable = {}
         pixels: list[np.ndarray] = []
         indices: list[int] = []
         for index, image in self._images():
@@ -86,17 +93,21 @@ class Batches:
             return UnreadableImage(path, str(error))
 
     def _skip(self, index: int, error: UnreadableImage) -> None:
-        self.skipped.append((self.dataset.files[index], error.reason))
-        if len(self.skipped) > UNREADABLE_SHARE * len(self.dataset):
+        self.unreadable[index] = error.reason
+        if len(self.unreadable) > self.most_unreadable * len(self.dataset):
             raise VitedgeError(
                 f"Too many images of {self.dataset.root} are unreadable.",
-                f"Over {UNREADABLE_SHARE:.0%} are an error. {self.warning()}.",
-                "Mend or remove these files.",
+                f"Over {self.most_unreadable:.0%} are an error. {self.warning()}.",
+                "Fix or remove these files.",
             )
 
 
 def iter_batches(
-    dataset: Dataset, preprocess: Preprocess, batch_size: int = 32, threads: int | None = None
+    dataset: Dataset,
+    preprocess: Preprocess,
+    batch_size: int = 32,
+    threads: int | None = None,
+    most_unreadable: float = UNREADABLE_SHARE,
 ) -> Batches:
     """Batches of pixels, in the order of the data set.
 
@@ -108,11 +119,11 @@ def iter_batches(
     images a thread wait decoded, beside the batch that is handed out.
 
     Raises:
-        VitedgeError: more than 1 % of the set is unreadable (as soon as that is known).
+        VitedgeError: more than `most_unreadable` of the set is unreadable (as soon as that is known).
     """
     if batch_size < 1:
         raise VitedgeError(f"The batch size is {batch_size}.", "", "Pass 1 or more.")
-    return Batches(dataset, preprocess, batch_size, threads or default_threads())
+    return Batches(dataset, preprocess, batch_size, threads or default_threads(), most_unreadable)
 
 
 def default_threads() -> int:

@@ -85,10 +85,11 @@ def _identity(options: ModelSection) -> dict[str, str]:
     return digests
 
 
-def find_calibration(given: str | None) -> Path | None:
-    """The calibration folder: the one given, or `./calib` where there is one.
+def open_calibration(given: str | None) -> Dataset | None:
+    """The calibration images: of the folder given, or of `./calib` where there is one.
 
-    A folder that only holds one data set (as this repository's `calib/` holds `shapes/`) stands for that set.
+    A folder that only holds one data set (as this repository's `calib/` holds `shapes/`) stands for that set; of one
+    with parts, the training images are taken.
     """
     folder = Path(given) if given else Path("calib")
     if not folder.is_dir():
@@ -100,18 +101,18 @@ def find_calibration(given: str | None) -> Path | None:
     if not (folder / "labels.csv").is_file():
         inner = [p for p in sorted(folder.iterdir()) if (p / "labels.csv").is_file()]
         if len(inner) == 1:
-            return inner[0]
-    return folder
+            folder = inner[0]
+    return open_dataset(folder, part="train")
 
 
-def sample_calibration(bundle: Bundle, options: CalibSection, reporter: Reporter) -> StepRecord | None:
-    """Calibration images, decoded and cropped, into `calib/pixels.npy`; None where there is no folder."""
-    root = find_calibration(options.calib)
-    if root is None:
+def sample_calibration(
+    bundle: Bundle, dataset: Dataset | None, options: CalibSection, reporter: Reporter
+) -> StepRecord | None:
+    """Calibration images, decoded and cropped, into `calib/pixels.npy`; None where there are none."""
+    if dataset is None:
         bundle.drop_step("calib")
         return None
-    preprocess = read_preprocess(bundle)
-    dataset = open_dataset(root)
+    root, preprocess = dataset.root, read_preprocess(bundle)
 
     def work(folder: Path) -> dict[str, Any]:
         reporter.info(f"reading up to {options.calib_size} calibration images from {root}")
@@ -174,13 +175,18 @@ def need_pixels(bundle: Bundle, purpose: str) -> np.ndarray:
     """`read_pixels`, or a VitedgeError that says what they are needed for."""
     pixels = read_pixels(bundle)
     if pixels is None:
-        raise VitedgeError(
-            f"{purpose} needs calibration images.",
-            "There is no folder ./calib, and none was given.",
-            "Give a folder with some hundred images of the kind that the model will see: --calib DIR. "
-            "Labels aren't needed.",
-        )
+        raise need_images(purpose)
     return pixels
+
+
+def need_images(purpose: str) -> VitedgeError:
+    """The error for what can't be done without calibration images."""
+    return VitedgeError(
+        f"{purpose} needs calibration images.",
+        "There is no folder ./calib, and none was given.",
+        "Give a folder with some hundred images of the kind that the model will see: --calib DIR. "
+        "Labels aren't needed.",
+    )
 
 
 def float_batches(pixels: np.ndarray, preprocess: Preprocess, size: int = 16) -> Callable[[], Iterator[Tensor]]:

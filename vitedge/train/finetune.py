@@ -22,7 +22,7 @@ from vitedge.train.loop import Fit, Row, fit, make_accelerator
 from vitedge.train.losses import class_weights
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
-from vitedge.train.output import save_folder, write_figures
+from vitedge.train.output import check_free, save_folder, write_figures
 from vitedge.train.schedule import freeze, parameter_groups
 from vitedge.train.split import class_count, class_counts, split_folder
 from vitedge.vit.architecture import Architecture
@@ -65,6 +65,7 @@ def fine_tune(
     classes: tuple[str, ...] | None = None,
     known: list[str] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes on the data set in `data` and writes a model folder to `out`.
@@ -72,22 +73,27 @@ def fine_tune(
     Args:
         classes: names that the labels index; of the data set by default.
         known: names of the model's present classes: where they are the data set's, its head is kept.
+        overwrite: replace the trained model or data set that `out` holds.
 
     Returns:
         The figures of `training.json`: "score" and more on "part" (test where there is one), of "images".
 
     Raises:
-        VitedgeError: data that can't be trained on, a run that diverges (its best weights are in `out`), or a
-            full memory.
+        VitedgeError: data that can't be trained on, an `out` that holds a model, a run that diverges (its best weights
+            are in `out`), or a full memory.
     """
+    if not (resume or overwrite):
+        check_free(out)
     started, reporter = time.monotonic(), reporter or Reporter()
     accelerator = make_accelerator()
     train, val, test = split_folder(data, options.val_share, loop.seed, classes)
+    if known and classes is None and train.classes != tuple(known) and set(train.classes or ()) == set(known):
+        train, val, test = split_folder(data, options.val_share, loop.seed, tuple(known))
     names = list(train.classes or [str(i) for i in range(class_count(train))])
     if empty := [name for name, n in zip(names, class_counts(train, len(names)), strict=True) if n == 0]:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
         reporter.warn(f"{data} has no images of {', '.join(empty[:5])}{more}: the model will not know them")
-    if names != known:
+    if names != known or (model.config.activation == "sigmoid") != train.multi_label:
         model = with_new_head(model, len(names), train.multi_label)
     images = Images(train, preprocess, len(names))
     for file, reason in images.skipped[:5]:

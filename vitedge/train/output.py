@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
 from vitedge.files import write_json, write_text
 from vitedge.tables import Table, to_json
 from vitedge.train.metrics import Tally
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import save_model
 
+FILES = ("model.safetensors", "arch.json", "preprocess.json", "classes.txt", "training.json", "metrics.csv")
 
-def save_folder(
-    folder: Path, model: Architecture, preprocess: Preprocess, classes: list[str] | None
-) -> None:
+def check_free(folder: Path) -> None:
+    """Raises VitedgeError where writing a trained model to `folder` would replace something."""
+    if there := [name for name in (*FILES, "labels.csv", "manifest.json") if (folder / name).exists()]:
+        raise VitedgeError(
+            f"'{folder}' is not empty.",
+            f"It holds {', '.join(there[:3])}.",
+            "Give another folder with --out, go on with --resume, or replace what is there with --overwrite.",
+        )
+
+
+def save_folder(folder: Path, model: Architecture, preprocess: Preprocess, classes: list[str] | None) -> None:
     """Writes the folder that `--model` takes: weights, `arch.json`, `preprocess.json`, `classes.txt`."""
     save_model(folder, model)
     preprocess.save(folder / "preprocess.json")
@@ -31,10 +41,7 @@ def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: 
     """
     sigmoid = tally.activation == "sigmoid"
     support = (tally.table[:, 0] + tally.table[:, 2]) if sigmoid else tally.confusion.sum(1)
-    rows = [
-        [name, int(n), value]
-        for name, n, value in zip(classes, support.tolist(), tally.per_class(), strict=True)
-    ]
+    rows = [[name, int(n), value] for name, n, value in zip(classes, support.tolist(), tally.per_class(), strict=True)]
     measure = "F1" if sigmoid else "accuracy"
     tables = [Table("Each class", ["class", "images", measure], rows)]
     wrong = tally.confusion.clone().fill_diagonal_(0)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vitedge.data.classes import read_classes
 from vitedge.data.dataset import Dataset
-from vitedge.data.folder import open_dataset, read_classes
+from vitedge.data.folder import find_parts, open_dataset
 from vitedge.errors import VitedgeError
-
-_VALIDATION = ("val", "valid", "validation")
 
 
 def split_folder(
@@ -18,25 +17,27 @@ def split_folder(
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Training, validation and test images of a data set.
 
-    A folder with `train` and `val` (or `validation`) below it is split by them. Else `fraction` of each class is
-    drawn for validation, with the seed. `test` below the folder is the test set; without it there is none.
+    A folder with `train` and `val` (or `valid`, `validation`, `dev`) below it is split by them. Else
+    `fraction` of each class is drawn for validation, with the seed. `test` below the folder is the test
+    set; without it there is none.
 
     Raises:
         VitedgeError: no labels, one class only, or a class without images in the training or validation part.
     """
     root = Path(folder)
-    if (root / "train").is_dir():
-        train = _part(root, "train", classes)
-        names = train.classes
-        chosen = next((name for name in _VALIDATION if (root / name).is_dir()), None)
-        if chosen is not None:
-            val = _part(root, chosen, names)
+    if classes is None and (root / "classes.txt").is_file():
+        classes = read_classes(root / "classes.txt")  # of the whole set, above its parts
+    parts = {} if (root / "labels.csv").is_file() else find_parts(root)
+    test = None
+    if "train" not in parts:
+        train, val = split_dataset(_teaching(root, classes), fraction, seed)
+    else:
+        train = _teaching(parts["train"], classes)
+        if "val" in parts:
+            val = _held(parts["val"], train)
         else:
             train, val = split_dataset(train, fraction, seed)
-        test = _part(root, "test", names) if (root / "test").is_dir() else None
-    else:
-        train, val = split_dataset(_teaching(root, classes), fraction, seed)
-        test = None
+        test = _held(parts["test"], train) if "test" in parts else None
     check_parts(train, val)
     return train, val, test
 
@@ -92,17 +93,6 @@ def _one_class(root: Path) -> VitedgeError:
     )
 
 
-def _part(root: Path, name: str, classes: tuple[str, ...] | None) -> Dataset:
-    # Class names of the whole set may stand above its parts.
-    beside = root / "classes.txt"
-    if classes is None and beside.is_file() and not (root / name / "classes.txt").is_file():
-        classes = read_classes(beside)
-    if name == "train":
-        return _teaching(root / name, classes)
-    _check_folders(root / "train", root / name)
-    return open_dataset(root / name, classes)
-
-
 def _teaching(folder: Path, classes: tuple[str, ...] | None) -> Dataset:
     dataset = open_dataset(folder, classes)
     # One sub-folder alone is no class for `open_dataset`: images without labels may lie in one too.
@@ -111,18 +101,14 @@ def _teaching(folder: Path, classes: tuple[str, ...] | None) -> Dataset:
     return dataset
 
 
-def _check_folders(train: Path, part: Path) -> None:
-    """Raises VitedgeError for sub-folders of `part` that `train` lacks: as many of them would pass for its classes."""
-    if any((folder / "labels.csv").is_file() for folder in (train, part)):
-        return
-    ours, theirs = ({p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."} for folder in (train, part))
-    if ours and (unknown := sorted(theirs - ours)):
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise VitedgeError(
-            f"{part} has classes that {train} lacks.",
-            f"Sub-folders without a counterpart there: {', '.join(unknown[:5])}{more}.",
-            "Add training images of these classes, or remove the sub-folders.",
-        )
+def _held(folder: Path, train: Dataset) -> Dataset:
+    try:
+        return open_dataset(folder, train.classes)
+    except VitedgeError as error:
+        if "not among the class names" not in error.why:
+            raise
+        todo = "Add training images of these classes, or remove the others."
+        raise VitedgeError(f"{folder} has classes that {train.root} lacks.", error.why, todo) from error
 
 
 def class_count(dataset: Dataset) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitedge.data import preprocess as pp
 from vitedge.data import preprocess_sources as sources
-from vitedge.data.folder import read_classes
+from vitedge.data.classes import read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
@@ -182,6 +182,8 @@ def _read_hub_folder(folder: Path, heads: int | None) -> _Raw:
     checkpoint = _only_checkpoint(folder)
     if "pretrained_cfg" in config:
         raw = _read_file(checkpoint, heads)
+        if raw.classes is None and isinstance(names := config.get("label_names"), list):
+            raw = replace(raw, classes=[str(name) for name in names])
         return raw if raw.preprocess else replace(raw, preprocess=sources.from_timm(config["pretrained_cfg"]))
     if config.get("model_type") != "vit" or config.get("hidden_act", "gelu") != "gelu":
         raise VitedgeError(
