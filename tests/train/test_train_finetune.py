@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.files import locked, make_folder
 from vitedge.reporter import Reporter
 from vitedge.train.finetune import fine_tune, with_new_head
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
@@ -216,6 +217,15 @@ def test_a_trained_model_is_not_overwritten(model: VisionTransformer, data: Path
     with pytest.raises(VitedgeError, match=r"holds.*labels\.csv"):
         (data / "labels.csv").write_text("file,label\n")
         _run(model, data, data, fine, loop=loop)
+
+
+def test_one_training_at_a_time_in_a_folder(model: VisionTransformer, data: Path, tmp_path: Path) -> None:
+    with (
+        locked(make_folder(tmp_path / "out") / ".lock", "training into"),
+        pytest.raises(VitedgeError, match="Another vitedge process is training into"),
+    ):
+        _run(model, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1))
+    _run(model, data, tmp_path / "out", FineTuneOptions(train="head"), loop=_loop(epochs=1))
 
 
 def test_the_kind_of_labels_decides(model: VisionTransformer, data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.files import make_folder
 from vitedge.reporter import Reporter
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.classify import Classification, Holdout
@@ -22,7 +22,7 @@ from vitedge.train.loop import Fit, Row, fit, make_accelerator
 from vitedge.train.losses import class_weights
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
-from vitedge.train.output import check_free, save_folder, write_figures
+from vitedge.train.output import own_folder, save_folder, write_figures
 from vitedge.train.schedule import freeze, parameter_groups
 from vitedge.train.split import class_count, class_counts, split_folder
 from vitedge.vit.architecture import Architecture
@@ -79,13 +79,29 @@ def fine_tune(
         The figures of `training.json`: "score" and more on "part" (test where there is one), of "images".
 
     Raises:
-        VitedgeError: data that can't be trained on, an `out` that holds a model, a run that diverges (its best weights
-            are in `out`), or a full memory.
+        VitedgeError: data that can't be trained on, an `out` that holds a model or that another process trains into, a
+            run that diverges (its best weights are in `out`), or a full memory.
     """
-    if not (resume or overwrite):
-        check_free(out)
-    started, reporter = time.monotonic(), reporter or Reporter()
-    accelerator = make_accelerator()
+    with own_folder(out, free=not (resume or overwrite)) if make_accelerator().is_main_process else nullcontext():
+        return _fine_tune(
+            model, preprocess, data, out, options, loop, augment, classes, known, resume, reporter or Reporter()
+        )
+
+
+def _fine_tune(
+    model: Architecture,
+    preprocess: Preprocess,
+    data: Path,
+    out: Path,
+    options: FineTuneOptions,
+    loop: LoopOptions,
+    augment: AugmentOptions,
+    classes: tuple[str, ...] | None,
+    known: list[str] | None,
+    resume: bool,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    started, accelerator = time.monotonic(), make_accelerator()
     train, val, test = split_folder(data, options.val_share, loop.seed, classes)
     if known and classes is None and train.classes != tuple(known) and set(train.classes or ()) == set(known):
         train, val, test = split_folder(data, options.val_share, loop.seed, tuple(known))
@@ -113,8 +129,6 @@ def fine_tune(
         "data": train.sha256(),
         "training": {**options.model_dump(), **augment.model_dump()},
     }
-    if accelerator.is_main_process:
-        make_folder(out)
     log = MetricsLog(out) if accelerator.is_main_process else None
     used = (time.monotonic() - started) / 60
     result: Fit | None = None

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.files import write_json, write_text
+from vitedge.files import locked, make_folder, write_json, write_text
 from vitedge.tables import Table, to_json
 from vitedge.train.metrics import Tally
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import save_model
 
-FILES = ("model.safetensors", "arch.json", "preprocess.json", "classes.txt", "training.json", "metrics.csv")
+# What a training writes, or a data set or a run holds: no folder with one of these is written to.
+_FILES = (
+    *("model.safetensors", "arch.json", "preprocess.json", "classes.txt", "training.json", "metrics.csv"),
+    *("labels.csv", "manifest.json"),
+)
 
-def check_free(folder: Path) -> None:
-    """Raises VitedgeError where writing a trained model to `folder` would replace something."""
-    if there := [name for name in (*FILES, "labels.csv", "manifest.json") if (folder / name).exists()]:
-        raise VitedgeError(
-            f"'{folder}' is not empty.",
-            f"It holds {', '.join(there[:3])}.",
-            "Give another folder with --out, go on with --resume, or replace what is there with --overwrite.",
-        )
+
+@contextmanager
+def own_folder(folder: Path, *, free: bool) -> Iterator[None]:
+    """Holds `folder`, made where it is missing, while a model is trained into it.
+
+    Raises VitedgeError where another process has it, and, with `free`, where something in it would be replaced. One
+    that was made here and stays empty is removed.
+    """
+    made = not folder.exists()
+    try:
+        with locked(make_folder(folder) / ".lock", "training into"):
+            if free and (there := [name for name in _FILES if (folder / name).exists()]):
+                raise VitedgeError(
+                    f"'{folder}' is not empty.",
+                    f"It holds {', '.join(there[:3])}.",
+                    "Give another folder with --out, go on with --resume, or replace what is there with --overwrite.",
+                )
+            yield
+    finally:
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
 
 
 def save_folder(folder: Path, model: Architecture, preprocess: Preprocess, classes: list[str] | None) -> None:
