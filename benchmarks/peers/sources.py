@@ -123,7 +123,7 @@ def _test(work: Path, data: Path | None, classes: Path | None) -> tuple[Path | N
         return None, None, None
     from vitedge.bundle import Bundle
     from vitedge.data.classes import read_classes
-from vitedge.data.folder import open_dataset
+    from vitedge.data.folder import open_dataset
     from vitedge.data.loader import iter_batches
     from vitedge.steps.source import read_preprocess
 
