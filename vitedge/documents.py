@@ -152,12 +152,12 @@ def validate(value: Any, kind: type[T], name: str | Path, *, todo: str = "", exi
         ) from error
 
 
-def dump(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
-    """Indented JSON of plain values or models, with a line end. Raises VitedgeError where NaN or infinity is in it."""
+def dump(value: Any, *, indent: int | None = 2, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON of plain values or models, with a line end. Raises VitedgeError where NaN or infinity is in it."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     try:
-        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=default) + "\n"
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False, default=default) + "\n"
     except ValueError as error:
         raise VitedgeError(
             "A result is not a number.", f"{_not_finite(value)} is NaN or infinite.", "Report this.", exit_code=1

@@ -35,7 +35,7 @@ def _version(package: str) -> str | None:
 
 def command(json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
     """Shows what each target finds here."""
-    probes = [targets.get(name).probe() for name in targets.names()]
+    probes = [targets.diagnose(name) for name in targets.names()]
     packages = {name: _version(name) for name in _PACKAGES}
     if json:
         print_json(

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from vitedge.errors import VitedgeError
 
 _PREFIX = "range/"
+FP16_MAX = 65504.0
 
 
 def float_values(model: onnx.ModelProto) -> list[str]:
@@ -64,6 +65,12 @@ def measure_ranges(
         if progress is not None:
             progress(start + step, len(images))
     return dict(zip(values, largest.tolist(), strict=True))
+
+
+def first_overflow(model: onnx.ModelProto, pixels: np.ndarray) -> tuple[str, float] | None:
+    """The first value in the data flow that is beyond FP16 on these images, and its magnitude; None where none is."""
+    ranges = measure_ranges(model, pixels)
+    return next(((name, largest) for name, largest in ranges.items() if largest > FP16_MAX), None)
 
 
 def _with_maxima(model: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:

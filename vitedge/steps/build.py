@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def build_artifact(
             "macs": export["macs"],
             "params": export["params"],
         } | result.metadata
-        metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind)
+        metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind, float32)
         write_json(out / "metadata.json", metadata)
         cost = target.cost(out / result.artifact, metadata)
         if cost is not None and cost.rows:
@@ -145,6 +146,28 @@ def _check_request(target: Target, precision: str, platform: str | None, options
         raise VitedgeError(f"The target '{target.name}' can't build here.", probe.reason, probe.fix, exit_code=1)
 
 
+def _overflowed(precision: str, graph: Path | None, images: np.ndarray) -> VitedgeError:
+    """The error for logits that are no numbers: which block passes what FP16 can hold, and the way out."""
+    found, where, why = None, "", "Its logits are NaN or infinite."
+    if graph is not None:
+        import onnx
+
+        from vitedge.export.float16_ranges import FP16_MAX, first_overflow
+
+        found = first_overflow(onnx.load(graph), images)
+    if found:
+        block = re.search(r"block(\d+)", found[0])
+        where = f" at block {block[1]}" if block else f" at '{found[0]}'"
+        why = f"'{found[0]}' reaches {found[1]:.3g}; FP16 ends at {FP16_MAX:.0f}. {why}"
+    return VitedgeError(
+        f"{precision.upper()} overflows{where}." if found else f"The {precision.upper()} artifact computes no numbers.",
+        why,
+        "Build with --precision int8 (--max-drop says what it may cost), or for a target that rescales such a model: "
+        "tensorrt.",
+        exit_code=1,
+    )
+
+
 def check_artifact(
     target: Target,
     artifact: Path,
@@ -152,9 +175,12 @@ def check_artifact(
     images: np.ndarray,
     reference: np.ndarray,
     kind: str,
+    graph: Path | None = None,
 ) -> dict[str, Any]:
     """Agreement and logit SQNR against FP32, and whether the build is accepted; None figures where it can't
     run.
+
+    graph: what it was built from. Raises VitedgeError where it gives NaN or infinity, with the place where FP16 ends.
     """
     precision = metadata["precision"]
     probe = target.probe()
@@ -166,11 +192,13 @@ def check_artifact(
         logits = np.concatenate([runner.infer(images[i : i + 16]) for i in range(0, len(images), 16)])
     finally:
         runner.close()
+    if not np.isfinite(logits).all():
+        raise _overflowed(precision, graph, images)
     near = fidelity(reference, logits)
     agreement, sqnr = near["agreement"], near["sqnr_db"]
     # Images of noise have no clear class: there, only the logits can be compared.
     close = kind.startswith("images of noise") and (sqnr is None or sqnr > 10)
-    accepted = bool(np.isfinite(logits).all()) and (agreement >= MIN_AGREEMENT[precision] or close)
+    accepted = bool(agreement >= MIN_AGREEMENT[precision] or close)
     return {
         "accepted": accepted,
         "reason": ""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from vitedge import targets, workers
 from vitedge.errors import VitedgeError
 from vitedge.targets.rknn import toolchain
 from vitedge.targets.rknn.client import Worker, last_words
@@ -76,7 +79,7 @@ def test_a_hang_is_stopped(worker: Worker) -> None:
     error = failed(worker, limit=1.5)
     assert "did not finish" in error.what
     assert "--time-limit" in error.todo
-    assert worker.process.poll() is not None
+    assert worker.worker.process.poll() is not None
 
 
 @pytest.mark.parametrize("worker", ["raise OSError(28, 'No space left on device')"], indirect=True)
@@ -88,7 +91,7 @@ def test_a_full_disk_is_told_as_such(worker: Worker) -> None:
 
 @pytest.mark.parametrize("worker", ["return 0"], indirect=True)
 def test_the_toolkits_prints_do_not_reach_the_answers_and_its_folder_goes(worker: Worker) -> None:
-    assert worker.request("build_float", onnx="x.onnx", platform="rk3588", channels=3)["ok"]
+    assert worker.request("build_float", onnx="x.onnx", platform="rk3588", channels=3) == {}
     folder = worker.folder
     worker.close()
     assert not folder.exists()
@@ -96,10 +99,11 @@ def test_the_toolkits_prints_do_not_reach_the_answers_and_its_folder_goes(worker
 
 @pytest.mark.parametrize("worker", ["return 0"], indirect=True)
 def test_a_worker_whose_caller_was_killed_ends_and_cleans_up(worker: Worker) -> None:
-    assert worker.request("build_float", onnx="x.onnx", platform="rk3588", channels=3)["ok"]
-    assert worker.process.stdin is not None
-    worker.process.stdin.close()
-    assert worker.process.wait(timeout=60) == 0
+    assert worker.request("build_float", onnx="x.onnx", platform="rk3588", channels=3) == {}
+    process = worker.worker.process
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
     assert not worker.folder.exists()
 
 
@@ -190,3 +194,171 @@ def test_install_does_not_take_a_folder_that_is_in_use(tmp_path: Path, monkeypat
     with pytest.raises(VitedgeError, match="not empty"):
         toolchain.install(into=tmp_path / "mine", python=sys.executable)
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+GARBAGE = [
+    "null",
+    "{}",
+    "[]",
+    "7",
+    "no JSON",
+    '{"ok": null}',
+    '{"ok": false, "error": ""}',
+    '{"ok": false}',
+    "[" * 99999,
+]
+GARBAGE += ['{"ok": true, "x": NaN}', '{"ok": 1}', "\xff", '"\\ud800"', "{" * 50, ""]
+
+
+@pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
+def test_an_answer_that_is_none_is_one_error(answer: str, tmp_path: Path) -> None:
+    file = tmp_path / "answer"
+    file.write_bytes(answer.encode("latin-1") + b"\n")
+    python = script(tmp_path / "python", f"read line; cat {file}; sleep 60")
+    with Worker(Toolchain(python, "2.5.0")) as worker, pytest.raises(VitedgeError, match="failed in build") as error:
+        worker.request("build", limit=30)
+    assert error.value.exit_code == 1 and error.value.why.strip() and error.value.todo
+
+
+def test_a_flood_without_a_line_ends_at_the_time_limit(tmp_path: Path) -> None:
+    python = script(tmp_path / "python", "while :; do printf x; sleep 0.01; done")
+    started = time.monotonic()
+    with Worker(Toolchain(python, "2.5.0")) as worker, pytest.raises(VitedgeError, match="did not finish"):
+        worker.request("build", limit=1)
+    assert time.monotonic() - started < 30
+
+
+def test_a_flood_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_MOST_LINE", 10**6)
+    with Worker(Toolchain(script(tmp_path / "python", "exec cat /dev/zero"), "2.5.0")) as worker:
+        with pytest.raises(VitedgeError, match="failed in build"):
+            worker.request("build", limit=60)
+        assert worker.worker.process.poll() is not None
+
+
+def test_a_worker_that_reads_nothing_does_not_hold_us(tmp_path: Path) -> None:
+    python = script(tmp_path / "python", "exec sleep 60")
+    with Worker(Toolchain(python, "2.5.0")) as worker, pytest.raises(VitedgeError, match="did not finish"):
+        worker.request("build", limit=1, names="x" * 10**6)
+
+
+@pytest.mark.parametrize("kind", ["no permission", "no program", "folder"])
+def test_an_interpreter_that_does_not_start_is_named(kind: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    if kind == "folder":
+        python.mkdir()
+    else:
+        python.write_text("no program")
+        python.chmod(0o644 if kind == "no permission" else 0o755)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(VitedgeError, match="can't be started") as error:
+        Worker(Toolchain(str(python), "2.5.0"))
+    assert str(python) in error.value.what and sorted(tmp_path.iterdir()) == before
+    if kind != "folder":
+        with pytest.raises(VitedgeError, match="can't be started"):
+            toolchain.find(str(python))
+
+
+PROBES = {
+    "hangs": ("sleep 600", "did not end within"),
+    "floods": ("cat /dev/zero", "more than"),
+    "floods slowly": ("while :; do printf x; sleep 0.01; done", "did not end within"),
+    "says nothing": ("exit 0", "exit code 0"),
+    "says something else": ("echo '\033[2J2.5.0'", "x1b"),
+    "crashes": ("kill -SEGV $$", "SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("kind", PROBES)
+def test_an_interpreter_that_answers_no_version(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "PROBE_S", 1.0)
+    body, said = PROBES[kind]
+    started = time.monotonic()
+    with pytest.raises(VitedgeError) as error:
+        toolchain.find(script(tmp_path / "python", body))
+    assert said in error.value.why and error.value.why.isprintable() and time.monotonic() - started < 30
+
+
+def environment(home: Path, name: str = "rknn-toolkit2-2.5.0", marker: bool = True) -> Toolchain:
+    folder = home / name
+    (folder / "bin").mkdir(parents=True)
+    (folder / "pyvenv.cfg").touch()
+    if marker:
+        (folder / toolchain.MARKER).write_text("{}")
+    return Toolchain(script(folder / "bin" / "python", "exit 1"), "2.5.0", str(folder))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VITEDGE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(toolchain.PYTHON_VARIABLE, raising=False)
+    return tmp_path / "home"
+
+
+def test_remove_deletes_what_install_has_made_and_no_link(home: Path, tmp_path: Path) -> None:
+    made = environment(home)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / toolchain.MARKER).touch()
+    (home / "link").symlink_to(tmp_path / "mine")
+    toolchain._remember([made, Toolchain("x", "2.5.0", str(home / "link"))])
+    assert len(toolchain.remove()) == 2 and toolchain.installed() == []
+    assert not Path(made.folder).exists() and (tmp_path / "mine" / toolchain.MARKER).exists()
+    assert sorted(p.name for p in home.iterdir()) == ["link", "toolchains.json"]
+
+
+def test_killed_while_it_removes_the_next_one_goes_on(home: Path) -> None:
+    for name in ("one", "two"):
+        environment(home, name)
+    toolchain._remember([Toolchain("x", "2.5.0", str(home / name)) for name in ("one", "two")])
+    if (child := os.fork()) == 0:
+        shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+        toolchain.remove()
+    os.waitpid(child, 0)
+    # Renamed in one go: no half of it is found under its name.
+    assert not (home / "one").exists() and (home / "two" / "pyvenv.cfg").exists()
+    toolchain.remove()
+    assert [p.name for p in home.iterdir()] == ["toolchains.json"] and toolchain.installed() == []
+
+
+def test_a_half_removed_environment_of_an_earlier_version_is_seen_and_goes(home: Path) -> None:
+    made = environment(home, marker=False)
+    (Path(made.folder) / "pyvenv.cfg").unlink()
+    toolchain._remember([made])
+    found = targets.diagnose("rknn")
+    assert not found.can_build and "is broken" in found.reason and "toolchain install" in found.fix
+    assert targets.get("rknn").probe().can_build, "the quick look can't tell"
+    toolchain.remove()
+    assert not Path(made.folder).exists() and toolchain.installed() == []
+
+
+def test_install_makes_a_broken_one_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets as far as the interpreter that it was given, which has no venv."""
+    made = environment(home)
+    toolchain._remember([made])
+    _free_space(monkeypatch, toolchain.SPACE)
+    with pytest.raises(VitedgeError, match="no venv here"):
+        toolchain.install(python=script(home / "python", "echo no venv here; exit 3"))
+    assert not Path(made.folder).exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, "null", '{"rknn": [{"python": 7}]}', '{"rknn": {"a": 1}}', "\0"])
+def test_a_broken_registry_counts_as_empty(text: str, home: Path) -> None:
+    home.mkdir()
+    (home / "toolchains.json").write_text(text)
+    assert toolchain.installed() == []
+
+
+def test_nothing_that_a_run_names_is_executed(home: Path, tmp_path: Path) -> None:
+    """`metadata.json` once named the interpreter of the simulator."""
+    touched = tmp_path / "touched"
+    python = script(tmp_path / "python", f"touch {touched}; echo rknn-toolkit2 2.5.0")
+    metadata = {"toolkit": "2.5.0", "rknn_python": python, "platform": "rk3588"}
+    with pytest.raises(VitedgeError, match="not installed"):
+        targets.get("rknn").open(tmp_path / "model.rknn", metadata)
+    assert not touched.exists()

@@ -172,7 +172,6 @@ def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> 
         "input": {"name": "pixels", "dtype": "uint8", "layout": "NHWC", "shape": shape},
         "npu_cores": request.options.npu_cores,
         "host_only": [SIMULATOR],
-        "rknn_python": request.options.rknn_python,
     }
 
 

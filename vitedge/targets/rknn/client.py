@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import selectors
 import shutil
-import signal
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.rknn.toolchain import INSTALL_COMMAND, Toolchain
+from vitedge.files import clean, temporary_name
+from vitedge.targets.rknn.toolchain import INSTALL_COMMAND, Toolchain, not_started, vendor_environment
+from vitedge.workers import JsonWorker, WorkerFailed
 
+_MOST_LOG = 2**24
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # "E RKNN: [22:42:40.330] text", "E build: text", and the last line of a Python traceback.
 _ERROR = re.compile(r"^(?:E |ERROR|[A-Za-z_.]+(?:Error|Exception):)")
@@ -31,91 +29,54 @@ class Worker:
     def __init__(self, toolchain: Toolchain, *, log: Path | None = None, space: int = 0) -> None:
         """log: file that the toolkit's output is added to; by default a temporary one.
 
-        space: bytes that the work will need in the temporary folder. Raises VitedgeError where they aren't there.
+        space: bytes that the work will need in the temporary folder. Raises VitedgeError where they aren't there, or
+        where the interpreter can't be started.
         """
         root = Path(tempfile.gettempdir())
         if (free := shutil.disk_usage(root).free) < space:
             raise _no_space(f"{space / 1e6:.0f} MB are needed in '{root}', {free / 1e6:.0f} MB are free.")
+        clean(root)
         self.toolchain = toolchain
-        self.folder = Path(tempfile.mkdtemp(prefix="vitedge-rknn-"))
+        self.folder = root / temporary_name("vitedge-rknn")
+        self.folder.mkdir(mode=0o700)
         self.log = (log or self.folder / "worker.log").absolute()
         self.log.touch()
-        script = Path(__file__).with_name("worker.py")
-        # The user's own packages and settings stay out of the vendor's environment.
-        drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-        environment = {k: v for k, v in os.environ.items() if k not in drop}
         # A copy: Python puts the script's folder first on the path, and our modules would shadow packages.
-        shutil.copyfile(script, self.folder / "worker.py")
-        self.process = subprocess.Popen(
-            [toolchain.python, str(self.folder / "worker.py"), str(self.log)],
-            cwd=self.folder,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._buffer = b""
+        shutil.copyfile(Path(__file__).with_name("worker.py"), self.folder / "worker.py")
+        command = [toolchain.python, str(self.folder / "worker.py"), str(self.log), str(os.getpid())]
+        try:
+            self.worker = JsonWorker(command, self.log, cwd=self.folder, env=vendor_environment())
+        except OSError as error:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise not_started(toolchain.python, error) from error
 
     def request(self, op: str, *, limit: float = 600, **fields: Any) -> dict[str, Any]:
-        """The worker's answer. Raises VitedgeError where the toolkit failed, crashed, or took over `limit` seconds."""
+        """The worker's answer. Raises VitedgeError where the toolkit failed, crashed, answered nonsense, or took over
+        `limit` seconds."""
         start = self.log.stat().st_size if self.log.exists() else 0
-        line = json.dumps({"op": op, **fields}) + "\n"
         try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(line.encode())
-            self.process.stdin.flush()
-            answer = self._answer(op, limit)
-        except (BrokenPipeError, EOFError):
-            raise self._crashed(op, start) from None
-        if not answer["ok"]:
-            error = answer["error"].strip().splitlines()[-1]
+            return self.worker.ask({"op": op, **fields}, limit)
+        except WorkerFailed as failed:
             words = last_words(self.text(start))
-            if any(full in words or full in answer["error"] for full in _FULL):
-                raise _no_space(words)
-            detail = words if error in words else f"{error} | {words}" if words else error
-            raise VitedgeError(f"The RKNN compiler failed in {op}.", detail, self._where(), exit_code=1)
-        return answer
+            if any(full in words or full in failed.words for full in _FULL):
+                raise _no_space(words or failed.words) from None
+            said = f"Its last words: {words}" if words else "It said nothing."
+            if failed.how == "late":
+                what = f"The RKNN compiler did not finish {op} within {limit:.0f} s."
+                raise VitedgeError(what, "It was stopped.", "Give it longer with --time-limit.", exit_code=1) from None
+            if failed.how == "died":
+                what = f"The RKNN compiler crashed in {op} ({failed.words})."
+                raise VitedgeError(what, said, self._where(), exit_code=1) from None
+            error = failed.words.splitlines()[-1]
+            why = words if error in words else f"{error} | {words}" if words else error
+            raise VitedgeError(f"The RKNN compiler failed in {op}.", why, self._where(), exit_code=1) from None
 
     def text(self, start: int = 0) -> str:
-        """What the toolkit has logged from that offset on, without its colours."""
+        """What the toolkit has logged from that offset on (at most the last 16 MB), without its colours."""
         with self.log.open("rb") as file:
-            file.seek(start)
-            return _COLOUR.sub("", file.read().decode(errors="replace"))
-
-    def _answer(self, op: str, limit: float) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + limit
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self.close()
-                    raise VitedgeError(
-                        f"The RKNN compiler did not finish {op} within {limit:.0f} s.",
-                        "It was stopped.",
-                        "Give it longer with --time-limit.",
-                        exit_code=1,
-                    )
-                piece = os.read(self.process.stdout.fileno(), 1 << 16)
-                if not piece:
-                    raise EOFError
-                self._buffer += piece
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
-
-    def _crashed(self, op: str, start: int) -> VitedgeError:
-        code = self.process.wait()
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        words = last_words(self.text(start))
-        if any(full in words for full in _FULL):
-            return _no_space(words)
-        return VitedgeError(
-            f"The RKNN compiler crashed in {op} ({name}).",
-            f"Its last words: {words}" if words else "It said nothing.",
-            self._where(),
-            exit_code=1,
-        )
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - _MOST_LOG))
+            return _COLOUR.sub("", file.read(_MOST_LOG).decode(errors="replace"))
 
     def _where(self) -> str:
         # A log in the temporary folder is gone when the user reads this.
@@ -125,18 +86,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process (with its children) and removes its folder."""
-        if self.process.poll() is None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+        self.worker.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ class RknnTarget:
         versions = {"rknn-toolkit2": found.version, "its python": found.python}
         return Probe(self.name, True, True, versions, device="simulator")
 
+    def diagnose(self) -> Probe:
+        """`probe`, and whether the compiler can be imported: it takes seconds."""
+        found = self.probe()
+        if found.can_build:
+            try:
+                toolchain.check(toolchain.find())
+            except VitedgeError as error:
+                reason = f"{error.what} {error.why}"
+                return replace(found, can_build=False, can_run=False, reason=reason, fix=error.todo)
+        return found
+
     def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
         """The nodes that the compiler or the NPU won't take. Raises VitedgeError for an unknown platform or type."""
         from vitedge.targets.rknn.check import check_graph
@@ -44,8 +56,6 @@ class RknnTarget:
 
     def build(self, request: BuildRequest) -> BuildResult:
         """Rewrites, quantises, searches the float16 assignment and compiles; see build.py."""
-        from dataclasses import replace
-
         from vitedge.targets.rknn.build import build
 
         request = replace(request, platform=request.platform or PLATFORMS[0])
@@ -64,7 +74,7 @@ class RknnTarget:
             return board.BoardRunner(artifact, metadata, chip)
         from vitedge.targets.rknn.simulator import SimulatorRunner
 
-        return SimulatorRunner(artifact, metadata, toolchain.find(metadata.get("rknn_python")))
+        return SimulatorRunner(artifact, metadata, toolchain.find())
 
     def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
         """The compiler's own table, kept by the build."""

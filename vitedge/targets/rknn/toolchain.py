@@ -6,17 +6,19 @@ imported by vitedge: `client.py` talks to it in a subprocess.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vitedge.errors import VitedgeError
-from vitedge.files import make_folder, write_json
+from vitedge import documents
+from vitedge.errors import VitedgeError, printable
+from vitedge.files import clean, make_folder, temporary_name, write_error, write_json
+from vitedge.workers import WorkerFailed, call, ended
 
 DEFAULT_VERSION = "2.5.0"
 # The toolkit has wheels for these Pythons alone.
@@ -25,6 +27,10 @@ PYTHONS = ("3.12", "3.11", "3.10", "3.9", "3.8")
 SPACE = 9 * 10**9
 PYTHON_VARIABLE = "VITEDGE_RKNN_PYTHON"
 INSTALL_COMMAND = "vitedge toolchain install rknn"
+# In each environment that `install` has made; `remove` deletes no other.
+MARKER = ".vitedge-toolchain.json"
+# Seconds: for the version of an interpreter's toolkit, for importing it, and for pip.
+PROBE_S, IMPORT_S, INSTALL_S = 30.0, 180.0, 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,50 @@ def _registry() -> Path:
 
 
 def installed() -> list[Toolchain]:
-    """The environments that vitedge made, the newest last; an unreadable list counts as empty."""
+    """The environments that vitedge made or was told of, the newest last; an unreadable list counts as empty."""
     try:
-        entries = json.loads(_registry().read_text(encoding="utf-8"))["rknn"]
-        return [Toolchain(**entry) for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError):
+        return documents.load(_registry(), dict[str, list[Toolchain]]).get("rknn", [])
+    except VitedgeError:
         return []
 
 
 def _remember(toolchains: list[Toolchain]) -> None:
     write_json(_registry(), {"rknn": [asdict(t) for t in toolchains]})
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether `install` has made this folder: it holds our marker, which no link stands for."""
+    return (folder / MARKER).is_file() and not (folder / MARKER).is_symlink() and not folder.is_symlink()
+
+
+def check(toolchain: Toolchain) -> None:
+    """Raises VitedgeError where the environment does not import the compiler. It takes seconds: for `doctor`."""
+    try:
+        code, said = call([toolchain.python, "-c", "import rknn.api"], IMPORT_S, env=vendor_environment())
+    except (OSError, WorkerFailed) as error:
+        code, said = 1, str(error)
+    if code:
+        raise VitedgeError(
+            f"The RKNN toolchain in '{toolchain.folder or toolchain.python}' is broken.",
+            (said.strip().splitlines() or [f"It ended with {ended(code)}."])[-1],
+            f"Install it again: `{INSTALL_COMMAND}`.",
+            exit_code=1,
+        )
+
+
+def vendor_environment() -> dict[str, str]:
+    """Our environment without the user's own packages and settings: they stay out of the vendor's."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+def not_started(python: str, error: OSError) -> VitedgeError:
+    """The error for an interpreter that the system does not run."""
+    return VitedgeError(
+        f"The interpreter '{python}' can't be started.",
+        f"{error.strerror or error}.",
+        f"It is to be the Python of an environment with rknn-toolkit2; `{INSTALL_COMMAND}` makes one.",
+        exit_code=1,
+    )
 
 
 def find(rknn_python: str | None = None) -> Toolchain:
@@ -116,16 +156,27 @@ def _existing(python: str, source: str) -> str:
 
 def _version(python: str) -> str:
     """The toolkit's version from its metadata, without importing it (that takes seconds)."""
-    code = "from importlib.metadata import version; print(version('rknn-toolkit2'))"
-    found = subprocess.run([_existing(python, "the path"), "-c", code], capture_output=True, text=True)
-    if found.returncode:
+    code = "from importlib.metadata import version; print('rknn-toolkit2', version('rknn-toolkit2'))"
+    try:
+        status, said = call([_existing(python, "the path"), "-c", code], PROBE_S, env=vendor_environment())
+    except OSError as error:
+        raise not_started(python, error) from error
+    except WorkerFailed as failed:
+        raise VitedgeError(
+            f"'{python}' does not answer as a Python does.",
+            f"Asked for the version of rknn-toolkit2, {failed.words}; it was stopped.",
+            f"Name another interpreter, or make an environment with `{INSTALL_COMMAND}`.",
+            exit_code=1,
+        ) from failed
+    lines = said.strip().splitlines() or [ended(status)]
+    if status or not (found := re.fullmatch(r"rknn-toolkit2 ([\w.+-]{1,40})", lines[-1].strip())):
         raise VitedgeError(
             f"'{python}' has no rknn-toolkit2.",
-            (found.stderr.strip().splitlines() or [""])[-1],
+            printable(lines[-1]),
             f"Install it there, or make an environment with `{INSTALL_COMMAND}`.",
             exit_code=1,
         )
-    return found.stdout.strip()
+    return found[1]
 
 
 def install(
@@ -145,10 +196,17 @@ def install(
     base = python or find_python()
     folder = (into or home() / f"rknn-toolkit2-{version}").absolute()
     if folder.exists() and any(folder.iterdir()):
-        known = [t for t in installed() if t.folder == str(folder) and Path(t.python).exists()]
-        if known and known[0].version == version:
-            selftest(known[0])
-            return known[0]
+        known = [t for t in installed() if t.folder == str(folder) and t.version == version]
+        if known:
+            try:
+                selftest(known[0])
+                return known[0]
+            except VitedgeError as error:
+                progress(f"{error.what} {error.why} It is made again.")
+        # What a killed `remove` or `install` left: ours by its marker, or by the registry.
+        if known or is_ours(folder):
+            delete(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise VitedgeError(
             f"'{folder}' is not empty.", "", "Remove it with `vitedge toolchain remove rknn`, or choose --into."
         )
@@ -162,6 +220,7 @@ def install(
         )
     try:
         progress(f"Making an environment in {folder} with {base}")
+        write_json(folder / MARKER, {"made_by": "vitedge", "toolkit": version})
         _run([base, "-m", "venv", str(folder)], "The environment could not be made.")
         inside = str(folder / "bin" / "python")
         progress(f"Installing rknn-toolkit2 {version} (several GB; minutes)")
@@ -194,10 +253,30 @@ def remove(folder: str | None = None) -> list[Toolchain]:
         )
     for toolchain in gone:
         # Only what still looks like an environment: the folder may have been given to something else.
-        if toolchain.folder and (Path(toolchain.folder) / "pyvenv.cfg").is_file():
-            shutil.rmtree(toolchain.folder)
-    _remember([t for t in known if t not in gone])
+        where = Path(toolchain.folder)
+        if toolchain.folder and (is_ours(where) or _is_environment(where)):
+            delete(where)
+        # Each is forgotten when it is gone: killed in between, the next call goes on.
+        _remember([t for t in installed() if t != toolchain])
     return gone
+
+
+def _is_environment(folder: Path) -> bool:
+    # Earlier versions made no marker: a virtual environment that the registry knows, or what a killed `remove` left of
+    # one in our own folder.
+    own = folder.parent == home() and folder.name.startswith("rknn-toolkit2-")
+    return folder.is_dir() and not folder.is_symlink() and (own or (folder / "pyvenv.cfg").is_file())
+
+
+def delete(folder: Path) -> None:
+    """Deletes an environment: renamed first, so that nobody finds half of one. Raises VitedgeError."""
+    try:
+        clean(folder.parent)
+        aside = folder.with_name(temporary_name(folder.name))
+        os.rename(folder, aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise write_error(error, folder) or error from error
 
 
 def find_python() -> str:
@@ -206,10 +285,10 @@ def find_python() -> str:
         return sys.executable
     for version in PYTHONS:
         # A name on the path may be a version manager's shim that does not run.
-        if (found := shutil.which(f"python{version}")) and not subprocess.run(
-            [found, "-m", "venv", "-h"], capture_output=True
-        ).returncode:
-            return found
+        if found := shutil.which(f"python{version}"):
+            with contextlib.suppress(OSError, WorkerFailed):
+                if call([found, "-m", "venv", "-h"], PROBE_S)[0] == 0:
+                    return found
     raise VitedgeError(
         "There is no Python that rknn-toolkit2 runs on.",
         f"It has packages for Python {', '.join(reversed(PYTHONS))} alone.",
@@ -219,7 +298,11 @@ def find_python() -> str:
 
 
 def _run(command: list[str], what: str, **variables: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
-        raise VitedgeError(what, " ".join(words), "Mend that, then run it again.", exit_code=1)
+    try:
+        status, said = call(command, INSTALL_S, most=2**26, env=os.environ | variables)
+    except OSError as error:
+        raise not_started(command[0], error) from error
+    except WorkerFailed as failed:
+        status, said = 1, failed.words
+    if status:
+        raise VitedgeError(what, " ".join(said.strip().splitlines()[-3:]), "Fix that, then run it again.", exit_code=1)

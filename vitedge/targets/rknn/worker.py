@@ -1,6 +1,6 @@
 """Runs in the vendor's environment and imports nothing of vitedge: requests in as JSON lines, answers out the same.
 
-    python worker.py LOG
+    python worker.py LOG PARENT
 
 Each line on stdin is a request `{"op": ...}`; each answer is one line on stdout: `{"ok": true, ...}`, or
 `{"ok": false, "stage": ..., "error": ...}`. The toolkit writes to stdout and stderr from Python and from C++, so
@@ -9,6 +9,7 @@ the caller starts it in a temporary one. It keeps the model of the last build, s
 times. Written for Python 3.8, the oldest that the vendor has wheels for.
 """
 
+import ctypes
 import json
 import os
 import shutil
@@ -146,7 +147,18 @@ def set_range(entry, low, high):
     entry["scale"], entry["zero_point"] = [scale], [int(np.clip(round(-128 - low / scale), -128, 127))]
 
 
+def die_with(parent):
+    """Linux kills this process when its parent is gone, also where the toolkit hangs."""
+    try:
+        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+    except (OSError, AttributeError):
+        return
+    if os.getppid() == 1 != parent:
+        os._exit(1)
+
+
 def main():
+    die_with(int(sys.argv[2]))
     answers = os.fdopen(os.dup(1), "w")
     log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -168,7 +180,7 @@ def main():
         except BrokenPipeError:
             break
     # The caller ended without stopping this process, so nobody else cleans up.
-    if os.path.basename(os.getcwd()).startswith("vitedge-rknn-"):
+    if os.path.basename(os.getcwd()).startswith(".vitedge-rknn."):
         shutil.rmtree(os.getcwd(), ignore_errors=True)
 
 
