@@ -47,7 +47,7 @@ def condition(
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
     """
     options = options or ConditionOptions()
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model if options.rotate == "off" else model.rotatable()).eval()
     log = _Log(model, _first(batches, CHECK_IMAGES))
     if options.fold:
         fold_norms(model)

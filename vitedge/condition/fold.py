@@ -37,7 +37,7 @@ def fold_attention_scale(model: Architecture) -> None:
     for i, block in enumerate(model.encoder()):
         if block.attention is None:
             continue
-        scale = block.config.scale
-        assign(block.attention.q.weight, block.attention.q.weight.double() * scale)
-        assign(block.attention.q.bias, block.attention.q.bias.double() * scale)
+        scale, last = block.config.scale, block.attention.q_norm or block.attention.q
+        assign(last.weight, last.weight.double() * scale)
+        assign(last.bias, last.bias.double() * scale)
         model.reconfigure(i, scale=1.0)

@@ -73,8 +73,9 @@ def _split_off(rest: Tensor, width: Tensor, importance: Tensor, count: int, mult
 
 def reorder_units(mlp: MLP, order: Tensor) -> None:
     """Puts the MLP's units into `order` [hidden]; the function stays."""
-    assign(mlp.fc1.weight, mlp.fc1.weight[order].clone())
-    assign(mlp.fc1.bias, mlp.fc1.bias[order].clone())
+    for linear in mlp.inputs():
+        assign(linear.weight, linear.weight[order].clone())
+        assign(linear.bias, linear.bias[order].clone())
     assign(mlp.fc2.weight, mlp.fc2.weight[:, order].clone())
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitedge.condition.orthogonal import flat_basis
 from vitedge.condition.ranges import ChannelStats, hooked, measure
@@ -55,27 +55,30 @@ def balance_heads(model: Architecture, batches: Iterable[Tensor]) -> None:
         a = block.attention
         # The context's mean, not the values': attention prefers some tokens, and what is left is what is
         # rounded.
-        mean_k, mean_v = (moments[f"block{i}.attention.{p}"].mean for p in ("k", "context"))
-        _balance_qk(a, moments[f"block{i}.attention.q"].heads(a), moments[f"block{i}.attention.k"].heads(a), mean_k)
-        _spread_v(a, moments[f"block{i}.attention.context"].heads(a), mean_v)
+        q, k, context = (moments[f"block{i}.attention.{part}"] for part in ("q", "k", "context"))
+        if a.config.free_logits:
+            _balance_qk(a, q.heads(a), k.heads(a), k.mean)
+        _spread_v(a, context.heads(a), context.mean)
 
 
 @torch.no_grad()
 def scale_values(model: Architecture, batches: Iterable[Tensor]) -> dict[str, float]:
-    """SmoothQuant's scales between v and the output projection, in place; returns site -> alpha (0: off)."""
-    sites = [n for n in model.sites() if n.endswith(".attention.context")]
-    stats = measure(model, batches, sites)
-    chosen = {}
+    """SmoothQuant's scales between v and the output projection, and between the two products of a gated MLP, which are
+    linear in fc1; in place. Returns site -> alpha (0: off)."""
+    pairs: dict[str, tuple[nn.Linear, nn.Linear]] = {}
     for i, block in enumerate(model.encoder()):
-        if block.attention is None:
-            continue
-        name = f"block{i}.attention.context"
-        a = block.attention
-        scales, chosen[name] = smooth_scales(stats[name], a.out.weight)
+        if block.attention is not None:
+            pairs[f"block{i}.attention.context"] = block.attention.v, block.attention.out
+        if block.mlp is not None and block.config.gated and not block.config.groups:
+            pairs[f"block{i}.mlp.gelu"] = block.mlp.fc1, block.mlp.fc2
+    stats = measure(model, batches, pairs)
+    chosen = {}
+    for name, (first, second) in pairs.items():
+        scales, chosen[name] = smooth_scales(stats[name], second.weight)
         if chosen[name]:
-            assign(a.v.weight, a.v.weight.double() / scales[:, None])
-            assign(a.v.bias, a.v.bias.double() / scales)
-            assign(a.out.weight, a.out.weight.double() * scales)
+            assign(first.weight, first.weight.double() / scales[:, None])
+            assign(first.bias, first.bias.double() / scales)
+            assign(second.weight, second.weight.double() * scales)
     return chosen
 
 

@@ -4,12 +4,13 @@ Written by hand and not traced, so that every compiler meets the patterns it fus
 LayerNormalization, the erf form of GELU), and every value has the name of its `Site` in the model.
 Input `pixels` uint8 [N, H, W, C], output `logits` float32 [N, classes].
 
-Exact cuts: after its k and v, the last block computes [CLS] alone, since nothing else reaches the head.
+Exact cuts: after its k and v, the last block computes only the tokens that the pool reads.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
 from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.rope import rope_table
 
 Weights = dict[str, np.ndarray]
 
@@ -47,16 +49,78 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
     x = _embed(g, config, weights, preprocess, pixels, batch)
     sizes: Sizes | None = None
     for i, block in enumerate(config.blocks):
-        x, sizes = _block(g, config, block, weights, i, x, sizes, batch, cls_only=config.queries(i) is not None)
-    if config.blocks[-1].heads == 0:
-        x = _take_cls(g, x, "cls")
-    x = g.op("Reshape", [x, g.shape(batch or -1, config.width)], "cls.flat")
-    x = _norm(g, config, weights, "norm", x, "norm")
-    logits = g.linear(x, "head", weights["head.weight"], weights["head.bias"])
+        x, sizes = _block(g, config, block, weights, i, x, sizes, batch)
+    _head(g, config, weights, x, sizes, batch)
     g.nodes[-1].output[0] = "logits"
-    assert logits == "head"
-    g.output("logits", TensorProto.FLOAT, [n, config.classes])
+    g.output("logits", TensorProto.FLOAT, [n, *([config.patches] if "patches" in config.pool else []), config.classes])
     return g.build()
+
+
+def _head(g: GraphBuilder, config: ViTConfig, w: Weights, x: str, sizes: Sizes | None, batch: int | None) -> str:
+    """The stream after the last block -> logits: final LayerNorm, pooling and heads."""
+    n, queries = batch or -1, config.queries(len(config.blocks) - 1)
+    if queries is not None and config.blocks[-1].heads == 0:
+        x = _rows(g, x, 0, queries, "cls")
+    if len(config.pool) == 1 and queries is not None:
+        if queries > 1:
+            x = _rows(g, x, queries - 1, queries, "pool.row")
+        x = g.op("Reshape", [x, g.shape(n, config.width)], "cls.flat")
+    elif config.pool_norm == "pooled":
+        x = _mean(g, config, x, sizes)
+    x = _norm(g, config, w, "norm", x, "norm")
+    flat = config.pool_norm == "pooled" or (len(config.pool) == 1 and queries is not None)
+    parts = [x] if flat else [_part(g, config, w, part, x, sizes, batch) for part in config.pool]
+    total = ""
+    for number, (name, part) in enumerate(zip(config.heads(), parts, strict=True)):
+        key = name if number == 0 else f"heads.{number - 1}"
+        y = g.linear(part, name, w[f"{key}.weight"], w[f"{key}.bias"])
+        total = y if number == 0 else g.op("Add", [total, y], f"{name}.sum")
+    if "attention" in config.pool or len(config.pool) > 1:
+        total = g.op("Reshape", [total, g.shape(n, config.classes)], "head.flat")
+    if config.normalize:
+        norm = g.op("ReduceL2", [total, g.shape(-1)], "head.norm", keepdims=1)
+        total = g.op("Div", [total, norm], "head.normal")
+    return total
+
+
+def _part(
+    g: GraphBuilder, config: ViTConfig, w: Weights, part: str, x: str, sizes: Sizes | None, batch: int | None
+) -> str:
+    """What one head reads of the normalised stream: [N, 1, C], [N, patches, C], or the mean alone [N, C]."""
+    if part == "mean":
+        return _mean(g, config, x, sizes)
+    if part == "patches":
+        return _rows(g, x, config.prefix, config.tokens, "pool.patches") if config.prefix else x
+    if part == "attention":
+        assert config.pool_block is not None
+        return _attention_pool(g, config, config.pool_block, w, x, sizes, batch)
+    index = config.prefix_tokens.index(part)
+    return _rows(g, x, index, index + 1, f"pool.{part}")
+
+
+def _mean(g: GraphBuilder, config: ViTConfig, x: str, sizes: Sizes | None) -> str:
+    """The mean of the patches, of merged tokens by their sizes: [N, C], or [N, 1, C] where it is not alone."""
+    keep = int(len(config.pool) > 1)
+    if sizes is not None:
+        x = g.op("Mul", [x, sizes.value], "pool.weighted")
+    if config.prefix:
+        x = _rows(g, x, config.prefix, config.tokens, "pool.patches")
+    if sizes is None:
+        return g.op("ReduceMean", [x, g.shape(1)], "pool.mean", keepdims=keep)
+    x = g.op("ReduceSum", [x, g.shape(1)], "pool.sum", keepdims=keep)
+    return g.op("Mul", [x, g.constant("pool.share", np.float32(1 / config.patches))], "pool.mean")
+
+
+def _attention_pool(
+    g: GraphBuilder, config: ViTConfig, block: BlockConfig, w: Weights, x: str, sizes: Sizes | None, batch: int | None
+) -> str:
+    """The attention pool's token [N, 1, C] from the normalised stream; its query is a constant."""
+    tokens = config.block_tokens(len(config.blocks) - 1).mlp
+    a = _Attention(g, block, w, "pool.attention", "pooling.attention", batch or -1, config)
+    query = w["pooling.attention.q.value"].reshape(1, block.heads, 1, block.qk_dim) * np.float32(block.scale)
+    x = a.attend(g.constant("pool.attention.query", query), a.keys(x, tokens), a.values(x, tokens), sizes, 1)
+    normed = _norm(g, config, w, "pooling.norm2", x, "pool.norm2")
+    return g.op("Add", [x, _mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
 
 
 def _embed(
@@ -75,27 +139,35 @@ def _embed(
     )
     x = g.op("Reshape", [x, g.shape(batch or -1, config.width, config.patches)], "patch_embed.flat")
     x = g.op("Transpose", [x], "patches", perm=[0, 2, 1])
-    # [CLS]'s token and position are one constant row; the patches get their positions before they are joined.
-    position = w["pos_embedding"]
-    cls = g.constant("cls_token", (w["class_token"] + position[:, :1]).astype(np.float32))
-    if batch != 1:
-        # Concat wants its batch: repeat the row, by the size of the patches where the batch is free.
-        cls = _repeat_rows(g, cls, x, config, batch)
-    x = g.op("Add", [x, g.constant("pos_embedding", position[:, 1:])], "patches.positioned")
-    return g.op("Concat", [cls, x], "embed", axis=1)
+    # Prefix tokens and their positions are constant rows; the patches get their positions before they are joined.
+    position, cls = w["pos_embedding"] if config.positions else None, ""
+    if config.prefix:
+        rows = w["class_token"] if position is None else w["class_token"] + position[:, : config.prefix]
+        cls = g.constant("cls_token", rows.astype(np.float32))
+        if batch != 1:
+            # Concat wants its batch: repeat the rows, by the size of the patches where the batch is free.
+            cls = _repeat_rows(g, cls, x, config, batch)
+    if position is not None:
+        last = "patches.positioned" if config.prefix else "embed"
+        x = g.op("Add", [x, g.constant("pos_embedding", position[:, config.prefix :])], last)
+    if config.prefix:
+        x = g.op("Concat", [cls, x], "embed", axis=1)
+    if config.norm_pre:
+        x = _norm(g, config, w, "pre_norm", x, "pre_norm")
+    return g.linear(x, "pre", w["pre.weight"], w["pre.bias"]) if config.pre_linear else x
 
 
 def _repeat_rows(g: GraphBuilder, cls: str, like: str, config: ViTConfig, batch: int | None) -> str:
     if batch is not None:
-        return g.op("Expand", [cls, g.shape(batch, 1, config.width)], "cls_token.batch")
+        return g.op("Expand", [cls, g.shape(batch, config.prefix, config.width)], "cls_token.batch")
     size = g.op("Shape", [like], "batch.size", start=0, end=1)
-    shape = g.op("Concat", [size, g.shape(1, config.width)], "cls_token.shape", axis=0)
+    shape = g.op("Concat", [size, g.shape(config.prefix, config.width)], "cls_token.shape", axis=0)
     return g.op("Expand", [cls, shape], "cls_token.batch")
 
 
-def _take_cls(g: GraphBuilder, x: str, name: str) -> str:
-    """[N, tokens, C] -> [N, 1, C]."""
-    return g.op("Slice", [x, g.shape(0), g.shape(1), g.shape(1)], name)
+def _rows(g: GraphBuilder, x: str, start: int, stop: int, name: str) -> str:
+    """[N, tokens, C] -> [N, stop - start, C]."""
+    return g.op("Slice", [x, g.shape(start), g.shape(stop), g.shape(1)], name)
 
 
 def _norm(g: GraphBuilder, config: ViTConfig, w: Weights, key: str, x: str, name: str) -> str:
@@ -113,75 +185,111 @@ def _block(
     x: str,
     sizes: Sizes | None,
     batch: int | None,
-    *,
-    cls_only: bool,
 ) -> tuple[str, Sizes | None]:
     name, key = f"block{index}", f"blocks.{index}"
+    tokens, length, _ = config.block_tokens(index)
+    cut = config.queries(index) is not None
     if block.heads:
         normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1")
-        queries = _take_cls(g, normed, f"{name}.norm1.cls") if cls_only else normed
-        residual = _take_cls(g, x, f"{name}.cls") if cls_only else x
-        out = _attention(g, config, block, w, index, queries, normed, sizes, batch)
+        queries = _rows(g, normed, 0, length, f"{name}.norm1.cls") if cut else normed
+        residual = _rows(g, x, 0, length, f"{name}.cls") if cut else x
+        a = _Attention(g, block, w, f"{name}.attention", f"{key}.attention", batch or -1, config)
+        out = a.attend(a.queries(queries, length), a.keys(normed, tokens), a.values(normed, tokens), sizes, length)
         x = g.op("Add", [residual, out], f"{name}.residual1")
-    elif cls_only:
-        x = _take_cls(g, x, f"{name}.cls")
+    elif cut:
+        x = _rows(g, x, 0, length, f"{name}.cls")
     if block.merge:
         shape = config.block_tokens(index).queries, config.width
         x, sizes = merge_tokens(g, name, x, sizes, block.merge, shape, config.prefix, batch == 1)
     if block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
-        x = g.op("Add", [x, _mlp(g, block, w, index, normed)], f"{name}.residual2")
+        x = g.op("Add", [x, _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)], f"{name}.residual2")
     return x, sizes
 
 
-def _attention(
-    g: GraphBuilder,
-    config: ViTConfig,
-    block: BlockConfig,
-    w: Weights,
-    index: int,
-    queries: str,
-    normed: str,
-    sizes: Sizes | None,
-    batch: int | None,
-) -> str:
-    name, key = f"block{index}.attention", f"blocks.{index}.attention"
-    heads, n = block.heads, batch or -1
-    tokens, length, _ = config.block_tokens(index)
+@dataclass(frozen=True)
+class _Attention:
+    """One attention: `name` in the graph, `key` in the weights; n: the batch, -1 where it is free."""
 
-    def project(part: str, x: str, factor: float = 1.0) -> str:
-        weight, bias = w[f"{key}.{part}.weight"], w[f"{key}.{part}.bias"]
-        return g.linear(x, f"{name}.{part}", (weight * np.float32(factor)), (bias * np.float32(factor)))
+    g: GraphBuilder
+    block: BlockConfig
+    w: Weights
+    name: str
+    key: str
+    n: int
+    config: ViTConfig
 
-    def split(part: str, x: str, tokens: int, dim: int, perm: list[int], last: str) -> str:
-        x = g.op("Reshape", [x, g.shape(n, tokens, heads, dim)], f"{name}.{part}.split")
-        return g.op("Transpose", [x], f"{name}.{part}.{last}", perm=perm)
+    def project(self, part: str, x: str, factor: float = 1.0) -> str:
+        weight, bias = self.w[f"{self.key}.{part}.weight"], self.w[f"{self.key}.{part}.bias"]
+        return self.g.linear(x, f"{self.name}.{part}", weight * np.float32(factor), bias * np.float32(factor))
 
-    # The scale goes into q's weights: one operator fewer, and what fused kernels want.
-    q = split("q", project("q", queries, block.scale), length, block.qk_dim, [0, 2, 1, 3], "heads")
-    k = split("k", project("k", normed), tokens, block.qk_dim, [0, 2, 3, 1], "transposed")
-    v = split("v", project("v", normed), tokens, block.v_dim, [0, 2, 1, 3], "heads")
-    scores = g.op("MatMul", [q, k], f"{name}.scores")
-    if sizes is not None:
-        scores = g.op("Add", [scores, sizes.log], f"{name}.scores.weighted")
-    probs = g.op("Softmax", [scores], f"{name}.probs", axis=-1)
-    context = g.op("MatMul", [probs, v], f"{name}.context.heads")
-    context = g.op("Transpose", [context], f"{name}.context.joined", perm=[0, 2, 1, 3])
-    context = g.op("Reshape", [context, g.shape(n, length, heads * block.v_dim)], f"{name}.context")
-    return project("out", context)
+    def queries(self, x: str, tokens: int) -> str:
+        # The scale goes into q's weights: one operator fewer, and what fused kernels want.
+        scale = 1.0 if self.block.qk_norm else self.block.scale
+        return self._heads("q", self.project("q", x, scale), tokens, self.block.qk_dim, [0, 2, 1, 3], "heads")
+
+    def keys(self, x: str, tokens: int) -> str:
+        return self._heads("k", self.project("k", x), tokens, self.block.qk_dim, [0, 2, 3, 1], "transposed")
+
+    def values(self, x: str, tokens: int) -> str:
+        return self._heads("v", self.project("v", x), tokens, self.block.v_dim, [0, 2, 1, 3], "heads")
+
+    def _heads(self, part: str, x: str, tokens: int, dim: int, perm: list[int], last: str) -> str:
+        g, name = self.g, f"{self.name}.{part}"
+        x = g.op("Reshape", [x, g.shape(self.n, tokens, self.block.heads, dim)], f"{name}.split")
+        if part != "v" and self.block.qk_norm:
+            factor = np.float32(self.block.scale if part == "q" else 1)
+            scale = g.constant(f"{name}_norm.scale", self.w[f"{self.key}.{part}_norm.weight"] * factor)
+            bias = g.constant(f"{name}_norm.bias", self.w[f"{self.key}.{part}_norm.bias"] * factor)
+            eps = self.config.norm_eps
+            x = g.op("LayerNormalization", [x, scale, bias], f"{name}_norm", axis=-1, epsilon=eps)
+        if part != "v" and self.block.rope:
+            x = _turned(g, self.config, x, tokens, f"{name}_rope")
+        return g.op("Transpose", [x], f"{name}.{last}", perm=perm)
+
+    def attend(self, q: str, k: str, v: str, sizes: Sizes | None, length: int) -> str:
+        """The output projection of `length` queries [N, length, C]."""
+        g, name = self.g, self.name
+        scores = g.op("MatMul", [q, k], f"{name}.scores")
+        if sizes is not None:
+            scores = g.op("Add", [scores, sizes.log], f"{name}.scores.weighted")
+        probs = g.op("Softmax", [scores], f"{name}.probs", axis=-1)
+        context = g.op("MatMul", [probs, v], f"{name}.context.heads")
+        context = g.op("Transpose", [context], f"{name}.context.joined", perm=[0, 2, 1, 3])
+        shape = g.shape(self.n, length, self.block.heads * self.block.v_dim)
+        return self.project("out", g.op("Reshape", [context, shape], f"{name}.context"))
 
 
-def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, index: int, x: str) -> str:
-    """fc1, GELU, fc2. Each group of units is a branch of its own, and the branches are summed."""
-    name, key = f"block{index}.mlp", f"blocks.{index}.mlp"
-    groups = block.groups or (block.hidden,)
-    start, total = 0, ""
-    for number, size in enumerate(groups):
-        suffix = f".{number}" if len(groups) > 1 else ""
-        units = slice(start, start + size)
-        w1, b1 = w[f"{key}.fc1.weight"][units], w[f"{key}.fc1.bias"][units]
-        hidden = g.linear(x, f"{name}.fc1{suffix}", w1, b1)
-        hidden = _gelu(g, hidden, f"{name}.gelu{suffix}")
+def _turned(g: GraphBuilder, config: ViTConfig, x: str, tokens: int, name: str) -> str:
+    """[N, tokens, heads, dim] with its pairs of dims turned by each token's place, by constants (see `vit.rope`)."""
+    table = rope_table(config)
+    assert table is not None
+    cosines, sines = table[:, :tokens, None].numpy()
+    dim = cosines.shape[-1]
+    parts = [f"{name}.first", f"{name}.second"]
+    g.op_outputs("Split", [x, g.shape(dim // 2, dim // 2)], parts, axis=-1)
+    swapped = g.op("Concat", parts[::-1], f"{name}.swapped", axis=-1)
+    direct = g.op("Mul", [x, g.constant(f"rope.cosines_{tokens}", cosines)], f"{name}.direct")
+    swapped = g.op("Mul", [swapped, g.constant(f"rope.sines_{tokens}", sines)], f"{name}.cross")
+    return g.op("Add", [direct, swapped], name)
+
+
+def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, name: str, key: str, x: str) -> str:
+    """fc1, activation, fc2. Each group of units is a branch of its own, and the branches are summed."""
+    total, spans = "", block.spans()
+    for number, (suffix, start, end) in enumerate(spans):
+        units = slice(start, end)
+
+        def first(part: str, suffix: str = suffix, units: slice = units) -> str:
+            weight, bias = w[f"{key}.{part}.weight"][units], w[f"{key}.{part}.bias"][units]
+            return g.linear(x, f"{name}.{part}{suffix}", weight, bias)
+
+        hidden = first("fc1")
+        if block.gated:
+            gate = ACTIVATIONS[block.act](g, first("gate"), f"{name}.act{suffix}")
+            hidden = g.op("Mul", [hidden, gate], f"{name}.gelu{suffix}")
+        else:
+            hidden = ACTIVATIONS[block.act](g, hidden, f"{name}.gelu{suffix}")
         weight = w[f"{key}.fc2.weight"][:, units]
         if number == 0:
             total = g.linear(hidden, f"{name}.fc2{suffix}", weight, w[f"{key}.fc2.bias"])
@@ -189,9 +297,8 @@ def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, index: int, x: str) ->
             product = g.op(
                 "MatMul", [hidden, g.constant(f"{name}.fc2{suffix}.weight", weight.T)], f"{name}.fc2{suffix}"
             )
-            last = number == len(groups) - 1
+            last = number == len(spans) - 1
             total = g.op("Add", [total, product], f"{name}.fc2" if last else f"{name}.fc2.sum{number}")
-        start += size
     return total
 
 
@@ -202,3 +309,29 @@ def _gelu(g: GraphBuilder, x: str, name: str) -> str:
     y = g.op("Add", [y, g.constant("one", np.float32(1))], f"{name}.add")
     y = g.op("Mul", [x, y], f"{name}.mul")
     return g.op("Mul", [y, g.constant("half", np.float32(0.5))], name)
+
+
+def _tanh_gelu(g: GraphBuilder, x: str, name: str) -> str:
+    """0.5 x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    y = g.op("Mul", [x, x], f"{name}.square")
+    y = g.op("Mul", [y, x], f"{name}.cube")
+    y = g.op("Mul", [y, g.constant("gelu_cubic", np.float32(0.044715))], f"{name}.cubic")
+    y = g.op("Add", [y, x], f"{name}.inner")
+    y = g.op("Mul", [y, g.constant("sqrt_2_pi", np.float32(math.sqrt(2 / math.pi)))], f"{name}.scaled")
+    y = g.op("Tanh", [y], f"{name}.tanh")
+    y = g.op("Add", [y, g.constant("one", np.float32(1))], f"{name}.add")
+    return g.op("Mul", [g.op("Mul", [x, g.constant("half", np.float32(0.5))], f"{name}.half"), y], name)
+
+
+def _quick_gelu(g: GraphBuilder, x: str, name: str) -> str:
+    """x * sigmoid(1.702 x)."""
+    y = g.op("Mul", [x, g.constant("quick_gelu", np.float32(1.702))], f"{name}.scaled")
+    return g.op("Mul", [x, g.op("Sigmoid", [y], f"{name}.sigmoid")], name)
+
+
+def _silu(g: GraphBuilder, x: str, name: str) -> str:
+    """x * sigmoid(x)."""
+    return g.op("Mul", [x, g.op("Sigmoid", [x], f"{name}.sigmoid")], name)
+
+
+ACTIVATIONS = {"gelu": _gelu, "gelu_tanh": _tanh_gelu, "quick_gelu": _quick_gelu, "swiglu": _silu}

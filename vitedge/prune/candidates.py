@@ -128,7 +128,7 @@ def find_candidates(
                 b, w = reduce_values(weight[:, own], covariance[own][:, own], rank)
                 parts.append(w @ b)
             found.d_values[rank] = (torch.cat(parts, 1) - weight).bfloat16()
-        for rank in levels(c.qk_dim, head_align, head_align, 8):
+        for rank in levels(c.qk_dim, head_align, head_align, 8) if c.free_logits else ():
             pairs = [
                 reduce_logits(q, k, rank) for q, k in zip(stats.attention.queries, stats.attention.keys, strict=True)
             ]

@@ -65,8 +65,8 @@ def choices(config: ViTConfig, index: int, effects: Effects, options: PruneOptio
         harm_qk, harm_v = curve(effects.logits, block.qk_dim), curve(effects.values, block.v_dim)
         heads = [block.heads, *levels(block.heads, 1, options.min_heads, block.heads + 1)]
         dims = [
-            [full, *(levels(full, options.head_align, options.head_align, full))]
-            for full in (block.qk_dim, block.v_dim)
+            [full, *(levels(full, options.head_align, options.head_align, full) if free else ())]
+            for full, free in ((block.qk_dim, block.free_logits), (block.v_dim, True))
         ]
         ways = []
         for h, qk, v in product(heads, *dims):

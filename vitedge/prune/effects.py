@@ -29,6 +29,10 @@ class Effects:
 def log_probability(logits: Tensor, activation: str, generator: torch.Generator) -> Tensor:
     """log p(y) summed over the batch, of an output y drawn from the model's own distribution."""
     p = logits.detach().float()
+    if activation == "none":
+        # Of embeddings the direction counts: the Fisher information of a normal distribution around it is 1.
+        y = torch.randn(p.shape, generator=generator)
+        return (F.normalize(logits.float().flatten(1), dim=-1) * y.flatten(1)).sum()
     if activation == "sigmoid":
         y = torch.bernoulli(p.sigmoid(), generator=generator)
         return -F.binary_cross_entropy_with_logits(logits.float(), y, reduction="sum")

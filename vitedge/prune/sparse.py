@@ -63,7 +63,7 @@ def inputs_of(block: Block) -> list[tuple[str, list[nn.Linear]]]:
         a = block.attention
         found += [("attend", [a.q, a.k, a.v]), ("attend", [a.out])]
     if block.mlp is not None:
-        found += [("feed_forward", [block.mlp.fc1]), ("feed_forward", [block.mlp.fc2])]
+        found += [("feed_forward", [*block.mlp.inputs()]), ("feed_forward", [block.mlp.fc2])]
     return found
 
 
@@ -84,7 +84,7 @@ def sparsify_model(
             store, run = (x, block.attend) if half == "attend" else (middle, block.feed_forward)
             assert store is not None
             # Keys read all tokens, also where the queries are one.
-            watched = layers[1] if len(layers) == 3 else layers[0]
+            watched = layers[1] if half == "attend" and len(layers) == 3 else layers[0]
             covariance = input_covariance(watched, run, store)
             for layer in layers:
                 try:

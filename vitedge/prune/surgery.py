@@ -24,7 +24,8 @@ def cut_mlp(mlp: MLP, kept: Sequence[int], weight: Tensor, bias: Tensor) -> MLP:
     """The MLP with only the units `kept`, and with fc2's new weight [C, kept] and bias [C]."""
     new = MLP(mlp.fc1.in_features, replace(mlp.config, hidden=len(kept), groups=()))
     units = torch.as_tensor(kept)
-    set_linear(new.fc1, mlp.fc1.weight[units], mlp.fc1.bias[units])
+    for old, linear in zip(mlp.inputs(), new.inputs(), strict=True):
+        set_linear(linear, old.weight[units], old.bias[units])
     set_linear(new.fc2, weight, bias)
     return new
 
@@ -59,7 +60,7 @@ def cut_attention(
     c = attention.config
     qk_dim = c.qk_dim if queries is None else len(queries[0])
     v_dim = c.v_dim if values is None else len(values[0])
-    new = Attention(attention.q.in_features, replace(c, heads=len(heads), qk_dim=qk_dim, v_dim=v_dim))
+    new = attention.like(replace(c, heads=len(heads), qk_dim=qk_dim, v_dim=v_dim))
     new.q = project_rows(attention.q, heads, c.qk_dim, queries)
     new.k = project_rows(attention.k, heads, c.qk_dim, keys)
     new.v = project_rows(attention.v, heads, c.v_dim, values)

@@ -65,11 +65,12 @@ def layers(
     for block, total in zip(model.encoder(), sums, strict=True):
         own = {}
         for name, pair, size in (
-            ("units", block.mlp and (block.mlp.fc1, block.mlp.fc2), 1),
-            ("heads", block.attention and (block.attention.v, block.attention.out), block.config.v_dim),
+            ("units", block.mlp and (block.mlp.inputs(), block.mlp.fc2), 1),
+            ("heads", block.attention and ((block.attention.v,), block.attention.out), block.config.v_dim),
         ):
             if pair:
                 first, second = (t / drawn for t in total[name]) if name in total else (None, None)
-                own[name] = Layer(pair[0].weight.detach(), pair[1].weight.detach(), size, first, second)
+                into = torch.cat([linear.weight.detach() for linear in pair[0]], 1)
+                own[name] = Layer(into, pair[1].weight.detach(), size, first, second)
         result.append(own)
     return result

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vitedge.condition.fold import fold_attention_scale
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.integer import (
+    KERNELS,
     IntegerConv,
     IntegerLinear,
     IntegerMatMul,
-    KernelGelu,
     KernelNorm,
     KernelSoftmax,
     Piece,
@@ -47,8 +47,8 @@ class FakeQuant(Site):
 
 
 def site_parts(config: ViTConfig, site: str) -> list[tuple[str, int, int]]:
-    """(value in the graph, first channel, one past the last) of a site: several only for fc1 with groups."""
-    if site.endswith(".mlp.fc1"):
+    """(value in the graph, first channel, one past the last) of a site: several for an MLP's units in groups."""
+    if site.endswith((".mlp.fc1", ".mlp.gate", ".mlp.act")):
         return [(site + suffix, a, b) for suffix, a, b in config.block_of(site).spans()]
     return [(site, 0, 0)]
 
@@ -102,7 +102,8 @@ def attention_scale(config: ViTConfig, unit: Unit) -> float:
     """What the exported q carries: the attention scale, 1 where it is folded already."""
     if not unit.name.endswith(".attention.q"):
         return 1.0
-    return config.block_of(unit.name).scale
+    block = config.block_of(unit.name)
+    return 1.0 if block.qk_norm else block.scale
 
 
 def from_raw_pixels(weight: Tensor, bias: Tensor | None, preprocess: Preprocess) -> tuple[Tensor, Tensor | None]:
@@ -159,7 +160,8 @@ def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess)
     for index, block in enumerate(sim.encoder()):
         if block.attention is None:
             continue
-        for product, sources in (("scores", ("q", "k")), ("context", ("probs", "v"))):
+        factors = block.config.factor("q"), block.config.factor("k")
+        for product, sources in (("scores", factors), ("context", ("probs", "v"))):
             a, b = (scheme.activations.get(f"block{index}.attention.{source}") for source in sources)
             if a is not None and b is not None:
                 setattr(block.attention, f"{product}_product", IntegerMatMul(a, b))
@@ -174,7 +176,7 @@ def _kernels(sim: Architecture, scheme: Scheme) -> None:
         if block.attention is not None and rounded & {"attention.scores", "attention.probs"}:
             block.attention.softmax = KernelSoftmax(-1)
         if block.mlp is not None and any(name.startswith("mlp.") for name in rounded):
-            block.mlp.gelu = KernelGelu()
+            block.mlp.act = KERNELS[block.config.act]()
         if block.norm1 is not None and "norm1" in rounded:
             block.norm1 = KernelNorm.of(block.norm1)
         if block.norm2 is not None and "norm2" in rounded:

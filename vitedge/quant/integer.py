@@ -11,8 +11,9 @@ the last bit at most. `benchmarks/simulation.py` measures what that is worth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.quant.scheme import Activation, Weight
 from vitedge.vit.model import MatMul
 
-_SQRT2 = float(np.float32(np.sqrt(2)))
+_SQRT2, _SQRT_2_PI = float(np.float32(np.sqrt(2))), float(np.float32(np.sqrt(2 / np.pi)))
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,39 @@ class KernelSoftmax(nn.Softmax):
         return e * (1 / e.double().sum(-1, keepdim=True).float())
 
 
-class KernelGelu(nn.GELU):
+class KernelGelu(nn.Module):
     """GELU in the steps of the exported graph, each to the nearest float."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * ((x / _SQRT2).double().erf().float() + 1) * 0.5
+
+
+class KernelTanhGelu(nn.Module):
+    """The same of GELU by tanh."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x * x * x * 0.044715 + x) * _SQRT_2_PI
+        return (x * 0.5) * (y.double().tanh().float() + 1)
+
+
+class KernelSigmoid(nn.Module):
+    """The same of x * sigmoid(factor * x): SiLU, and CLIP's GELU."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x * self.factor).double().sigmoid().float()
+
+
+# Activation of an MLP -> its form in the runtime's steps.
+KERNELS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": KernelGelu,
+    "gelu_tanh": KernelTanhGelu,
+    "quick_gelu": partial(KernelSigmoid, 1.702),
+    "swiglu": KernelSigmoid,
+}
 
 
 def codes(x: Tensor, to: Activation) -> Tensor:

@@ -26,14 +26,16 @@ def values(config: ViTConfig, preset: str) -> list[str]:
             read[unit.source] = read.get(unit.source, 0) + unit.macs
         total = sum(read.values()) + sum(macs for _, _, macs in products(config))
         return [name for name, macs in read.items() if macs >= NEGLIGIBLE * total]
-    found = [PIXELS, "patches", "embed"]
+    found = [PIXELS, "patches", *(["embed"] if config.prefix or config.positions else [])]
+    found += ["pre_norm"] if config.norm_pre else []
+    found += ["pre"] if config.pre_linear else []
     total = sum(unit.macs for unit in units(config)) + sum(macs for _, _, macs in products(config))
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None
         if block.heads:
             found.append(f"{name}.norm1")
-            parts = ("k", "v") if last else ("q", "k", "v", "scores", "probs", "context", "out")
+            parts = [p for p in block.attention_sites() if not last or p[0] in "kv"]
             found += [f"{name}.attention.{part}" for part in parts]
             found += [] if last else [f"{name}.residual1"]
         found += [f"{name}.merged"] if block.merge else []
@@ -41,8 +43,12 @@ def values(config: ViTConfig, preset: str) -> list[str]:
             cost = config.width * config.block_tokens(i).mlp
             sizes = [(suffix, (end - start) * cost) for suffix, start, end in block.spans()]
             suffixes = [suffix for suffix, macs in sizes if macs >= NEGLIGIBLE * total or len(sizes) == 1]
-            found += [f"{name}.norm2", *(f"{name}.mlp.fc1{s}" for s in suffixes)]
-            found += [*(f"{name}.mlp.gelu{s}" for s in suffixes), f"{name}.mlp.fc2", f"{name}.residual2"]
+            kinds = ("fc1", "gate", "act", "gelu") if block.gated else ("fc1", "gelu")
+            found += [f"{name}.norm2", *(f"{name}.mlp.{kind}{s}" for kind in kinds for s in suffixes)]
+            found += [f"{name}.mlp.fc2", f"{name}.residual2"]
+    if config.pool_norm == "tokens" and config.queries(len(config.blocks) - 1) is None:
+        found.append("norm")
+        found += ["pool.attention.k", "pool.attention.v"] if config.pool_block else []
     return found
 
 

@@ -13,8 +13,8 @@ from vitedge.quant.histogram import Histogram
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.products import PIXELS
 
-# GELU(-3.5) = -0.0008; below, it only gets nearer to 0.
-GELU_FLOOR = -3.5
+# Where an activation is within 0.001 of 0, and below it only gets nearer to 0: GELU(-3.5) = -0.0008.
+FLOOR = {"gelu": -3.5, "gelu_tanh": -3.5, "quick_gelu": -5.5, "swiglu": -9.5}
 
 
 @torch.no_grad()
@@ -39,7 +39,9 @@ def histograms(model: Architecture, batches: Iterable[Tensor], values: Iterable[
             model(batch)
             seen += len(batch)
     for value, histogram in found.items():
-        if ".mlp.fc1" in value:
-            # GELU makes 0 of everything below: the range need not reach there.
-            histogram.minimum = max(histogram.minimum, GELU_FLOOR)
+        if ".mlp.fc1" in value or ".mlp.gate" in value:
+            block = model.config.block_of(value)
+            if (".mlp.gate" in value) == block.gated:
+                # The activation makes 0 of everything below: the range need not reach there.
+                histogram.minimum = max(histogram.minimum, FLOOR[block.act])
     return found

@@ -28,10 +28,9 @@ def emit_patches(g: GraphEditor) -> str:
     """uint8 [N, H, W, C] -> uint8 patches [N, tokens, p * p * C], by reshaping alone."""
     shape = [d.dim_value for d in g.graph.input[0].type.tensor_type.shape.dim]
     p = patch_size(g.model)
-    batch, size, channels = shape[0] or -1, shape[1], shape[3]
-    grid = size // p
-    cut = g.constant("pixels.cut.shape", np.array([batch, grid, p, grid, p * channels], np.int64))
-    flat = g.constant("pixels.patches.shape", np.array([batch, grid * grid, p * p * channels], np.int64))
+    batch, rows, columns, channels = shape[0] or -1, shape[1] // p, shape[2] // p, shape[3]
+    cut = g.constant("pixels.cut.shape", np.array([batch, rows, p, columns, p * channels], np.int64))
+    flat = g.constant("pixels.patches.shape", np.array([batch, rows * columns, p * p * channels], np.int64))
     x = g.emit("Reshape", ["pixels", cut], "pixels.cut")
     x = g.emit("Transpose", [x], "pixels.grid", perm=[0, 1, 3, 2, 4])
     return g.emit("Reshape", [x, flat], "pixels.patches")

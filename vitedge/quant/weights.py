@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,14 +25,16 @@ from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, neare
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import weight_scales
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.names import block_index
 from vitedge.vit.products import Unit, units
 
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
 TOKENS_PER_INPUT = 8
-STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1",), ("mlp.fc2",))
+STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1", "mlp.gate"), ("mlp.fc2",))
 
 Progress = Callable[[str], None]
+Run = Callable[[Architecture, Tensor], Tensor]
 
 
 class WeightRounder:
@@ -62,24 +65,19 @@ class WeightRounder:
         """Rounds every layer asked for. `batches` is called three times."""
         if "patch_embed" in self.layer_units:
             self._patches(batches, progress)
+        if "pre" in self.layer_units:
+            images = list(batches())
+            self._stage(["pre"], lambda model, x: model.embed(x), images, images, progress)
         ours = [self.sim.embed(batch) for batch in batches()]
         theirs = [self.float.embed(batch) for batch in batches()]
         for i in range(len(self.float.blocks)):
             for stage in STAGES:
-                names = [f"block{i}.{part}" for part in stage if f"block{i}.{part}" in self.layer_units]
-                if names:
-                    progress(names[0])
-                    self._stage(i, names, ours, theirs)
+                names = [f"block{i}.{part}" for part in stage]
+                self._stage(names, partial(_run_block, index=i), ours, theirs, progress)
             ours = [self.sim.run_block(i, x) for x in ours]
             theirs = [self.float.run_block(i, x) for x in theirs]
-        if "head" not in self.layer_units:
-            return
-        progress("head")
-        moments = self._moments("head")
-        for x, y in zip(ours, theirs, strict=True):
-            inputs = self.sim.pool(x)
-            moments.update(inputs, self._target("head", inputs, self.float.pool(y)))
-        self._round("head", moments)
+        for names in [*([f"pool.{part}" for part in stage] for stage in STAGES), [*self.float.config.heads()]]:
+            self._stage(names, lambda model, x: model.classify(x), ours, theirs, progress)
 
     def _moments(self, layer: str) -> Moments:
         weight = self.float.linears()[layer].weight.flatten(1)
@@ -89,20 +87,27 @@ class WeightRounder:
         """What the layer should give: the float layer's output on the float model's input, or on ours."""
         return self.float.linears()[layer](theirs if self.options.correct else ours)
 
-    def _stage(self, index: int, names: list[str], ours: list[Tensor], theirs: list[Tensor]) -> None:
-        """Rounds layers that may be rounded at once, since none reads what another of them makes."""
+    def _stage(self, layers: list[str], run: Run, ours: list[Tensor], theirs: list[Tensor], progress: Progress) -> None:
+        """Rounds those of `layers` that there are, all at once, since none reads what another of them makes.
+
+        run: computes them from the activations `ours` of the quantised copy and `theirs` of the float model.
+        """
+        names = [name for name in layers if name in self.layer_units]
+        if not names:
+            return
+        progress(names[0])
         moments = {name: self._moments(name) for name in names}
         for x, y in zip(ours, theirs, strict=True):
-            mine = inputs_of(self.sim, index, names, x)
-            other = inputs_of(self.float, index, names, y)
+            mine, other = inputs_of(self.sim, run, names, x), inputs_of(self.float, run, names, y)
             for name in names:
                 target, weight = self._target(name, mine[name], other[name]), None
-                if name.endswith((".out", ".fc2")):
+                index = block_index(name)
+                if index is not None and name.endswith((".out", ".fc2")):
                     # LayerNorm divides each token by its deviation: the same error matters less in a large
                     # one.
                     weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
                     weight = weight / weight.mean()
-                moments[name].update(mine[name].flatten(0, 1), target.flatten(0, 1), weight)
+                moments[name].update(mine[name].flatten(0, -2), target.flatten(0, -2), weight)
         for name in names:
             self._round(name, moments[name])
 
@@ -192,9 +197,13 @@ class _Stop(Exception):
     """Ends a forward pass at the last layer that was asked for."""
 
 
-def inputs_of(model: Architecture, index: int, names: list[str], x: Tensor) -> dict[str, Tensor]:
-    """Inputs [B, N, in] of the named Linears of block `index`, whose input stream is `x`; what comes after
-    the last of them is not computed."""
+def _run_block(model: Architecture, x: Tensor, index: int) -> Tensor:
+    return model.run_block(index, x)
+
+
+def inputs_of(model: Architecture, run: Run, names: list[str], x: Tensor) -> dict[str, Tensor]:
+    """Inputs [B, N, in] or [B, in] of the named Linears, which `run` computes from `x`; what comes after the last of
+    them is not computed."""
     layers = {id(model.linears()[name]): name for name in names}
     found: dict[str, Tensor] = {}
 
@@ -205,7 +214,7 @@ def inputs_of(model: Architecture, index: int, names: list[str], x: Tensor) -> d
 
     handles = [model.linears()[name].register_forward_pre_hook(hook) for name in names]
     try:
-        model.run_block(index, x)
+        run(model, x)
     except _Stop:
         pass
     finally:

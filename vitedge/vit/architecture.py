@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitedge.vit.config import ViTConfig
 
@@ -67,13 +69,14 @@ class Architecture(nn.Module):
     patch_embed: nn.Conv2d
     blocks: nn.ModuleList
     head: nn.Linear
+    heads: nn.ModuleList
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> the residual stream [B, N, C] before the first block."""
         raise NotImplementedError
 
-    def pool(self, x: Tensor) -> Tensor:
-        """The residual stream after the last block [B, N, C] -> what the head reads [B, C]."""
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The residual stream after the last block [B, N, C] -> what each head reads [B, C]."""
         raise NotImplementedError
 
     def streams(self) -> tuple[Stream, ...]:
@@ -92,13 +95,19 @@ class Architecture(nn.Module):
         """The blocks, typed."""
         return iter(self.blocks)  # type: ignore[arg-type]
 
+    def head_list(self) -> tuple[nn.Linear, ...]:
+        """The head, and those of further pooled parts, whose outputs are added."""
+        return (self.head, *self.heads)  # type: ignore[arg-type]
+
     def run_block(self, index: int, x: Tensor) -> Tensor:
         """Block `index` on the residual stream."""
         return self.blocks[index](x)
 
     def classify(self, x: Tensor) -> Tensor:
         """The residual stream after the last block [B, N, C] -> logits [B, classes]."""
-        return self.head(self.pool(x))
+        parts = [head(part) for head, part in zip(self.head_list(), self.pool(x), strict=True)]
+        logits = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return F.normalize(logits, dim=-1) if self.config.normalize else logits
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
@@ -114,6 +123,10 @@ class Architecture(nn.Module):
     def fresh(self, config: ViTConfig) -> Architecture:
         """A model of the same family with another configuration, its weights not set."""
         return type(self)(config)  # type: ignore[arg-type]
+
+    def rotatable(self) -> Architecture:
+        """This model, or one that computes the same and whose streams are written to by parameters alone."""
+        return self
 
     def reconfigure(self, index: int, **changes: Any) -> None:
         """Changes the configuration of block `index`, wherever the model keeps it."""

@@ -106,6 +106,16 @@ class BlockConfig:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
 
+    def attention_sites(self) -> tuple[str, ...]:
+        """The activations of attention, in the order of the data flow."""
+        normed = ("q_norm", "k_norm") if self.qk_norm else ()
+        turned = ("q_rope", "k_rope") if self.rope else ()
+        return ("q", "k", *normed, *turned, "v", "scores", "probs", "context", "out")
+
+    def factor(self, part: str) -> str:
+        """Which activation the product of q and k reads for `part`, "q" or "k"."""
+        return f"{part}_rope" if self.rope else f"{part}_norm" if self.qk_norm else part
+
     def spans(self) -> list[tuple[str, int, int]]:
         """(suffix of the name in the graph, first unit, one past the last) of each group of MLP units."""
         sizes = self.groups or (self.hidden,)
@@ -179,6 +189,8 @@ class ViTConfig:
             raise ValueError("tokens are either matched in all blocks or in none")
         if self.rope is not None and any(b.merge for b in self.blocks):
             raise ValueError("tokens that are turned by their place can't be merged")
+        if "patches" in self.pool and any(b.merge for b in self.blocks):
+            raise ValueError("the patches are the output, and can't be merged")
         unknown = set(self.pool) - {*self.prefix_tokens, "mean", "attention", "patches"}
         if not self.pool or unknown or (len(self.pool) > 1 and {"attention", "patches"} & set(self.pool)):
             raise ValueError(f"a model with the tokens {self.prefix_tokens} can't be pooled by {self.pool}")
@@ -237,8 +249,14 @@ class ViTConfig:
         blocks = (replace(b, merge=replace(b.merge, matched=False)) if b.merge else b for b in self.blocks)
         return replace(self, blocks=tuple(blocks))
 
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads, one a pooled part."""
+        return ("head", *(f"head.{i}" for i in range(1, len(self.pool))))
+
     def block_of(self, name: str) -> BlockConfig:
-        """The block that a layer, a site or a value of the graph belongs to by its name."""
+        """The block, or the attention pool, that a layer, a site or a value of the graph belongs to by its name."""
+        if name.startswith("pool.") and self.pool_block is not None:
+            return self.pool_block
         index = block_index(name)
         assert index is not None, name
         return self.blocks[index]

@@ -78,8 +78,9 @@ def init_local(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     codes, frequencies = position_codes(config.grid[0], dim)
     basis = torch.linalg.qr(torch.randn(width, dim, generator=generator))[0].T
     amplitude = math.sqrt(POSITION_SHARE * width / (dim / 2))
+    assert model.pos_embedding is not None
     model.pos_embedding.zero_()
-    model.pos_embedding[0, 1:] = codes @ basis * amplitude
+    model.pos_embedding[0, config.prefix :] = codes @ basis * amplitude
     mixing = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
     patches = mixing @ cosine_patches(config.patch_size, width).flatten(1)
     # What the image writes stays out of the position's subspace, and so does what the blocks write.

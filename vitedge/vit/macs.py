@@ -14,7 +14,26 @@ def attention_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -
 
 def mlp_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
     """MACs of one block's MLP."""
-    return 2 * config.width * block.hidden * tokens.mlp
+    return (3 if block.gated else 2) * config.width * block.hidden * tokens.mlp
+
+
+def pre_macs(config: ViTConfig) -> int:
+    """MACs of the Linear before the first block."""
+    return config.tokens * config.width**2 if config.pre_linear else 0
+
+
+def head_macs(config: ViTConfig) -> int:
+    """MACs of one head."""
+    return config.width * config.classes * (config.patches if "patches" in config.pool else 1)
+
+
+def pool_macs(config: ViTConfig) -> int:
+    """MACs of attention pooling: keys and values of all tokens, and one token's MLP."""
+    block, n = config.pool_block, config.block_tokens(len(config.blocks) - 1).mlp
+    if block is None:
+        return 0
+    query = config.width * block.heads * block.qk_dim  # a constant
+    return attention_macs(config, block, BlockTokens(n, 1, 1)) - query + mlp_macs(config, block, BlockTokens(n, 1, 1))
 
 
 def patch_macs(config: ViTConfig) -> int:
@@ -43,20 +62,28 @@ def block_macs(config: ViTConfig, index: int) -> int:
 def model_macs(config: ViTConfig) -> int:
     """MACs of one image as exported: a block counts only the tokens that are needed after it."""
     blocks = sum(block_macs(config, i) for i in range(len(config.blocks)))
-    return patch_macs(config) + config.width * config.classes + blocks
+    heads = head_macs(config) * len(config.pool)
+    return patch_macs(config) + pre_macs(config) + blocks + pool_macs(config) + heads
 
 
 def block_params(config: ViTConfig, block: BlockConfig) -> int:
     """Parameters of one block, its LayerNorms included."""
     w, qk, v = config.width, block.heads * block.qk_dim, block.heads * block.v_dim
     attention = 2 * (w * qk + qk) + (w * v + v) + (v * w + w) + 2 * w if block.heads else 0
-    mlp = (w * block.hidden + block.hidden) + (block.hidden * w + w) + 2 * w if block.hidden else 0
+    attention += 4 * block.qk_dim if block.heads and block.qk_norm else 0
+    first = w * block.hidden + block.hidden
+    mlp = (2 if block.gated else 1) * first + (block.hidden * w + w) + 2 * w if block.hidden else 0
     return attention + mlp
 
 
 def model_params(config: ViTConfig) -> int:
     """Parameters of the model."""
     w = config.width
-    stem = config.patch_size**2 * config.channels * w + w + w + config.tokens * w
-    head = 2 * w + w * config.classes + config.classes
-    return stem + sum(block_params(config, b) for b in config.blocks) + head
+    stem = config.patch_size**2 * config.channels * w + w + config.prefix * w
+    stem += (config.tokens * w if config.positions else 0) + (2 * w if config.norm_pre else 0)
+    stem += w * w + w if config.pre_linear else 0
+    pool = config.pool_block
+    # The pool's query is a constant, and no LayerNorm of its own stands before it.
+    pooling = block_params(config, pool) - w * pool.heads * pool.qk_dim - 2 * w if pool else 0
+    heads = (w * config.classes + config.classes) * len(config.pool)
+    return stem + sum(block_params(config, b) for b in config.blocks) + 2 * w + pooling + heads

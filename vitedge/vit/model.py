@@ -8,6 +8,9 @@ name of the value in the exported ONNX graph.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,7 +21,8 @@ from vitedge.tokens.matching import join_sizes, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.names import TOKENS
+from vitedge.vit.names import TOKENS, block_index, is_stream
+from vitedge.vit.rope import rope_table, turned
 
 
 class Site(nn.Identity):
@@ -36,34 +40,73 @@ def _untouched(module: nn.Module) -> bool:
     return type(module) in (Site, MatMul, nn.Softmax) and not module._forward_hooks and not module._forward_pre_hooks
 
 
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), section 2 of arXiv 1606.08415; of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.702 * x).sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+    "swiglu": nn.SiLU,
+}
+
+
 class Attention(nn.Module):
     """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens.
 
     `sizes` [B, N]: how many tokens each one stands for; it counts as often (ToMe's proportional attention).
+    rope: what turns q and k by their place, as `rope.rope_table` makes it.
     """
 
-    def __init__(self, width: int, config: BlockConfig) -> None:
+    rope: Tensor | None
+
+    def __init__(self, width: int, config: BlockConfig, eps: float = 1e-6, rope: Tensor | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.eps = config, eps
         qk, v = config.heads * config.qk_dim, config.heads * config.v_dim
         self.q = nn.Linear(width, qk)
         self.k = nn.Linear(width, qk)
         self.v = nn.Linear(width, v)
         self.out = nn.Linear(v, width)
+        self.q_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
+        self.k_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
+        self.register_buffer("rope", rope if config.rope else None, persistent=False)
         self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
+        self.q_norm_site, self.k_norm_site, self.q_rope_site, self.k_rope_site = Site(), Site(), Site(), Site()
         self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
         self.scores_product, self.softmax, self.context_product = MatMul(), nn.Softmax(-1), MatMul()
+
+    def like(self, config: BlockConfig) -> Attention:
+        """Another one of these widths, its weights not set but for the LayerNorms of q and k."""
+        new = Attention(self.out.out_features, config, self.eps, self.rope)
+        if self.q_norm is not None and self.k_norm is not None:
+            new.q_norm, new.k_norm = self.q_norm, self.k_norm
+        return new
 
     def heads(self, x: Tensor, dim: int) -> Tensor:
         """[B, N, heads * dim] -> [B, heads, N, dim]."""
         return x.unflatten(-1, (self.config.heads, dim)).transpose(1, 2)
 
+    def placed(self, part: str, x: Tensor) -> Tensor:
+        """q or k [B, heads, N, dim] as their product reads it: normalised, and turned by its place."""
+        norm = self.q_norm if part == "q" else self.k_norm
+        if norm is not None:
+            x = norm(x)
+            scale = self.config.scale if part == "q" else 1.0
+            x = getattr(self, f"{part}_norm_site")(x if scale == 1 else x * scale)
+        return x if self.rope is None else getattr(self, f"{part}_rope_site")(turned(x, self.rope))
+
     def forward(self, x: Tensor, queries: int | None = None, sizes: Tensor | None = None) -> Tensor:
         c, bias = self.config, None if sizes is None else sizes.log()[:, None, None]
         q = self.q(x if queries is None else x[:, :queries])
-        # As in the exported graph, where q's weights carry the scale.
-        q = self.heads(self.q_site(q if c.scale == 1 else q * c.scale), c.qk_dim)
-        k = self.heads(self.k_site(self.k(x)), c.qk_dim)
+        # As in the exported graph, where q's weights, or those of its LayerNorm, carry the scale.
+        q = self.q_site(q if c.scale == 1 or c.qk_norm else q * c.scale)
+        q = self.placed("q", self.heads(q, c.qk_dim))
+        k = self.placed("k", self.heads(self.k_site(self.k(x)), c.qk_dim))
         v = self.heads(self.v_site(self.v(x)), c.v_dim)
         inner = (self.scores_product, self.scores_site, self.softmax, self.probs_site, self.context_product)
         if all(_untouched(module) for module in inner):
@@ -77,17 +120,22 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """fc1, GELU in its erf form, fc2: [B, N, C] -> [B, N, C]."""
+    """fc1, activation, fc2: [B, N, C] -> [B, N, C]; gated, the activation of `gate` is multiplied with fc1."""
 
     def __init__(self, width: int, config: BlockConfig) -> None:
         super().__init__()
         self.config = config
         self.fc1 = nn.Linear(width, config.hidden)
-        self.gelu = nn.GELU()
+        self.gate = nn.Linear(width, config.hidden) if config.gated else None
+        self.act = ACTIVATIONS[config.act]()
         self.fc2 = nn.Linear(config.hidden, width)
-        self.fc1_site, self.fc2_site = Site(), Site()
+        self.fc1_site, self.gate_site, self.act_site, self.fc2_site = Site(), Site(), Site(), Site()
         # A group of units is a value of its own in the exported graph, with its own scale.
         self.gelu_sites = nn.ModuleList(Site() for _ in config.spans())
+
+    def inputs(self) -> tuple[nn.Linear, ...]:
+        """The Linears that read the stream."""
+        return (self.fc1,) if self.gate is None else (self.fc1, self.gate)
 
     def set_config(self, config: BlockConfig) -> None:
         """Takes over a configuration of the same widths."""
@@ -96,7 +144,11 @@ class MLP(nn.Module):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.gelu(self.fc1_site(self.fc1(x)))
+        hidden = self.fc1_site(self.fc1(x))
+        if self.gate is None:
+            hidden = self.act(hidden)
+        else:
+            hidden = hidden * self.act_site(self.act(self.gate_site(self.gate(x))))
         if len(self.gelu_sites) == 1:
             hidden = self.gelu_sites[0](hidden)
         elif not all(_untouched(site) for site in self.gelu_sites):
@@ -114,12 +166,18 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, width: int, eps: float, config: BlockConfig, queries: int | None = None, prefix: int = 1
+        self,
+        width: int,
+        eps: float,
+        config: BlockConfig,
+        queries: int | None = None,
+        prefix: int = 1,
+        rope: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.width = config, width
         self.queries = queries
-        self.attention = Attention(width, config) if config.heads else None
+        self.attention = Attention(width, config, eps, rope) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
@@ -158,39 +216,101 @@ class Block(nn.Module):
         return self.feed_forward(self.attend(x))
 
 
-class VisionTransformer(Architecture):
-    """Normalised images float32 [B, channels, H, W] -> logits [B, classes].
+class Query(nn.Module):
+    """The query of an attention pool, the same for every image: [B, N, C] -> [B, 1, heads * qk_dim]."""
 
-    The last block computes k and v on all tokens and the rest on [CLS] alone: the sites see what the exported graph
-    computes.
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1, 1, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.expand(len(x), -1, -1)
+
+
+class AttentionPool(nn.Module):
+    """One token that attends to all [B, N, C] -> [B, 1, C], and an MLP (the MAP head of arXiv 2106.04560)."""
+
+    def __init__(self, width: int, eps: float, config: BlockConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention, self.mlp = Attention(width, config, eps), MLP(width, config)
+        self.attention.q = Query(config.heads * config.qk_dim)  # type: ignore[assignment]
+        self.norm2, self.norm2_site, self.residual2_site = nn.LayerNorm(width, eps=eps), Site(), Site()
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        x = self.attention(x, sizes=sizes)
+        return self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x))))
+
+
+class VisionTransformer(Architecture):
+    """Normalised images float32 [B, channels, H, W] -> logits or an embedding [B, classes] ([B, patches, classes]).
+
+    Where prefix tokens alone are pooled, the last block computes k and v on all tokens and the rest on these: the sites
+    see what the exported graph computes.
     """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = nn.Conv2d(config.channels, config.width, config.patch_size, config.patch_size)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, config.width))
+        width, eps = config.width, config.norm_eps
+        self.patch_embed = nn.Conv2d(config.channels, width, config.patch_size, config.patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, config.prefix, width)) if config.prefix else None
+        self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, width)) if config.positions else None
         self.patch_site, self.embed_site = Site(), Site()
+        self.pre_norm = nn.LayerNorm(width, eps=eps) if config.norm_pre else None
+        self.pre = nn.Linear(width, width) if config.pre_linear else None
+        self.pre_norm_site, self.pre_site = Site(), Site()
+        rope = rope_table(config)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.norm_eps, b, config.queries(i), config.prefix)
-            for i, b in enumerate(config.blocks)
+            Block(width, eps, b, config.queries(i), config.prefix, rope) for i, b in enumerate(config.blocks)
         )
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.norm_site = Site()
-        self.head = nn.Linear(config.width, config.classes)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm_site, self.mean_site = Site(), Site()
+        self.pooling = AttentionPool(width, eps, config.pool_block) if config.pool_block else None
+        self.head = nn.Linear(width, config.classes)
+        self.heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in config.pool[1:])
 
     def embed(self, x: Tensor) -> Tensor:
-        patches = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
-        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
-        return self.embed_site(tokens + self.pos_embedding)
+        tokens = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = self.embed_site(tokens if self.pos_embedding is None else tokens + self.pos_embedding)
+        if self.pre_norm is not None:
+            tokens = self.pre_norm_site(self.pre_norm(tokens))
+        return tokens if self.pre is None else self.pre_site(self.pre(tokens))
 
-    def pool(self, x: Tensor) -> Tensor:
-        return self.norm_site(self.norm(x[:, 0, : self.config.width]))
+    def pool(self, x: Tensor) -> tuple[Tensor, ...]:
+        c, (x, sizes) = self.config, split_sizes(x, self.config.width)
+        if c.pool_norm == "pooled":
+            return (self.norm_site(self.norm(self.mean_site(self._mean(x, sizes)))),)
+        if len(c.pool) == 1 and c.pool[0] in c.prefix_tokens:
+            x = x[:, c.prefix_tokens.index(c.pool[0])]
+            return (self.norm_site(self.norm(x)),)
+        x = self.norm_site(self.norm(x))
+        return tuple(self._part(part, x, sizes) for part in c.pool)
+
+    def _part(self, part: str, x: Tensor, sizes: Tensor | None) -> Tensor:
+        if part == "mean":
+            return self.mean_site(self._mean(x, sizes))
+        if part == "patches":
+            return x[:, self.config.prefix :]
+        if self.pooling is not None:
+            return self.pooling(x, sizes)[:, 0]
+        return x[:, self.config.prefix_tokens.index(part)]
+
+    def _mean(self, x: Tensor, sizes: Tensor | None) -> Tensor:
+        x = x[:, self.config.prefix :]
+        if sizes is None:
+            return x.mean(1)
+        weights = sizes[:, self.config.prefix :, None]
+        return (x * weights).sum(1) / weights.sum(1)
 
     def streams(self) -> tuple[Stream, ...]:
-        conv = self.patch_embed
-        embedding = [(conv.weight, 0), (conv.bias, 0), (self.class_token, 2), (self.pos_embedding, 2)]
+        if self.pre is not None:
+            embedding: list[tuple[Tensor | None, int]] = [(self.pre.weight, 0), (self.pre.bias, 0)]
+        else:
+            conv = self.patch_embed
+            embedding = [(conv.weight, 0), (conv.bias, 0), (self.class_token, 2), (self.pos_embedding, 2)]
         writers = [Writer(p, axis, embedding=True) for p, axis in embedding if p is not None]
         readers = []
         for i, block in enumerate(self.encoder()):
@@ -199,45 +319,78 @@ class VisionTransformer(Architecture):
                 readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v)))
                 writers += [Writer(a.out.weight, 0), Writer(a.out.bias, 0)]
             if block.mlp is not None and block.norm2 is not None:
-                readers.append(Reader(f"block{i}.norm2", block.norm2, (block.mlp.fc1,)))
+                readers.append(Reader(f"block{i}.norm2", block.norm2, block.mlp.inputs()))
                 writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
-        readers.append(Reader("norm", self.norm, (self.head,)))
-        sites = tuple(n for n in self.sites() if n == "embed" or "residual" in n or n.endswith(".merged"))
+        pool = self.pooling
+        last = self.head_list() if pool is None else (pool.attention.k, pool.attention.v)
+        readers.append(Reader("norm", self.norm, last))
+        start = "pre" if self.pre is not None else "pre_norm" if self.pre_norm is not None else "embed"
+        sites = (start, *(n for n in self.sites() if block_index(n) is not None and is_stream(n)))
         return (Stream(self.config.width, tuple(writers), tuple(readers), sites),)
+
+    def readers(self) -> Iterator[Reader]:
+        if self.pre_norm is not None and self.pre is not None:
+            yield Reader("pre_norm", self.pre_norm, (self.pre,))
+        yield from super().readers()
+        if self.pooling is not None:
+            yield Reader("pool.norm2", self.pooling.norm2, self.pooling.mlp.inputs())
+
+    def rotatable(self) -> Architecture:
+        if self.pre_norm is None or self.pre is not None:
+            return self
+        model = VisionTransformer(replace(self.config, pre_linear=True))
+        pre = {"pre.weight": torch.eye(self.config.width), "pre.bias": torch.zeros(self.config.width)}
+        model.load_state_dict(self.state_dict() | pre)
+        return model.eval()
+
+    def _parts(self) -> Iterator[tuple[str, Block | AttentionPool]]:
+        yield from ((f"block{i}", block) for i, block in enumerate(self.encoder()))
+        if self.pooling is not None:
+            yield "pool", self.pooling
 
     def sites(self) -> OrderedDict[str, Site]:
         named: OrderedDict[str, Site] = OrderedDict(patches=self.patch_site, embed=self.embed_site)
-        for i, block in enumerate(self.encoder()):
-            name = f"block{i}"
-            if block.attention is not None:
-                a = block.attention
-                named[f"{name}.norm1"] = block.norm1_site
-                for part in ("q", "k", "v", "scores", "probs", "context", "out"):
+        named |= {"pre_norm": self.pre_norm_site} if self.pre_norm is not None else {}
+        named |= {"pre": self.pre_site} if self.pre is not None else {}
+        after_mean = OrderedDict(norm=self.norm_site)
+        if "mean" in self.config.pool:
+            mean, after = ("pool.mean", self.mean_site), ("norm", self.norm_site)
+            after_mean = OrderedDict([mean, after] if self.config.pool_norm == "pooled" else [after, mean])
+        for name, block in self._parts():
+            if isinstance(block, AttentionPool):
+                named |= after_mean
+            c, a = block.config, block.attention
+            if a is not None:
+                if isinstance(block, Block):
+                    named[f"{name}.norm1"] = block.norm1_site
+                for part in c.attention_sites():
                     named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
-                named[f"{name}.residual1"] = block.residual1_site
-            if block.merge is not None:
+                if isinstance(block, Block):
+                    named[f"{name}.residual1"] = block.residual1_site
+            if isinstance(block, Block) and block.merge is not None:
                 named[f"{name}.merged"] = cast("Site", block.merge.site)
             if block.mlp is not None:
                 named[f"{name}.norm2"] = block.norm2_site
-                named[f"{name}.mlp.fc1"] = block.mlp.fc1_site
-                for (suffix, _, _), site in zip(block.config.spans(), block.mlp.gelu_sites, strict=True):
+                for part in ("fc1", "gate", "act") if c.gated else ("fc1",):
+                    named[f"{name}.mlp.{part}"] = getattr(block.mlp, f"{part}_site")
+                for (suffix, _, _), site in zip(c.spans(), block.mlp.gelu_sites, strict=True):
                     named[f"{name}.mlp.gelu{suffix}"] = cast("Site", site)
                 named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
                 named[f"{name}.residual2"] = block.residual2_site
-        named["norm"] = self.norm_site
-        return named
+        return named | after_mean
 
     def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
         named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
-        for i, block in enumerate(self.encoder()):
+        named |= {"pre": self.pre} if self.pre is not None else {}
+        for name, block in self._parts():
             if block.attention is not None:
-                for part in ("q", "k", "v", "out"):
-                    named[f"block{i}.attention.{part}"] = getattr(block.attention, part)
+                for part in ("q", "k", "v", "out") if isinstance(block, Block) else ("k", "v", "out"):
+                    named[f"{name}.attention.{part}"] = getattr(block.attention, part)
             if block.mlp is not None:
-                named[f"block{i}.mlp.fc1"] = block.mlp.fc1
-                named[f"block{i}.mlp.fc2"] = block.mlp.fc2
-        named["head"] = self.head
-        return named
+                named |= {f"{name}.mlp.fc1": block.mlp.fc1}
+                named |= {f"{name}.mlp.gate": block.mlp.gate} if block.mlp.gate is not None else {}
+                named |= {f"{name}.mlp.fc2": block.mlp.fc2}
+        return named | OrderedDict(zip(self.config.heads(), self.head_list(), strict=True))
 
 
 def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:

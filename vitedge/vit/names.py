@@ -12,8 +12,13 @@ def block_index(name: str) -> int | None:
     return int(head[5:]) if head.startswith("block") and head[5:].isdigit() else None
 
 
+def is_stream(name: str) -> bool:
+    """Whether a site of a block shows the residual stream."""
+    return name.endswith((".residual1", ".residual2", ".merged"))
+
+
 def layer_index(parameter: str, depth: int) -> int:
     """0 for a parameter of the embedding, 1 to `depth` for the blocks, `depth` + 1 for what comes after them."""
     if parameter.startswith("blocks."):
         return int(parameter.split(".")[1]) + 1
-    return depth + 1 if parameter.startswith(("norm", "head")) else 0
+    return depth + 1 if parameter.startswith(("norm", "head", "pooling")) else 0

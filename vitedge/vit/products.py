@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vitedge.vit.config import ViTConfig
-from vitedge.vit.macs import merge_macs, patch_macs
+from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.macs import head_macs, merge_macs, patch_macs, pre_macs
 
 PIXELS = "pixels"
 
@@ -37,26 +37,43 @@ def units(config: ViTConfig) -> Iterator[Unit]:
     """All products with weights, in the order of the data flow."""
     width = config.width
     yield Unit("patch_embed", "patch_embed", PIXELS, patch_macs(config))
+    if config.pre_linear:
+        yield Unit("pre", "pre", "pre_norm", pre_macs(config))
     for i, block in enumerate(config.blocks):
         name, (n, m, mlp) = f"block{i}", config.block_tokens(i)
-        qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
         if block.heads:
-            a = f"{name}.attention"
-            for part, size in (("q", m * qk), ("k", n * qk), ("v", n * v)):
-                yield Unit(f"{a}.{part}", f"{a}.{part}", f"{name}.norm1", size * width)
-            yield Unit(f"{a}.out", f"{a}.out", f"{a}.context", m * v * width)
+            yield from _attention_units(f"{name}.attention", block, width, f"{name}.norm1", n, m)
         if block.hidden:
-            parts = block.spans()
-            for suffix, start, end in parts:
-                macs = mlp * (end - start) * width
-                layer = f"{name}.mlp.fc1"
-                yield Unit(f"{layer}{suffix}", layer, f"{name}.norm2", macs, rows=(start, end))
-            for suffix, start, end in parts:
-                macs = mlp * (end - start) * width
-                layer = f"{name}.mlp.fc2"
-                source = f"{name}.mlp.gelu{suffix}"
-                yield Unit(f"{layer}{suffix}", layer, source, macs, columns=(start, end), bias=start == 0)
-    yield Unit("head", "head", "norm", width * config.classes)
+            yield from _mlp_units(f"{name}.mlp", block, width, f"{name}.norm2", mlp)
+    if config.pool_block is not None:
+        tokens = config.block_tokens(len(config.blocks) - 1).mlp
+        yield from list(_attention_units("pool.attention", config.pool_block, width, "norm", tokens, 1))[1:]
+        yield from _mlp_units("pool.mlp", config.pool_block, width, "pool.norm2", 1)
+    for name, part in zip(config.heads(), config.pool, strict=True):
+        yield Unit(name, name, _head_source(config, part), head_macs(config))
+
+
+def _head_source(config: ViTConfig, part: str) -> str:
+    if part == "attention":
+        return "pool.residual2"
+    return "pool.mean" if part == "mean" and config.pool_norm == "tokens" else "norm"
+
+
+def _attention_units(a: str, block: BlockConfig, width: int, source: str, n: int, m: int) -> Iterator[Unit]:
+    qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
+    for part, size in (("q", m * qk), ("k", n * qk), ("v", n * v)):
+        yield Unit(f"{a}.{part}", f"{a}.{part}", source, size * width)
+    yield Unit(f"{a}.out", f"{a}.out", f"{a}.context", m * v * width)
+
+
+def _mlp_units(name: str, block: BlockConfig, width: int, source: str, tokens: int) -> Iterator[Unit]:
+    for part in ("fc1", "gate") if block.gated else ("fc1",):
+        for suffix, start, end in block.spans():
+            layer = f"{name}.{part}"
+            yield Unit(f"{layer}{suffix}", layer, source, tokens * (end - start) * width, rows=(start, end))
+    for suffix, start, end in block.spans():
+        layer, macs = f"{name}.fc2", tokens * (end - start) * width
+        yield Unit(f"{layer}{suffix}", layer, f"{name}.gelu{suffix}", macs, columns=(start, end), bias=start == 0)
 
 
 def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
@@ -64,8 +81,12 @@ def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
     for i, block in enumerate(config.blocks):
         n, m, _ = config.block_tokens(i)
         if block.heads:
-            a = f"block{i}.attention"
-            yield f"{a}.scores", (f"{a}.q", f"{a}.k"), m * n * block.heads * block.qk_dim
+            a, q, k = f"block{i}.attention", block.factor("q"), block.factor("k")
+            yield f"{a}.scores", (f"{a}.{q}", f"{a}.{k}"), m * n * block.heads * block.qk_dim
             yield f"{a}.context.heads", (f"{a}.probs", f"{a}.v"), m * n * block.heads * block.v_dim
         if block.merge:
             yield f"block{i}.merged", (f"block{i}.merge.directions", f"block{i}.residual1"), merge_macs(config, i)
+    if config.pool_block is not None:
+        block, a, n = config.pool_block, "pool.attention", config.block_tokens(len(config.blocks) - 1).mlp
+        yield f"{a}.scores", (f"{a}.query", f"{a}.k"), n * block.heads * block.qk_dim
+        yield f"{a}.context.heads", (f"{a}.probs", f"{a}.v"), n * block.heads * block.v_dim

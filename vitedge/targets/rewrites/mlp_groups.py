@@ -27,6 +27,8 @@ def _join(g: Graph, name: str) -> bool:
         return False
     if len({linear.scale is None for linear in first}) != 1:
         return False
+    if any(f"{name}.gelu.{i}.div" not in g.makers for i in range(count)):
+        return False  # another activation than GELU's erf form
     if any(g.makers[f"{name}.gelu.{i}.div"].input[0] != linear.result for i, linear in enumerate(first)):
         return False  # fc1's output is quantised, a scale a group
     sizes = [linear.weight.shape[1] for linear in first]

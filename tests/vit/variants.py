@@ -1,0 +1,62 @@
+"""Small models with every feature of the architecture, one or two each, with random weights and outliers in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from vitedge.vit.config import BlockConfig, Rope, ViTConfig
+from vitedge.vit.model import VisionTransformer, init_weights
+
+DENSE = BlockConfig(heads=2, qk_dim=16, v_dim=16, hidden=64, scale=0.25)
+PLAIN = ViTConfig(image_size=(32, 32), patch_size=8, channels=3, width=32, classes=10, blocks=(DENSE,) * 3)
+ROPE = Rope(100.0, "centred")
+
+
+def _with(**changes: object) -> ViTConfig:
+    """`PLAIN` with other fields; those of a block go to all blocks."""
+    own = {k: changes.pop(k) for k in ("act", "qk_norm", "rope") if k in changes}
+    turned = own.pop("rope", None)
+    block = replace(DENSE, **own, rope=turned is not None)  # type: ignore[arg-type]
+    return replace(PLAIN, blocks=(block,) * 3, rope=turned, **changes)  # type: ignore[arg-type]
+
+
+REGISTERS = ("cls", "reg", "reg")
+VARIANTS: dict[str, ViTConfig] = {
+    "plain": PLAIN,
+    "distilled": _with(prefix_tokens=("cls", "dist"), pool=("cls", "dist")),
+    "registers": _with(prefix_tokens=REGISTERS, act="gelu_tanh"),
+    "registers first": _with(prefix_tokens=("reg", "reg", "cls")),
+    "mean, normalised after": _with(prefix_tokens=("reg", "reg"), pool=("mean",), pool_norm="pooled"),
+    "mean, normalised before": _with(pool=("mean",), image_size=(24, 40), qk_norm=True),
+    "cls and mean": _with(prefix_tokens=REGISTERS, pool=("cls", "mean"), channels=1),
+    "attention pool": _with(prefix_tokens=(), pool=("attention",), pool_block=DENSE, activation="none"),
+    "clip": _with(norm_pre=True, act="quick_gelu", classes=24, activation="none", normalize=True, channels=4),
+    "rope and swiglu": _with(prefix_tokens=REGISTERS, positions=False, rope=ROPE, act="swiglu"),
+    "rope of patches alone": _with(prefix_tokens=(), positions=False, rope=Rope(1e4), pool=("mean",), qk_norm=True),
+    "patches": _with(prefix_tokens=REGISTERS, pool=("patches",), activation="none", classes=32),
+}
+
+
+def make(config: ViTConfig, seed: int = 0) -> VisionTransformer:
+    """A model in eval mode; LayerNorms, q's and k's too, are uneven, and a few channels are far out."""
+    model = init_weights(VisionTransformer(config), seed).eval()
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+                parameter[3] *= 6
+            elif parameter.ndim == 1 or name == "class_token" or "query" in name or name.endswith("q.value"):
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        if model.pos_embedding is not None:
+            model.pos_embedding[..., 7] += 4
+    return model
+
+
+def images(config: ViTConfig, count: int = 4, seed: int = 0) -> torch.Tensor:
+    """Normalised images [N, channels, H, W]: whole pixel values."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, config.channels, *config.image_size)
+    return torch.randint(0, 256, shape, generator=generator) / 127.5 - 1
