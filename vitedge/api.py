@@ -18,6 +18,7 @@ from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.config import RunConfig, takes_options
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter, WarningReporter
+from vitedge.targets.metadata import read_metadata
 
 if TYPE_CHECKING:
     from vitedge.loaded import Model
@@ -379,10 +380,9 @@ def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | N
 
 
 def _artifact(bundle: Bundle, name: str) -> Artifact:
-    from vitedge import documents
 
     record: dict[str, Any] = bundle.facts(f"build/{name}")
-    facts: dict[str, Any] = documents.read_json(bundle.verified(f"build/{name}/metadata.json"))
+    facts: dict[str, Any] = read_metadata(bundle.read(f"build/{name}/metadata.json"), f"build/{name}/metadata.json")
     return Artifact(
         name,
         facts["target"],

@@ -25,7 +25,7 @@ from vitedge import __version__, documents
 from vitedge.closure import code_version, library_versions
 from vitedge.documents import Document, RelativePath, printable
 from vitedge.errors import VitedgeError
-from vitedge.files import clean, locked, move_into_place, temporary_name, write_error, write_json
+from vitedge.files import clean, locked, move_into_place, scratch_dir, write_error, write_json
 
 SCHEMA = 1
 DEFAULT_RUN = "vitedge-run"
@@ -304,16 +304,10 @@ class Bundle:
             return StepRecord(name, dict(old.facts), list(old.outputs), cached=True)
         for path in inputs:
             self.verified(path)
-        folder = self.root / temporary_name("step")
         started = time.time()
-        try:
-            folder.mkdir()
+        with scratch_dir(self.root, "step") as folder:
             facts = work(folder, self._unfinished(name) / key[:16]) if resumes else work(folder)
             outputs = self._take_over(folder)
-        except OSError as error:
-            raise write_error(error, folder) or error from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         # Through JSON and back: what is read from a cached step is what is returned now.
         plain = json.loads(documents.dump({"recipe": recipe, "facts": facts}, default=str))
         record = documents.validate(

@@ -240,6 +240,19 @@ def atomic_dir(final: str | Path) -> Iterator[Path]:
         replace_dir(temporary, final)
 
 
+@contextmanager
+def scratch_dir(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder in `parent` that goes when the block ends, or, where that was killed, with the next `clean`."""
+    folder = parent / temporary_name(name)
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise write_error(error, folder) or error from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def replace_dir(temporary: str | Path, final: str | Path) -> None:
     """Puts the folder `temporary` in the place of `final` (same file system), its files fsynced first.
 

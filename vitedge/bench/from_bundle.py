@@ -23,6 +23,7 @@ from vitedge.data.sample import sample
 from vitedge.data.shapes import SHAPES
 from vitedge.errors import VitedgeError
 from vitedge.metrics import Activation
+from vitedge.targets.metadata import read_metadata
 
 Facts = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def read_artifact(bundle: Bundle, name: str) -> tuple[Artifact, Facts]:
         digest.update(bundle.manifest.artifacts[path].sha256.encode())
         if file.name not in _NOT_THE_MODEL:
             sizes += file.stat().st_size
-    metadata = documents.parse_json(bundle.read(f"{prefix}metadata.json"), f"{prefix}metadata.json")
+    metadata = read_metadata(bundle.read(f"{prefix}metadata.json"), f"{prefix}metadata.json")
     artifact = Artifact(
         name,
         metadata["target"],

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,14 @@ import numpy as np
 from vitedge import __version__
 from vitedge.bench import evaluate, from_bundle
 from vitedge.bench.jobs import Settings
+from vitedge.bench.pack_index import INDEX, SCHEMA
 from vitedge.bench.row import Row, RowFailed
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle, sha256_file
 from vitedge.errors import VitedgeError
-from vitedge.files import atomic_path
+from vitedge.files import output_path, scratch_dir
 from vitedge.reporter import Reporter
 
-SCHEMA = 1
-INDEX = "pack.json"
 _BATCH = 64
 _SAMPLES = 8  # image files that go along, to time the way from a file on the board
 
@@ -59,8 +57,8 @@ def write_pack(
         raise VitedgeError(
             "A pack needs images.", "The run was not calibrated on any.", "Name a data set with --data DIR."
         )
-    with tempfile.TemporaryDirectory(prefix="vitedge-pack-", dir=out.parent if out.parent.is_dir() else None) as name:
-        folder = Path(name)
+    # In the run folder, where the next command finds what a killed one left.
+    with scratch_dir(bundle.root, "pack") as folder:
         facts = source.facts()
         shape, positions = _write_pixels(source, folder / "pixels.u8", reporter)
         members = {"pixels.u8": folder / "pixels.u8"}
@@ -110,7 +108,7 @@ def write_pack(
             },
         }
         index["digest"] = digest(index)
-        with atomic_path(out) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+        with output_path(out) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
             _add(tar, INDEX, json.dumps(index, indent=1).encode())
             for path, file in members.items():
                 with file.open("rb") as opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import tarfile
@@ -13,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from vitedge import documents
 from vitedge.bench import from_bundle
-from vitedge.bench.pack import INDEX, SCHEMA, digest
+from vitedge.bench.pack import digest
+from vitedge.bench.pack_index import INDEX, SCHEMA, PackIndex
 from vitedge.bench.row import Artifact
 from vitedge.bundle import sha256_file
-from vitedge.errors import VitedgeError
-from vitedge.files import atomic_dir, write_json
+from vitedge.errors import VitedgeError, printable
+from vitedge.files import atomic_dir, clean, write_json
+from vitedge.targets.metadata import read_metadata
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _MOST_INDEX = 64 * 2**20  # bytes
@@ -33,6 +35,8 @@ def unpack(pack: Path, into: Path | None = None) -> tuple[Path, dict[str, Any]]:
         VitedgeError: no pack, truncated, altered, of another schema, or with paths that leave the folder.
     """
     folder = into or pack.with_name(pack.name + ".unpacked")
+    clean(folder.parent)
+    _need_file(pack)
     try:
         with tarfile.open(pack, "r:") as tar:
             index = _read_index(tar, pack)
@@ -43,14 +47,24 @@ def unpack(pack: Path, into: Path | None = None) -> tuple[Path, dict[str, Any]]:
                         _extract(tar, pack, path, facts, fresh / path)
                     write_json(fresh / INDEX, index)
                     if earlier.is_dir():  # records of an earlier pack: each is kept by its data's own digest
-                        shutil.copytree(earlier, fresh / "bench")
-    except tarfile.ReadError as error:
+                        shutil.copytree(earlier, fresh / "bench", ignore=_links)
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError) as error:
         raise _damaged(pack, f"it is no tar file, or was cut off ({error})") from error
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise VitedgeError(f"There is no pack '{pack}'.", "", "Make one with `vitedge pack`.") from error
-        raise
     return folder, index
+
+
+def _need_file(pack: Path) -> None:
+    """Raises VitedgeError for what is no regular file: a FIFO would be waited for."""
+    if not pack.exists():
+        raise VitedgeError(f"There is no pack '{pack}'.", "", "Make one with `vitedge pack`.")
+    if not pack.is_file():
+        raise VitedgeError(f"'{pack}' is no pack.", "It is no regular file.", "Make one with `vitedge pack`.")
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """What is neither a plain file nor a plain folder."""
+    paths = {name: Path(folder, name) for name in names}
+    return [name for name, path in paths.items() if path.is_symlink() or not (path.is_dir() or path.is_file())]
 
 
 def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
@@ -59,10 +73,12 @@ def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
         raise _damaged(pack, f"it does not begin with {INDEX}")
     opened = tar.extractfile(first)
     try:
-        index = json.loads(opened.read() if opened else b"")
-        schema = index["schema"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(pack, f"its {INDEX} is no JSON") from error
+        index = documents.parse_json(opened.read() if opened else b"", INDEX)
+    except VitedgeError as error:
+        raise _damaged(pack, f"its {INDEX} is no JSON ({error.why})") from error
+    schema = index.get("schema") if isinstance(index, dict) else None
+    if type(schema) is not int:
+        raise _damaged(pack, f"its {INDEX} has no schema")
     if schema != SCHEMA:
         raise VitedgeError(
             f"'{pack}' was made by another version of vitedge.",
@@ -71,10 +87,15 @@ def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
         )
     if index.get("digest") != digest(index):
         raise _damaged(pack, f"its {INDEX} was changed")
-    for path in index["files"]:
+    files = index.get("files")
+    for path in files if isinstance(files, dict) else ():
         if not _SAFE.fullmatch(path) or path == INDEX:
-            raise _damaged(pack, f"the path {path!r} leaves the folder or is not plain")
-    return index
+            raise _damaged(pack, f"the path {printable(repr(path))} leaves the folder or is not plain")
+    try:
+        documents.validate(index, PackIndex, INDEX)
+    except VitedgeError as error:
+        raise _damaged(pack, f"its {INDEX} does not fit together ({error.why or error.what})") from error
+    return dict(index)
 
 
 def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: dict[str, Any], to: Path) -> None:
@@ -83,7 +104,7 @@ def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: dict[str, Any],
         member = tar.getmember(path)
     except KeyError:
         raise _damaged(pack, f"{path} is missing: it was cut off") from None
-    opened = tar.extractfile(member) if member.isreg() else None
+    opened = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if opened is None or member.size != facts["bytes"]:
         raise _damaged(pack, f"{path} is no file of {facts['bytes']:,} bytes")
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -99,19 +120,20 @@ def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: dict[str, Any],
 def _is_there(folder: Path, index: dict[str, Any]) -> bool:
     """Whether the folder holds this very pack, whole."""
     try:
-        if json.loads((folder / INDEX).read_text(encoding="utf-8"))["digest"] != index["digest"]:
+        if documents.read_json(folder / INDEX).get("digest") != index["digest"]:
             return False
+        paths = {documents.inside(folder, path): facts for path, facts in index["files"].items()}
         return all(
-            (folder / path).stat().st_size == facts["bytes"] and sha256_file(folder / path) == facts["sha256"]
-            for path, facts in index["files"].items()
+            not path.is_symlink() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
+            for path, facts in paths.items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, VitedgeError, AttributeError):
         return False
 
 
 def _damaged(pack: Path, why: str) -> VitedgeError:
     return VitedgeError(
-        f"The pack '{pack}' is damaged.", f"It can't be used: {why}.", "Copy it again, or make it anew."
+        f"The pack '{printable(pack)}' is damaged.", f"It can't be used: {why}.", "Copy it again, or make it anew."
     )
 
 
@@ -120,7 +142,7 @@ def pack_jobs(folder: Path, index: dict[str, Any]) -> list[tuple[Artifact, dict[
     out = []
     for entry in index["artifacts"]:
         below = folder / "artifacts" / entry["name"]
-        metadata = json.loads((below / "metadata.json").read_text(encoding="utf-8"))
+        metadata = read_metadata(documents.read_bytes(below / "metadata.json"), f"{entry['name']}/metadata.json")
         artifact = Artifact(
             entry["name"],
             entry["target"],
@@ -143,9 +165,15 @@ class PackSource:
         self.classes: int | None = index["classes"]
         self.names: list[str] | None = index["names"]
         labels = folder / "labels.npy"
-        self.labels: np.ndarray | None = np.load(labels, allow_pickle=False) if labels.is_file() else None
-        if self.labels is not None and len(self.labels) != len(self):
-            raise VitedgeError("The pack's labels don't fit its images.", "", "Make the pack anew.")
+        self.labels: np.ndarray | None = None
+        if labels.is_file():
+            try:
+                self.labels = np.load(labels, allow_pickle=False)
+            except (ValueError, EOFError, OSError, SyntaxError) as error:
+                raise VitedgeError("The pack's labels can't be read.", f"{error}.", "Make the pack anew.") from error
+            fits = self.labels.ndim in (1, 2) and self.labels.dtype.kind in "iu" and len(self.labels) == len(self)
+            if not fits:
+                raise VitedgeError("The pack's labels don't fit its images.", "", "Make the pack anew.")
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -17,6 +17,7 @@ from vitedge.data.loader import iter_batches
 from vitedge.documents import printable
 from vitedge.errors import VitedgeError
 from vitedge.steps.source import read_classes, read_preprocess
+from vitedge.targets.metadata import read_metadata
 
 
 def command(
@@ -75,7 +76,7 @@ def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, 
         raise VitedgeError(f"The run has no artifact '{wanted}'.", "", f"It has: {', '.join(built)}.")
     reasons = []
     for name in [wanted] if wanted else built:
-        metadata = jsonlib.loads(bundle.verified(f"build/{name}/metadata.json").read_text())
+        metadata = read_metadata(bundle.read(f"build/{name}/metadata.json"), f"build/{name}/metadata.json")
         probe = targets.get(metadata["target"]).probe()
         if probe.can_run:
             return name, metadata
