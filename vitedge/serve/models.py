@@ -1,0 +1,118 @@
+"""The artifacts that a server offers: opened when they are first asked for, each behind a batcher of its own."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitedge import targets
+from vitedge.bench.from_bundle import class_count, find_artifacts, find_classes, find_preprocess
+from vitedge.bundle import Bundle
+from vitedge.errors import VitedgeError
+from vitedge.serve.batcher import Batcher
+from vitedge.serve.measures import Measures
+from vitedge.serve.options import ServeOptions
+from vitedge.serve.worker import Worker
+
+
+@dataclass(frozen=True)
+class Offered:
+    """One artifact that runs here."""
+
+    name: str
+    target: str
+    precision: str
+    path: Path
+    size_mib: float
+    metadata: dict[str, Any]
+
+
+class Models:
+    """The artifacts of a run folder. `default` is the one that answers where a request names none."""
+
+    def __init__(self, run: Path, artifact: str | None, options: ServeOptions, measures: Measures) -> None:
+        """Raises VitedgeError where no artifact runs on this machine, or not the one that was asked for."""
+        bundle = Bundle.open(run)
+        self.options, self.measures = options, measures
+        self.preprocess, self.classes = find_preprocess(bundle), find_classes(bundle)
+        self.outputs = class_count(bundle)
+        self.activation = bundle.activation() if hasattr(bundle, "activation") else _activation(bundle)
+        found = find_artifacts(bundle, [artifact] if artifact else [])
+        self.offered = {
+            a.name: Offered(a.name, a.target, a.precision, a.path, facts["size_mib"], a.metadata)
+            for a, facts in found
+            if facts.get("status") != "unavailable"
+        }
+        if not self.offered:
+            raise VitedgeError(
+                "None of the artifacts runs on this machine.",
+                " ".join(f"{a.name}: {facts.get('reason')}" for a, facts in found),
+                "Make one: vitedge build --target onnxruntime.",
+            )
+        # The smallest precision first: what one serves is what was compressed.
+        order = ["int8", "fp16", "bf16", "fp32"]
+        self.default = min(self.offered.values(), key=lambda o: (order.index(o.precision), o.name)).name
+        self.open: dict[str, Batcher] = {}
+        self.lock = threading.Lock()
+
+    def batcher(self, name: str) -> Batcher:
+        """The batcher of that artifact, opened where it is not yet. Raises KeyError for an unknown name and VitedgeError
+        where it can't be opened."""
+        offered = self.offered[name]
+        with self.lock:
+            if name not in self.open:
+                worker = Worker(
+                    offered.target,
+                    offered.path,
+                    offered.metadata,
+                    threads=self.options.threads,
+                    timeout_s=self.options.timeout_s,
+                )
+                worker.start()
+                self.open[name] = Batcher(
+                    worker,
+                    max_batch=self.options.max_batch,
+                    max_wait_ms=self.options.max_wait_ms,
+                    limit=self.options.queue,
+                    observe=self.measures.batch(name),
+                    restarted=self.measures.restarts.labels(artifact=name).inc,
+                )
+            return self.open[name]
+
+    def device(self, name: str) -> str | None:
+        """Where that artifact runs, or None where it is not open yet."""
+        opened = self.open.get(name)
+        return opened.worker.facts.get("device") if opened else None
+
+    def close(self) -> None:
+        """Answers what waits and ends the workers."""
+        for batcher in self.open.values():
+            batcher.close()
+
+    def best(self, logits: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """The `top` most probable classes of logits [classes]."""
+        x = logits.astype(np.float64)
+        if self.activation == "sigmoid":
+            scores = 1 / (1 + np.exp(-x))
+        else:
+            scores = np.exp(x - x.max())
+            scores /= scores.sum()
+        order = np.argsort(-scores, kind="stable")[:top]
+        return [
+            {
+                "index": int(i),
+                "class": self.classes[i] if self.classes else None,
+                "probability": round(float(scores[i]), 6),
+            }
+            for i in order
+        ]
+
+
+def _activation(bundle: Bundle) -> str:
+    import json
+
+    return json.loads(bundle.verified("model/arch.json").read_text(encoding="utf-8")).get("activation", "softmax")
