@@ -264,6 +264,13 @@ class Run:
         names = [entry["name"] for entry in index["artifacts"]]
         return Pack(path, path.stat().st_size / 2**20, index["shape"][0], names)
 
+    @takes_options("serve")
+    def serve(self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any) -> None:
+        """Serves a page and a REST API over the run's artifacts, until SIGINT or SIGTERM."""
+        from vitedge.serve.run import serve
+
+        serve(self.root, options.configure("serve", keywords, config).serve, reporter or WarningReporter())
+
     @takes_options("report")
     def report(
         self,

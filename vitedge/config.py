@@ -23,6 +23,7 @@ from vitedge.files import write_text
 from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
 from vitedge.prune import PruneOptions
 from vitedge.quant.options import QuantOptions
+from vitedge.serve.options import ServeOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,6 +134,7 @@ class RunConfig(Options):
     pack: PackSection = PackSection()
     report: ReportSection = ReportSection()
     predict: PredictSection = PredictSection()
+    serve: ServeOptions = ServeOptions()
     analyze: AnalyzeSection = AnalyzeSection()
     sensitivity: SensitivitySection = SensitivitySection()
     train: TrainSection = TrainSection()
@@ -162,6 +164,7 @@ COMMANDS: dict[str, dict[str, type[Options]]] = {
     "pack": {"pack": PackSection},
     "report": {"report": ReportSection},
     "predict": {"predict": PredictSection},
+    "serve": {"serve": ServeOptions},
     "inspect": {"model": SourceSection},
     "analyze": {"analyze": AnalyzeSection},
     "sensitivity": {"sensitivity": SensitivitySection, "prune": PruneOptions},

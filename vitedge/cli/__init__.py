@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "report": "Write report.html and report.md of a run.",
     "compare": "Compare bench results across runs and boards.",
     "predict": "Classify images with an artifact.",
+    "serve": "Serve a page and a REST API over the run's artifacts.",
     "inspect": "Show layers, shapes, parameters, MACs and operators of a model or a run.",
     "analyze": "Show the quantisation error layer by layer, worst first.",
     "sensitivity": "Show what pruning would cost, share by share and layer by layer.",

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitedge import __version__
 from vitedge.errors import VitedgeError
-from vitedge.serve.batcher import Batcher, Busy
+from vitedge.serve.batcher import Busy
 from vitedge.serve.body import Asked, Refused, prepare, read_body
 from vitedge.serve.measures import Measures
 from vitedge.serve.models import Models
@@ -76,7 +76,9 @@ class LimitBody:
             await answer(scope, receive, send)
 
 
-def _error(status: int, what: str, why: str = "", todo: str = "", headers: dict[str, str] | None = None) -> JSONResponse:
+def _error(
+    status: int, what: str, why: str = "", todo: str = "", headers: dict[str, str] | None = None
+) -> JSONResponse:
     return JSONResponse({"error": {"what": what, "why": why, "todo": todo}}, status, headers)
 
 
@@ -140,7 +142,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
 
     def asset(name: str) -> Callable[[], Awaitable[Response]]:
         async def read() -> Response:
-            text = files("vitedge.serve").joinpath("static", name).read_text(encoding="utf-8")
+            text = files("vitedge.serve").joinpath("static").joinpath(name).read_text(encoding="utf-8")
             return Response(text, media_type=_STATIC[name], headers={"Content-Security-Policy": _POLICY})
 
         return read
@@ -203,7 +205,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
         ready = await _prepare(loop, asked, models)
         decoded_ms = (time.perf_counter() - started) * 1000
         try:
-            batcher: Batcher = models.open.get(name) or await asyncio.to_thread(models.batcher, name)
+            batcher = models.open.get(name) or await asyncio.to_thread(models.batcher, name)
         except VitedgeError as error:
             raise Refused(503, error.what, error.why, error.todo) from error
         pixels = [one for one in ready if isinstance(one, np.ndarray)]

@@ -25,7 +25,9 @@ MAX_IMAGES = 256
 class Refused(Exception):
     """A request that can't be served, as the three parts of an error and an HTTP status."""
 
-    def __init__(self, status: int, what: str, why: str = "", todo: str = "", headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, what: str, why: str = "", todo: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(what)
         self.status, self.what, self.why, self.todo, self.headers = status, what, why, todo, headers or {}
 
@@ -64,7 +66,9 @@ async def read_body(request: Request, max_bytes: int) -> Asked:
     if not count:
         raise Refused(422, "The request has no image.", "", "Send at least one.")
     if count > MAX_IMAGES:
-        raise Refused(413, f"The request has {count} images.", f"At most {MAX_IMAGES} are taken.", "Send them in parts.")
+        raise Refused(
+            413, f"The request has {count} images.", f"At most {MAX_IMAGES} are taken.", "Send them in parts."
+        )
     return asked
 
 
@@ -126,7 +130,9 @@ def _array(body: bytes) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise Refused(422, "The body is not a .npy file.", str(error)[:200], "Write it with numpy.save.") from error
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise Refused(422, "The array is not uint8 [N, H, W, 3].", "", "Send images after resize and crop, 0..255, RGB.")
+        raise Refused(
+            422, "The array is not uint8 [N, H, W, 3].", "", "Send images after resize and crop, 0..255, RGB."
+        )
     return array if array.ndim == 4 else array[None]
 
 

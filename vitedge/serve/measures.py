@@ -16,7 +16,9 @@ class Measures:
         self.registry = CollectorRegistry()
         r = self.registry
         self.requests = Counter("vitedge_requests", "Requests answered.", ["path", "status"], registry=r)
-        self.seconds = Histogram("vitedge_request_seconds", "Request to answer.", ["path"], buckets=_SECONDS, registry=r)
+        self.seconds = Histogram(
+            "vitedge_request_seconds", "Request to answer.", ["path"], buckets=_SECONDS, registry=r
+        )
         self.images = Counter("vitedge_images", "Images inferred.", ["artifact"], registry=r)
         self.inference = Histogram(
             "vitedge_inference_seconds", "One batch through the artifact.", ["artifact"], buckets=_SECONDS, registry=r

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vitedge import targets
 from vitedge.bench.from_bundle import class_count, find_artifacts, find_classes, find_preprocess
 from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
@@ -34,14 +33,14 @@ class Offered:
 class Models:
     """The artifacts of a run folder. `default` is the one that answers where a request names none."""
 
-    def __init__(self, run: Path, artifact: str | None, options: ServeOptions, measures: Measures) -> None:
+    def __init__(self, run: Path, options: ServeOptions, measures: Measures) -> None:
         """Raises VitedgeError where no artifact runs on this machine, or not the one that was asked for."""
         bundle = Bundle.open(run)
         self.options, self.measures = options, measures
         self.preprocess, self.classes = find_preprocess(bundle), find_classes(bundle)
         self.outputs = class_count(bundle)
-        self.activation = bundle.activation() if hasattr(bundle, "activation") else _activation(bundle)
-        found = find_artifacts(bundle, [artifact] if artifact else [])
+        self.activation = _activation(bundle)
+        found = find_artifacts(bundle, [options.artifact] if options.artifact else [])
         self.offered = {
             a.name: Offered(a.name, a.target, a.precision, a.path, facts["size_mib"], a.metadata)
             for a, facts in found
@@ -60,8 +59,7 @@ class Models:
         self.lock = threading.Lock()
 
     def batcher(self, name: str) -> Batcher:
-        """The batcher of that artifact, opened where it is not yet. Raises KeyError for an unknown name and VitedgeError
-        where it can't be opened."""
+        """The batcher of that artifact, opened where it is not yet. Raises VitedgeError where it can't be opened."""
         offered = self.offered[name]
         with self.lock:
             if name not in self.open:

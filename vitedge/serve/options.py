@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import Field
+
+from vitedge.options import EXPERT, Cli, Options
 
 
-class ServeOptions(BaseModel):
-    """Each field is a flag of `vitedge serve`."""
+class ServeOptions(Options):
+    """Where a server listens, and how much it takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+    artifact: str | None = Field(None, description="Folder below build/. (default: the smallest precision that runs)")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for the whole network.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 for a free one.")
     max_batch: int = Field(8, ge=1, le=256, description="Images of waiting requests that are inferred together.")
     max_wait_ms: float = Field(2.0, ge=0, le=1000, description="Longest wait for more images of a batch.")
-    queue: int = Field(64, ge=1, le=65536, description="Images that may wait; beyond, requests get 429.")
-    timeout_s: float = Field(30.0, gt=0, le=3600, description="Longest time of a request, from its body to its answer.")
-    max_mib: float = Field(16.0, gt=0, le=1024, description="Largest request body.")
-    max_pixels: int = Field(50_000_000, ge=1, le=2**30, description="Largest image, in pixels, before it is decoded.")
+    queue: int = Field(64, ge=1, le=65536, description="Images that may wait; beyond, requests get status 429.")
+    # Never saved: a run folder is handed on.
+    token: Annotated[str | None, Cli(local=True)] = Field(
+        None, min_length=8, description="Bearer token that requests to the API must carry."
+    )
     threads: int | None = Field(None, ge=1, le=1024, description="Processor threads of the runner.")
-    token: str | None = Field(None, min_length=8, description="Bearer token that every request of the API must carry.")
+    timeout_s: Annotated[float, EXPERT] = Field(30.0, gt=0, le=3600, description="Longest time of a request.")
+    max_mib: Annotated[float, EXPERT] = Field(16.0, gt=0, le=1024, description="Largest request body.")
+    max_pixels: Annotated[int, EXPERT] = Field(
+        50_000_000, ge=1, le=2**27, description="Largest image, in pixels, before it is decoded."
+    )

@@ -12,7 +12,7 @@ from vitedge.reporter import Reporter
 from vitedge.serve.options import ServeOptions
 
 
-def serve(run: Path, artifact: str | None, options: ServeOptions, reporter: Reporter) -> None:
+def serve(run: Path, options: ServeOptions, reporter: Reporter) -> None:
     """Serves until SIGINT or SIGTERM; requests that are being answered are finished first.
 
     Raises VitedgeError where a package is missing, no artifact runs here, or the address is taken.
@@ -24,11 +24,11 @@ def serve(run: Path, artifact: str | None, options: ServeOptions, reporter: Repo
         from vitedge.serve.measures import Measures
         from vitedge.serve.models import Models
     except ModuleNotFoundError as error:
-        raise missing_package(error, "serve") from error
+        raise missing_package(error.name or "fastapi", "serve", "`vitedge serve`") from error
     bound = _bind(options)
     host, port = bound.getsockname()[:2]
-    measures_checked = Models(run, artifact, options, Measures())  # a wrong call fails here, not inside the server
-    app = make_app(partial(Models, run, artifact, options), options)
+    measures_checked = Models(run, options, Measures())  # a wrong call fails here, not inside the server
+    app = make_app(partial(Models, run, options), options)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
     reporter.info(f"{measures_checked.default} on {url} (API: {url}v1/predict); Ctrl-C ends it")
     if host not in ("127.0.0.1", "::1") and options.token is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,7 +30,9 @@ def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], th
     try:
         runner = targets.get(target).open(Path(path), metadata, threads=threads)
     except Exception as error:
-        pipe.send(error if isinstance(error, VitedgeError) else VitedgeError("The artifact can't be opened.", str(error)))
+        pipe.send(
+            error if isinstance(error, VitedgeError) else VitedgeError("The artifact can't be opened.", str(error))
+        )
         return
     pipe.send({"device": runner.device, "batch": runner.batch})
     try:
