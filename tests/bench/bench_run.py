@@ -40,8 +40,8 @@ def make_run(folder: Path, noise: float = 0.0005) -> Path:
         return work
 
     bundle.run_step("compress", compress, options={}, inputs=[], code="1")
-    bundle.run_step("build/fp32", build("fp32", 0.0), options={}, inputs=[], code="1")
-    bundle.run_step("build/int8", build("int8", noise), options={}, inputs=[], code="1")
+    bundle.run_step("build/onnxruntime-fp32", build("fp32", 0.0), options={}, inputs=[], code="1")
+    bundle.run_step("build/onnxruntime-int8", build("int8", noise), options={}, inputs=[], code="1")
     return folder / "run"
 
 

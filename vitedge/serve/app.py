@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitedge import __version__
@@ -185,6 +186,8 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
     async def predict(request: Request) -> Response:
         try:
             return await asyncio.wait_for(_predict(request), options.timeout_s)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it; nginx's number in the metrics
         except asyncio.TimeoutError:
             return _error(
                 503,

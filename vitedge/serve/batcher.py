@@ -1,7 +1,7 @@
 """Micro-batching: images of several requests go through the artifact together.
 
 One thread takes images from a bounded queue and waits a few milliseconds for more. A worker that is lost is started
-again and its batch is run once more, so that no request is lost; a future is answered once, so none is answered twice.
+again and its batch is run again, so that no request is lost; a future is answered once, so none is answered twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vitedge.errors import VitedgeError
 from vitedge.serve.worker import Worker, WorkerLost
+
+# How often a batch is tried whose worker is lost: the third loss is the batch's own doing.
+_ATTEMPTS = 3
 
 
 class Busy(Exception):
@@ -115,11 +119,19 @@ class Batcher:
                 self.count -= len(batch)
 
     def _infer(self, pixels: np.ndarray) -> np.ndarray:
-        try:
-            return self.worker.infer(pixels)
-        except WorkerLost:
-            self.healthy = False
-            self.worker.start()
-            self.restarted()
-            self.healthy = True
-            return self.worker.infer(pixels)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self.worker.infer(pixels)
+            except WorkerLost:
+                self.healthy = False
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                try:
+                    self.worker.start()
+                except VitedgeError:
+                    if attempt == _ATTEMPTS - 2:
+                        raise
+                    continue
+                self.restarted()
+                self.healthy = True
+        raise AssertionError("unreachable")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from fastapi import Request
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -144,16 +144,13 @@ def prepare(data: bytes, preprocess: Preprocess, max_pixels: int) -> np.ndarray:
             with Image.open(io.BytesIO(data)) as image:
                 width, height = image.size
         if width * height > max_pixels:
-            raise Refused(
-                413,
-                f"An image has {width} x {height} pixels.",
-                f"At most {max_pixels:,} are taken.",
-                "Send a smaller one.",
-            )
+            raise Image.DecompressionBombError(f"It has {width} x {height} pixels.")
         return preprocess.apply(decode(io.BytesIO(data), "the image"))
-    except Refused:
-        raise
+    except Image.DecompressionBombError as error:
+        todo = f"At most {max_pixels:,} are taken: send a smaller one."
+        raise Refused(413, "An image has too many pixels.", str(error), todo) from error
     except UnreadableImage as error:
         raise Refused(422, "An image can't be read.", error.reason, "Send JPEG, PNG or WebP.") from error
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, struct.error and more
-        raise Refused(422, "An image can't be read.", str(error)[:200], "Send JPEG, PNG or WebP.") from error
+        why = "It has no known format." if isinstance(error, UnidentifiedImageError) else str(error)[:200]
+        raise Refused(422, "An image can't be read.", why, "Send JPEG, PNG or WebP.") from error

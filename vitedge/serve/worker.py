@@ -30,9 +30,8 @@ def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], th
     try:
         runner = targets.get(target).open(Path(path), metadata, threads=threads)
     except Exception as error:
-        pipe.send(
-            error if isinstance(error, VitedgeError) else VitedgeError("The artifact can't be opened.", str(error))
-        )
+        known = isinstance(error, VitedgeError)
+        pipe.send(error if known else VitedgeError("The artifact can't be opened.", str(error)))
         return
     pipe.send({"device": runner.device, "batch": runner.batch})
     try:
