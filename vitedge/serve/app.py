@@ -208,7 +208,8 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
         ready = await _prepare(loop, asked, models)
         decoded_ms = (time.perf_counter() - started) * 1000
         try:
-            batcher = models.open.get(name) or await asyncio.to_thread(models.batcher, name)
+            opened = models.open.get(name)
+            batcher = opened if opened is not None else await asyncio.to_thread(models.batcher, name)
         except VitedgeError as error:
             raise Refused(503, error.what, error.why, error.todo) from error
         pixels = [one for one in ready if isinstance(one, np.ndarray)]
