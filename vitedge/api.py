@@ -312,7 +312,8 @@ class Run:
         self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any
     ) -> SensitivityResult:
         """What pruning would cost, share by share and layer by layer, kept in the run. Needs torch."""
-        from vitedge.steps.sensitivity import parse_shares, sensitivity_of_run
+        from vitedge.prune.options import parse_shares
+        from vitedge.steps.sensitivity import sensitivity_of_run
 
         settings = options.configure("sensitivity", keywords, config)
         chosen, bundle = settings.sensitivity, self.bundle

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vitedge import documents, targets
 from vitedge.bench.options import BenchOptions, SampleOptions
@@ -22,6 +22,7 @@ from vitedge.errors import VitedgeError
 from vitedge.files import write_text
 from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
 from vitedge.prune import PruneOptions
+from vitedge.prune.options import parse_shares
 from vitedge.quant.options import QuantOptions
 from vitedge.serve.options import ServeOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
@@ -104,6 +105,12 @@ class SensitivitySection(Options):
 
     shares: str = Field("0.1,0.2,0.3,0.4,0.5", description="Shares of the model to try.")
     images: int = Field(128, ge=1, le=1_000_000, description="Calibration images used at most.")
+
+    @field_validator("shares")
+    @classmethod
+    def _numbers(cls, value: str) -> str:
+        parse_shares(value)
+        return value
 
 
 class TrainSection(Options):

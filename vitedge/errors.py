@@ -40,10 +40,35 @@ class VitedgeError(Exception):
         super().__init__(" ".join(part for part in (self.what, self.why, self.todo) if part))
 
 
+# Package that the core does without -> the extra that brings it.
+EXTRAS = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "accelerate": "compress"}
+EXTRAS |= {"jinja2": "report", "openvino": "openvino"}
+
+
+def install_command(*extras: str) -> str:
+    """What installs these extras on this machine: from the clone that runs, else the packages themselves, since
+    vitedge is in no package index."""
+    import importlib.metadata
+    import shlex
+    from pathlib import Path
+
+    clone = Path(__file__).resolve().parent.parent
+    if (clone / "setup.cfg").is_file():
+        wanted = f"{clone}[{','.join(extras)}]"
+        return f"pip install {shlex.quote(wanted)}"
+    try:
+        needed = importlib.metadata.requires("vitedge") or []
+    except importlib.metadata.PackageNotFoundError:
+        needed = []
+    found = [line.partition(";")[0].strip() for line in needed if any(f'extra == "{e}"' in line for e in extras)]
+    packages = found or [package for package, extra in EXTRAS.items() if extra in extras]
+    return f"pip install {shlex.join(packages)}"
+
+
 def missing_package(package: str, extra: str, purpose: str) -> VitedgeError:
     """The error for an optional package that is not installed, with the command that installs it."""
     return VitedgeError(
         f"{purpose} needs the package '{package}', which is not installed.",
         "It is no part of vitedge's core, which installs on a board.",
-        f"Install it with: pip install 'vitedge[{extra}]'",
+        f"Install it with: {install_command(extra)}",
     )

@@ -23,9 +23,30 @@ class Reporter:
         self.warnings.append(text)
 
     @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """What the block is doing, for as long as that takes; for work that can't be counted."""
+        self.info(text)
+        yield
+
+    @contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
         """A bar of `total` units; the block calls `advance(n)`."""
         yield lambda n: None
+
+
+def scaled(advance: Advance, work: int, total: int) -> Advance:
+    """An `advance` that is told of `work` units in all, and shows them as `total` (images, say)."""
+    done = shown = 0
+
+    def tell(n: int) -> None:
+        nonlocal done, shown
+        done += n
+        now = min(total, done * total // max(work, 1))
+        if now > shown:
+            advance(now - shown)
+            shown = now
+
+    return tell
 
 
 class WarningReporter(Reporter):

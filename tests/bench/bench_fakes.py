@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.targets.base import Runner
 
-class FakeRunner:
+
+class FakeRunner(Runner):
     """Logits are a fixed linear map of the image's mean colours; it takes `ms` an inference."""
 
     def __init__(self, metadata: dict[str, Any], threads: int | None) -> None:

@@ -62,8 +62,7 @@ class Child:
         load_ms = (time.perf_counter_ns() - start) / 1e6
         return {
             "device": runner.device,
-            # Of the runtime and the driver, where the runner knows them.
-            "versions": getattr(runner, "versions", None),
+            "versions": runner.versions,
             "batch": runner.batch,
             "load_ms": load_ms,
             "base_rss_mib": base,

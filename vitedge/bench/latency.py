@@ -96,7 +96,7 @@ def device_times(runner: Any, inputs: Sequence[np.ndarray], calls: int) -> dict[
     For runners that keep `last_times`, as TensorRT's does from CUDA events; None for others.
     """
     runner.infer(inputs[0])
-    if getattr(runner, "last_times", None) is None:
+    if runner.last_times is None:
         return None
     rows = []
     for call in range(calls):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import sys
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from vitedge import __version__
 from vitedge.cli import failures
+from vitedge.errors import VitedgeError
 
 # Name, which is also the module's, -> help. The order is that of `vitedge --help`.
 COMMANDS: dict[str, str] = {
@@ -33,15 +36,60 @@ COMMANDS: dict[str, str] = {
 }
 
 
+# What each `--help` ends with.
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "compress": (
+        "vitedge compress --model vit_b_16 --calib photographs/ --prune 0.3 --quantize static",
+        "vitedge compress --model my-vit/ --calib photographs/ --quantize static --preset full --max-drop 0.5",
+    ),
+    "build": (
+        "vitedge build --precision int8",
+        "vitedge build --target rknn --platform rk3588",
+    ),
+    "bench": (
+        "vitedge bench --data labelled-photographs/ --limit 500 --gate top1-drop=1.0,p50-ms=20",
+        "vitedge bench --host user@board --data labelled-photographs/",
+        "vitedge bench pack.tar --json result.json",
+    ),
+    "report": ("vitedge report --max-drop 0.5 --max-ms 20 -o report.html",),
+    "compare": ("vitedge compare before.json after.json --fail",),
+    "predict": ("vitedge predict cat.jpg more-images/ --top 3",),
+    "inspect": ("vitedge inspect", "vitedge inspect my-vit/ --json"),
+    "analyze": ("vitedge analyze --images 32 --top 10",),
+    "sensitivity": ("vitedge sensitivity --shares 0.1,0.2,0.3 --images 256",),
+    "train": ("vitedge train --model vit_b_16 --data my-classes/ --out my-vit --minutes 30",),
+    "pack": ("vitedge pack --data labelled-photographs/ --limit 500 -o pack.tar",),
+    "toolchain": ("vitedge toolchain install rknn", "vitedge toolchain list"),
+    "doctor": ("vitedge doctor --json",),
+    "demo": ("vitedge demo --dir vitedge-demo --minutes 2",),
+}
+
+
+def _without_types(params: Any) -> Any:
+    """The parameters; the help of flags that take no value shows no type."""
+    for parameter in params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return params
+
+
+class Command(TyperCommand):
+    """A command of vitedge."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
 def _load(name: str) -> Any:
     """The real command: a module has either `command`, a function, or `app`, a Typer with subcommands."""
     module = importlib.import_module(f"vitedge.cli.{name}")
+    epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in EXAMPLES.get(name, ()))])
     app = getattr(module, "app", None)
     if app is None:
-        app = typer.Typer(add_completion=False)
-        app.command(name, help=COMMANDS[name])(module.command)
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(name, help=COMMANDS[name], cls=Command, epilog=epilog)(module.command)
     command = typer.main.get_command(app)
-    command.name = name
+    command.name, command.epilog = name, epilog
     return command
 
 
@@ -49,6 +97,9 @@ class LazyGroup(TyperGroup):
     """Lists the commands without importing them."""
 
     _listing = False
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -60,6 +111,13 @@ class LazyGroup(TyperGroup):
             return TyperCommand(cmd_name, help=COMMANDS[cmd_name], callback=None)
         return _load(cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)
+            hint = f"Did you mean '{near[0]}'?" if near else ""
+            raise VitedgeError(f"No such command '{args[0]}'.", hint, "`vitedge --help` lists the commands.")
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._listing = True
         super().format_help(ctx, formatter)
@@ -67,7 +125,6 @@ class LazyGroup(TyperGroup):
 
 app = typer.Typer(
     cls=LazyGroup,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -85,7 +142,7 @@ def _version(wanted: bool) -> None:
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show Python's traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """vitedge puts a trained Vision Transformer on edge boards: compressed, compiled and measured.
@@ -104,9 +161,16 @@ class _Warnings(logging.Handler):
         ConsoleReporter().warn(printable(record.getMessage(), 2000))
 
 
+def _json_file(argument: str, after: str) -> list[str]:
+    return [argument, "-"] if argument == "--json" and after.startswith("-") and after != "-" else [argument]
+
+
 def main() -> None:
     """Runs the command line; see failures.py for how it ends when something fails."""
     # --debug is taken before or after the command's name.
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.getLogger("vitedge").addHandler(_Warnings(logging.WARNING))
-    failures.run(lambda: app(args=arguments, prog_name="vitedge"), debug="--debug" in sys.argv)
+    if arguments[:1] == ["bench"]:
+        # Its --json takes a file, or nothing for stdout.
+        arguments = [w for a, after in pairwise([*arguments, "--"]) for w in _json_file(a, after)]
+    failures.run(lambda: app(args=arguments, prog_name="vitedge", standalone_mode=False), debug="--debug" in sys.argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.st
 
 # Characters of the longest bar beside a figure.
 _BAR = 30
-# Seconds between two lines of progress where there is no terminal.
-_QUIET_S = 10.0
+# Seconds between two lines of progress where there is no terminal, and of what has no progress.
+_QUIET_S, _BUSY_S = 10.0, 20.0
+# Whether a result stands on stdout as JSON.
+_printed: list[bool] = []
 
 
 class ConsoleReporter(Reporter):
@@ -49,6 +52,24 @@ class ConsoleReporter(Reporter):
     def warn(self, text: str) -> None:
         super().warn(text)
         err.print(f"[yellow]warning:[/] {escape(text)}")
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Says it, and again from time to time with the minutes that have passed."""
+        self.info(text)
+        done, started = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not done.wait(_BUSY_S):
+                err.print(escape(f"{text}: {_duration(time.monotonic() - started)} so far"))
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     @contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
@@ -71,20 +92,31 @@ class ConsoleReporter(Reporter):
 
 @contextmanager
 def _lines(title: str, total: int | None) -> Iterator[Advance]:
-    done, last = 0, time.monotonic()
+    done, started = 0, time.monotonic()
+    last = started
 
     def advance(n: int) -> None:
         nonlocal done, last
         done += n
-        if time.monotonic() - last > _QUIET_S:
-            last = time.monotonic()
-            err.print(escape(f"{title}: {done}" + (f" of {total}" if total else "")))
+        now = time.monotonic()
+        if now - last > _QUIET_S:
+            last = now
+            left = _duration((total - done) * (now - started) / done) if total and done else ""
+            rest = f" of {total:,}, {left} left" if left and total else f", {_duration(now - started)} so far"
+            err.print(escape(f"{title}: {done:,}{rest}"))
 
     yield advance
 
 
-def print_error(error: VitedgeError) -> None:
-    """What, why, what to do, on stderr."""
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def print_error(error: VitedgeError, *, json: bool = False) -> None:
+    """What, why, what to do, on stderr; with `json` on stdout too, unless a result stands there already."""
+    if json and not _printed:
+        told = {"what": error.what, "why": error.why, "try": error.todo, "exit_code": error.exit_code}
+        print_json({"error": told})
     err.print(f"[bold red]error:[/] {escape(error.what)}")
     for label, text in (("why", error.why), ("try", error.todo)):
         if text:
@@ -121,3 +153,4 @@ def _bar(value: Any, largest: float) -> int:
 def print_json(value: Any) -> None:
     """JSON for machines on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+    _printed.append(True)

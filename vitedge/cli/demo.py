@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from vitedge.bundle import DEFAULT_RUN
-from vitedge.cli.console import ConsoleReporter, err, out
+from vitedge.cli.console import ConsoleReporter, err, out, print_json
+from vitedge.cli.flags import JsonFlag
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_dir, write_json
 
@@ -23,7 +24,8 @@ SIDE = 48
 def command(
     folder: Annotated[Path, typer.Option("--dir", help="Folder that the demo works in.")] = Path("vitedge-demo"),
     minutes: Annotated[float, typer.Option("--minutes", help="Longest time for the training.")] = 2.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the images and the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the images and the training.")] = 0,
+    json: JsonFlag = False,
 ) -> None:
     """Draws, trains, and takes the trained model through every step. What is already there is kept."""
     from vitedge.train.scratch import train_small_vit
@@ -37,16 +39,20 @@ def command(
         reporter.info(f"training a small ViT on them, for {minutes:g} minutes at most")
         metrics = train_small_vit(data, model, minutes=minutes, seed=seed)
         write_json(folder / "training.json", metrics)
-        out.print(f"trained: top-1 {metrics['top1']:.3f} on the {metrics['part']} part, {metrics['seconds']:.0f} s")
+        reporter.info(f"trained: top-1 {metrics['top1']:.3f} on the {metrics['part']} part, {metrics['seconds']:.0f} s")
     run = ["--run", str(folder / DEFAULT_RUN)]
     test = str(data / "test")
     calib = ["--calib", str(data / "calib")]
-    _call("compress", "--model", str(model), *calib, "--prune", "0.3", "--quantize", "static", *run)
+    _call(json, "compress", "--model", str(model), *calib, "--prune", "0.3", "--quantize", "static", *run)
     for precision in ("fp32", "int8"):
-        _call("build", "--target", "onnxruntime", "--precision", precision, *run)
-    _call("bench", "--data", test, *run)
-    _call("report", *run)
-    out.print(f"The report: {folder / DEFAULT_RUN / 'report.html'}")
+        _call(json, "build", "--target", "onnxruntime", "--precision", precision, *run)
+    _call(json, "bench", "--data", test, *run)
+    _call(json, "report", *run)
+    report = folder / DEFAULT_RUN / "report.html"
+    if json:
+        print_json({"run": str(folder / DEFAULT_RUN), "report": str(report)})
+    else:
+        out.print(f"The report: {report}", markup=False)
 
 
 def _draw(folder: Path, seed: int) -> None:
@@ -57,14 +63,16 @@ def _draw(folder: Path, seed: int) -> None:
             write_shapes(temporary / split, n, seed=seed, size=SIDE, split=split)  # type: ignore[arg-type]
 
 
-def _call(*arguments: str) -> None:
-    """Runs a command of vitedge as a user would, and shows it."""
+def _call(quiet: bool, *arguments: str) -> None:
+    """Runs a command of vitedge as a user would, and shows it; `quiet` leaves stdout to JSON."""
     err.print(f"\n$ {shlex.join(['vitedge', *arguments])}", style="bold", markup=False)
-    done = subprocess.run([sys.executable, "-m", "vitedge", *arguments], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vitedge", *arguments], check=False, stdout=sys.stderr if quiet else None
+    )
     if done.returncode:
         raise VitedgeError(
             f"`vitedge {arguments[0]}` failed with exit status {done.returncode}.",
             "Its own message stands above.",
-            "Mend that and run the demo again: it continues where it stopped.",
+            "Fix that and run the demo again: it continues where it stopped.",
             exit_code=done.returncode,
         )

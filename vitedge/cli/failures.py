@@ -18,11 +18,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from vitedge import __version__
-from vitedge.errors import VitedgeError, missing_package
+from vitedge.errors import EXTRAS, VitedgeError, missing_package
 
-# Package that the core does without -> the extra that brings it.
-_EXTRAS = {"torch": "compress", "torchvision": "compress", "onnx": "compress", "accelerate": "compress"}
-_EXTRAS |= {"jinja2": "report", "openvino": "openvino"}
 _STOPPED = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal is gone"}
 
 _signals: list[int] = []
@@ -36,8 +33,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def run(command: Callable[[], None], *, debug: bool) -> None:
-    """Runs `command` and exits with its status."""
+def run(command: Callable[[], object], *, debug: bool) -> None:
+    """Runs `command` and exits with its status, which it may return."""
     for number in _STOPPED:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _stop)
@@ -45,8 +42,8 @@ def run(command: Callable[[], None], *, debug: bool) -> None:
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        command()
-        return
+        status = command()
+        sys.exit(status if isinstance(status, int) else 0)
     except BaseException as caught:
         error = caught
     if _signals:
@@ -63,7 +60,7 @@ def run(command: Callable[[], None], *, debug: bool) -> None:
     told = told or _unknown(error)
     from vitedge.cli.console import print_error
 
-    print_error(told)
+    print_error(told, json=any(word.partition("=")[0] == "--json" for word in sys.argv[1:]))
     sys.exit(told.exit_code)
 
 
@@ -81,9 +78,12 @@ def _known(error: Exception) -> VitedgeError | None:
 
     from vitedge.files import write_error
 
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's: a wrong call
+        command = getattr(getattr(error, "ctx", None), "command_path", "vitedge")
+        return VitedgeError(str(error.format_message()), "", f"`{command} --help` lists what it takes.")
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if package in _EXTRAS:
-        return missing_package(package, _EXTRAS[package], "This command")
+    if package in EXTRAS:
+        return missing_package(package, EXTRAS[package], "This command")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return VitedgeError(
             "There is not enough memory.", str(error), "Close other programs, or take a smaller batch.", exit_code=1

@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 
 from vitedge.bundle import DEFAULT_RUN
-from vitedge.config import keywords_of
+from vitedge.config import configure, keywords_of
 from vitedge.options import OptionField
 
 _SIMPLE = (int, float, str, bool)
@@ -35,7 +35,7 @@ PANELS = {
 # Parameters that several commands have.
 RunFlag = Annotated[Path, typer.Option("--run", help="Run folder.")]
 ConfigFlag = Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors too.", metavar="")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors too.")]
 RUN = Path(DEFAULT_RUN)
 
 
@@ -71,7 +71,7 @@ def _parameter(keyword: str, section: str, field: OptionField) -> inspect.Parame
         rich_help_panel=PANELS.get(section, target if target else "Options"),
         show_default=False,
         hidden=field.expert,
-        metavar="" if kind is bool else None,
+        metavar="<text>" if kind == list[str] else None,
     )
     annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
     return inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -91,7 +91,7 @@ _HELP_ALL = inspect.Parameter(
     default=False,
     annotation=Annotated[
         bool,
-        typer.Option("--help-all", help="Show the expert options too.", is_eager=True, callback=_show_all, metavar=""),
+        typer.Option("--help-all", help="Show the expert options too.", is_eager=True, callback=_show_all),
     ],
 )
 
@@ -109,8 +109,11 @@ def with_flags(name: str) -> Callable[[Callable[..., None]], Callable[..., None]
         flags = [_parameter(keyword, *owner) for keyword, owner in owners.items()]
 
         def command(help_all: bool = False, **values: Any) -> None:
-            given = {keyword: values.pop(keyword) for keyword in owners}
-            function(**values, given={k: v for k, v in given.items() if v is not None and v != []})
+            used = {keyword: values.pop(keyword) for keyword in owners}
+            given = {keyword: value for keyword, value in used.items() if value is not None and value != []}
+            if name != "build":  # whose target says which options there are
+                configure(name, given, values.get("config"))  # a wrong option is told before a run or a model is read
+            function(**values, given=given)
 
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         extra = [_HELP_ALL] if any(owner[1].expert for owner in owners.values()) else []

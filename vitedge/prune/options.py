@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, printable
 from vitedge.options import EXPERT, SEED_MAX, Options
 
 Importance = Literal["obs", "hessian", "taylor", "magnitude"]
@@ -78,3 +78,19 @@ class PruneOptions(Options):
             if not valid:
                 raise VitedgeError(f"There is no sparsity '{value}'.", "", "Give a share such as 0.5, or 2:4.")
         return value
+
+
+def parse_shares(text: str) -> list[float]:
+    """The numbers of a list such as "0.1,0.3"; each is checked as --prune is. Raises VitedgeError."""
+    parts = text.split(",")
+    try:
+        shares = [float(part) for part in parts]
+    except ValueError as error:
+        raise VitedgeError(
+            f"'{printable(text, 60)}' is no list of shares.", "", "Give such as --shares 0.1,0.2,0.3."
+        ) from error
+    if len(shares) > 32:
+        raise VitedgeError(f"--shares has {len(shares)} shares.", "Each takes its time.", "Give 32 at most.")
+    for share in shares:
+        PruneOptions(prune=share)
+    return shares

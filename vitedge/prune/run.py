@@ -27,7 +27,7 @@ from vitedge.prune.statistics import BlockMoments
 from vitedge.prune.store import embed_all, parts
 from vitedge.prune.surgery import assemble
 from vitedge.prune.survey import layers, survey
-from vitedge.reporter import Reporter
+from vitedge.reporter import Reporter, scaled
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import block_macs, model_macs, model_params
@@ -134,8 +134,8 @@ def run(
 
     plans, predicted = [everything(b) for b in dense.config.blocks], 0.0
     if options.prune:
-        reporter.info("measuring what each cut would do to the logits")
-        seen = look(dense, start[:images], options)
+        with reporter.busy(f"measuring on {images} images what each cut would do to the logits"):
+            seen = look(dense, start[:images], options)
         plans, predicted = decide(dense.config, seen.candidates, seen.effects, options)
         del seen  # gigabytes, for a large model
     clock.lap("choose")
@@ -143,13 +143,14 @@ def run(
     pruned = copy.deepcopy(dense)
     how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
     work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
-    with reporter.progress("pruning: images through a block", work) as advance:
-        errors = recover(dense, pruned, plans, start, how, options.seed, advance)
+    with reporter.progress(f"fitting {len(plans)} blocks to the dense model: images", images) as advance:
+        errors = recover(dense, pruned, plans, start, how, options.seed, scaled(advance, work, images))
     clock.lap("recover")
     sparsity = 0.0
     if options.sparsity:
-        with reporter.progress("sparsifying: images through a block", len(plans) * images) as advance:
-            sparsity = sparsify_model(pruned, start[:images], options.sparsity, advance)
+        with reporter.progress("setting weights to zero: images", images) as advance:
+            told = scaled(advance, len(plans) * images, images)
+            sparsity = sparsify_model(pruned, start[:images], options.sparsity, told)
         clock.lap("sparsity")
     small = assemble(pruned)
     facts = report(dense.config, small, options, predicted, errors, fit, images, views, clock.seconds)

@@ -81,8 +81,8 @@ def sensitivity(
     images = sum(len(x) for x in batches())
     check(dense, images, options)
     start = embed_all(dense, batches, 1, options.seed)
-    reporter.info("measuring what each cut would do to the logits")
-    seen = look(dense, start, options)
+    with reporter.busy(f"measuring on {images} images what each cut would do to the logits"):
+        seen = look(dense, start, options)
     held = start[seen.solved :]
     wanted = classes(dense, 0, held)
     with reporter.progress("pruning at each share: blocks", len(dense.blocks) * len(shares)) as advance:

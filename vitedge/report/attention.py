@@ -10,6 +10,7 @@ import numpy as np
 from vitedge.bench.from_bundle import find_preprocess
 from vitedge.bench.source import first_images
 from vitedge.bundle import Bundle
+from vitedge.errors import install_command
 from vitedge.report.collect import Facts
 from vitedge.report.flips import jpeg_url
 from vitedge.reporter import Reporter
@@ -33,7 +34,7 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[
     if before == after:
         return None
     if importlib.util.find_spec("torch") is None:
-        reporter.info("no attention maps: they need torch (pip install 'vitedge[compress]')")
+        reporter.info(f"no attention maps: they need torch ({install_command('compress')})")
         return None
     from vitedge.vit.checkpoint import read_model
 

@@ -67,9 +67,9 @@ def build_artifact(
                 f"'{first.node}' ({first.op}): {first.reason}",
                 "Export again with `vitedge compress`, or choose another target.",
             )
-        reporter.info(f"building {name}")
         request = _request(bundle, out, precision, platform, options)
-        result = target.build(request)
+        with reporter.busy(f"building {name}"):
+            result = target.build(request)
         export = bundle.facts("export")["onnx/float32.onnx"]
         metadata: dict[str, Any] = {
             "target": target.name,
@@ -110,11 +110,8 @@ def preview_artifact(
 
     What the command needs is left in `build/<target>-<precision>-preview/`.
     """
-    preview = getattr(target, "preview", None)
     out = bundle.root / "build" / f"{folder_name(target.name, precision, platform)}-preview"
-    return (
-        preview(lambda: _request(bundle, make_folder(out), precision, platform, options), options) if preview else None
-    )
+    return target.preview(lambda: _request(bundle, make_folder(out), precision, platform, options), options)
 
 
 def _request(bundle: Bundle, out: Path, precision: str, platform: str | None, options: TargetOptions) -> BuildRequest:

@@ -24,8 +24,8 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
     def apply(model: Architecture, _kept: Path) -> Outcome:
         from vitedge.condition import condition
 
-        reporter.info(f"conditioning on {len(pixels)} images")
-        conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
+        with reporter.busy(f"conditioning on {len(pixels)} images"):
+            conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
         return Outcome(conditioned, report.to_dict(), [condition_table(report.to_dict())])
 
     record = transform_model(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from vitedge import documents
 from vitedge.bench.stats import wilson
 from vitedge.bundle import Bundle
-from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
@@ -47,7 +46,6 @@ def sensitivity_of_run(
         from vitedge.prune.sensitivity import sensitivity
         from vitedge.vit.checkpoint import read_model
 
-        reporter.info(f"solving every cut on {len(pixels)} images; a large model takes minutes")
         batches = float_batches(pixels, read_preprocess(bundle))
         found = sensitivity(read_model(bundle.path(SOURCE)), batches, options, shares, reporter)
         tables = to_json(*_tables(found, options.prune_unit))
@@ -67,17 +65,6 @@ def sensitivity_of_run(
     text = bundle.read(FILE)
     kept = documents.parse_json(text, FILE)
     return SensitivityResult({k: v for k, v in kept.items() if k != "tables"}, read_tables(text))
-
-
-def parse_shares(text: str) -> list[float]:
-    """The numbers of a list such as "0.1,0.3"; each is checked as --prune is."""
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise VitedgeError(f"'{text}' is no list of shares.", "", "Give such as --shares 0.1,0.2,0.3.") from error
-    for share in shares:
-        PruneOptions(prune=share)
-    return shares
 
 
 def _tables(found: Sensitivity, unit: str) -> list[Table]:

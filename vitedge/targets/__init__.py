@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.base import Probe, Target
+from vitedge.targets.base import Target
 
 # Name -> module that holds a `TARGET`. A new target is one package and one line here.
 _TARGETS = {
@@ -26,9 +26,3 @@ def get(name: str) -> Target:
     if name not in _TARGETS:
         raise VitedgeError(f"There is no target '{name}'.", "", f"Choose one of: {', '.join(_TARGETS)}.")
     return importlib.import_module(_TARGETS[name]).TARGET
-
-
-def diagnose(name: str) -> Probe:
-    """The target's `probe`; where its compiler is installed apart, also whether that works, which takes seconds."""
-    target = get(name)
-    return getattr(target, "diagnose", target.probe)()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -125,11 +127,28 @@ class CostTable:
     not_modelled: str = ""
 
 
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one pass by the device's own clock: the copy in, the compute time, the copy out."""
+
+    copy_in_ms: float
+    compute_ms: float
+    copy_out_ms: float
+
+
 class Runner(Protocol):
-    """A loaded artifact. `device` is "cpu", "gpu", "npu" or "simulator"; a simulator reports no latency."""
+    """A loaded artifact. `device` is "cpu", "gpu", "npu" or "simulator"; a simulator reports no latency.
+
+    Attributes:
+        batch: fixed batch of the artifact, or None for any.
+        versions: of the runtime and the driver, where the runner knows them.
+        last_times: of the last `infer`, where the device has a clock of its own.
+    """
 
     device: str
-    batch: int | None  # fixed batch of the artifact, or None for any
+    batch: int | None
+    versions: dict[str, str] | None = None
+    last_times: Times | None = None
 
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, 3] -> float32 logits [N, classes]."""
@@ -138,21 +157,76 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+class Environment(Protocol):
+    """A vendor's compiler that is installed: its interpreter, version, and folder where vitedge made it."""
+
+    @property
+    def python(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def folder(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+class Toolchains(Protocol):
+    """A vendor's compiler in environments of its own, for `vitedge toolchain`."""
+
+    DEFAULT_VERSION: str
+
+    @property
+    def install(self) -> Callable[..., Environment]:
+        """(version, folder or None, python or None, told of each stage) -> what was made."""
+        ...
+
+    @property
+    def installed(self) -> Callable[[], Sequence[Environment]]: ...
+
+    @property
+    def remove(self) -> Callable[[str | None], Sequence[Environment]]: ...
+
+
 class Target(Protocol):
-    """A way to build and run a model. Importing a target's package never imports its vendor's library."""
+    """A way to build and run a model. Importing a target's package never imports its vendor's library.
+
+    A target is a subclass; the methods that have a body here are abilities that it may do without.
+    """
 
     name: str
     precisions: tuple[str, ...]
-    platforms: tuple[str, ...]  # empty where the target has none; the first is the default
+    platforms: tuple[str, ...] = ()  # empty where the target has none; the first is the default
     tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 
-    def probe(self) -> Probe: ...
+    @abstractmethod
+    def probe(self) -> Probe:
+        """What it finds on this machine."""
 
-    def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]: ...
+    def diagnose(self) -> Probe:
+        """`probe`, and whether what it found works, for `vitedge doctor`; it may take seconds."""
+        return self.probe()
 
-    def build(self, request: BuildRequest) -> BuildResult: ...
+    @abstractmethod
+    def build(self, request: BuildRequest) -> BuildResult:
+        """Makes an artifact, or raises VitedgeError with the compiler's own words."""
 
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner: ...
+    @abstractmethod
+    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner:
+        """The artifact, loaded."""
 
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None: ...
+    def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
+        """What the compiler won't take in that graph, before it is called."""
+        return []
+
+    def preview(self, request_for: Callable[[], BuildRequest], options: Any) -> str | None:
+        """The command that it would run instead of building, where `options` (its own) ask for that."""
+        return None
+
+    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
+        """The vendor's own estimate, where there is one."""
+        return None
+
+    def toolchains(self) -> Toolchains | None:
+        """Its compiler's environments, where the compiler can't live beside vitedge."""
+        return None

@@ -330,7 +330,7 @@ def test_a_half_removed_environment_of_an_earlier_version_is_seen_and_goes(home:
     made = environment(home, marker=False)
     (Path(made.folder) / "pyvenv.cfg").unlink()
     toolchain._remember([made])
-    found = targets.diagnose("rknn")
+    found = targets.get("rknn").diagnose()
     assert not found.can_build and "is broken" in found.reason and "toolchain install" in found.fix
     assert targets.get("rknn").probe().can_build, "the quick look can't tell"
     toolchain.remove()

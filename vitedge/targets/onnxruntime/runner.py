@@ -9,6 +9,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.processors import checked_threads
+from vitedge.targets.base import Runner
 from vitedge.targets.pieces import in_pieces
 
 
@@ -38,7 +39,7 @@ def config_entries(settings: dict[str, Any]) -> dict[str, str]:
     }
 
 
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(Runner):
     """One ONNX Runtime session. Batches larger than a static batch run in pieces; a short last one is padded."""
 
     device = "cpu"

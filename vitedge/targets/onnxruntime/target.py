@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, TargetOptions
+from vitedge.targets.base import BuildRequest, BuildResult, Probe, Problem, Target, TargetOptions
 from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, session_settings
@@ -30,12 +30,11 @@ class OnnxRuntimeOptions(TargetOptions):
     )
 
 
-class OnnxRuntimeTarget:
+class OnnxRuntimeTarget(Target):
     """ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
     precisions = ("fp32", "int8")
-    platforms: tuple[str, ...] = ()
     tiles = (16, 16)  # an AVX512 register of float32
     Options = OnnxRuntimeOptions
 
@@ -67,7 +66,3 @@ class OnnxRuntimeTarget:
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""
         return OnnxRuntimeRunner(artifact, threads=threads, built_with=metadata.get("onnxruntime"))
-
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
-        """ONNX Runtime estimates no costs."""
-        return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.processors import checked_threads
+from vitedge.targets.base import Runner
 from vitedge.targets.pieces import in_pieces
 
 # Our name of a type -> OpenVINO's, as a precision hint and as the CPU's capability.
@@ -37,7 +38,7 @@ def rest_precision(core: Any, wanted: str) -> str:
     return "bf16" if computes(core, "bf16") else "fp32"
 
 
-class OpenVINORunner:
+class OpenVINORunner(Runner):
     """One compiled model. Batches larger than a static batch run in pieces; a short last one is padded."""
 
     device = "cpu"

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vitedge.errors import VitedgeError
-from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, TargetOptions
+from vitedge.errors import VitedgeError, install_command
+from vitedge.targets.base import BuildRequest, BuildResult, Probe, Target, TargetOptions
 from vitedge.targets.openvino.runner import OpenVINORunner, computes, load, rest_precision
 
 
@@ -23,12 +23,11 @@ class OpenVINOOptions(TargetOptions):
     )
 
 
-class OpenVINOTarget:
+class OpenVINOTarget(Target):
     """OpenVINO's CPU plugin."""
 
     name = "openvino"
     precisions = ("int8", "fp32", "bf16")
-    platforms: tuple[str, ...] = ()
     tiles = (16, 16)  # an AVX512 register of float32
     Options = OpenVINOOptions
 
@@ -36,13 +35,9 @@ class OpenVINOTarget:
         """Whether openvino is installed; importing it would take a second."""
         if importlib.util.find_spec("openvino") is None:
             reason = "the package 'openvino' is not installed"
-            return Probe(self.name, False, False, {}, reason, "pip install 'vitedge[openvino]'")
+            return Probe(self.name, False, False, {}, reason, install_command("openvino"))
         versions = {"openvino": importlib.metadata.version("openvino"), "machine": platform.machine()}
         return Probe(self.name, True, True, versions)
-
-    def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
-        """OpenVINO takes every operator that vitedge writes; `build` reports what its reader refuses."""
-        return []
 
     def build(self, request: BuildRequest) -> BuildResult:
         """OpenVINO's IR of that precision's graph. bf16 is computed from weights stored in 16 bits (float16)."""
@@ -79,7 +74,3 @@ class OpenVINOTarget:
         if metadata["precision"] == "int8":
             floats = rest_precision(load().Core(), metadata["rest"])
         return OpenVINORunner(artifact, floats, threads=threads)
-
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
-        """OpenVINO estimates no costs."""
-        return None

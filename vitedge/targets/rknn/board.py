@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.base import Probe
+from vitedge.targets.base import Probe, Runner
 
 COMPATIBLE = Path("/proc/device-tree/compatible")
 DEVICES = ("/dev/rknpu", "/dev/dri/renderD129", "/dev/dri/renderD128")
@@ -98,7 +98,7 @@ def device_trouble(devices: tuple[str, ...] = DEVICES) -> tuple[str, str] | None
     return None
 
 
-class BoardRunner:
+class BoardRunner(Runner):
     """One runtime context, or one a core where `npu_cores` is "all": more contexts are what adds throughput, one
     image gains little from three cores."""
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import VitedgeError
+from vitedge.targets.base import Runner
 from vitedge.targets.rknn.calls import CONFIG, SIMULATOR, simulate
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.toolchain import Toolchain
 
 
-class SimulatorRunner:
+class SimulatorRunner(Runner):
     """A worker that has rebuilt the artifact's model, and keeps it."""
 
     device = "simulator"

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, Runner
+from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, Runner, Target, Toolchains
 from vitedge.targets.rknn import board, toolchain
 from vitedge.targets.rknn.options import RknnOptions
 
 PLATFORMS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 
 
-class RknnTarget:
+class RknnTarget(Target):
     """RK3588, RK3576, RK356x by rknn-toolkit2, its simulator, and rknn-toolkit-lite2 on the board."""
 
     name = "rknn"
@@ -22,8 +22,6 @@ class RknnTarget:
     platforms = PLATFORMS
     tiles = (32, 32)  # the NPU's INT8 products take channels by 32
     Options = RknnOptions
-    # Of `vitedge toolchain`: install, installed, remove.
-    toolchain = toolchain
 
     def probe(self) -> Probe:
         """On a board what its runtime says; on a PC whether the compiler and its simulator are there."""
@@ -81,6 +79,10 @@ class RknnTarget:
         from vitedge.targets.rknn.cost import from_json
 
         return from_json(metadata["cost"]) if "cost" in metadata else None
+
+    def toolchains(self) -> Toolchains:
+        """Those of rknn-toolkit2."""
+        return toolchain
 
     def _validate(self, precision: str, platform: str | None) -> None:
         if platform is not None and platform not in PLATFORMS:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitedge.errors import VitedgeError
+from vitedge.targets.base import Runner, Times
 from vitedge.targets.tensorrt import api
 from vitedge.targets.tensorrt.cuda import Cuda, Pinned
 from vitedge.targets.tensorrt.facts import machine_facts, read_plan, refuse_misfit
 from vitedge.targets.tensorrt.options import Profile
 
 
-@dataclass(frozen=True)
-class Times:
-    """Milliseconds of one pass by CUDA events: the copy in, the GPU's compute time, the copy out."""
-
-    copy_in_ms: float
-    compute_ms: float
-    copy_out_ms: float
-
-
-class TensorRTRunner:
+class TensorRTRunner(Runner):
     """One engine, one execution context. `last_times` holds the device times of the last pass of `infer`."""
 
     device = "gpu"

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import VitedgeError
-from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, Runner
+from vitedge.targets.base import BuildRequest, BuildResult, Probe, Problem, Runner, Target
 from vitedge.targets.tensorrt import api, trtexec
 from vitedge.targets.tensorrt.options import TensorRTOptions
 
 
-class TensorRTTarget:
+class TensorRTTarget(Target):
     """NVIDIA's TensorRT 10.3 to 11: Jetsons with JetPack 6 or newer, PCs with an NVIDIA GPU."""
 
     name = "tensorrt"
     precisions = ("fp16", "int8", "fp32")
-    platforms: tuple[str, ...] = ()
     tiles = (32, 16)  # tensor cores take 32 INT8 values at once; fused attention begins at heads of 16
     Options = TensorRTOptions
 
@@ -85,7 +84,3 @@ class TensorRTTarget:
         from vitedge.targets.tensorrt.runner import open_engine
 
         return open_engine(artifact, metadata)
-
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
-        """TensorRT measures and estimates nothing; layers.json beside the engine lists its kernels."""
-        return None
