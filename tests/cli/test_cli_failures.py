@@ -22,7 +22,7 @@ def started(code: str, folder: Path, **options) -> subprocess.Popen[str]:
     script = "import sys\nfrom vitedge import cli\nfrom vitedge.cli import failures\n"
     script += f"sys.argv = ['vitedge', 'compress', *{options.pop('arguments', [])!r}]\n"
     body = textwrap.indent(textwrap.dedent(code), "    ")
-    script += f"def app(args, prog_name):\n{body}\ncli.app = app\ncli.main()\n"
+    script += f"def app(args, **options):\n{body}\ncli.app = app\ncli.main()\n"
     return subprocess.Popen(
         [sys.executable, "-c", script],
         cwd=folder,
@@ -71,7 +71,7 @@ def test_what_the_system_refuses_is_one_message(kind: str, tmp_path: Path) -> No
 
 def test_a_missing_package_names_its_extra(tmp_path: Path) -> None:
     err = ended("raise ModuleNotFoundError('No module', name='onnx.helper')", tmp_path, 2)
-    assert "'onnx'" in err and "vitedge[compress]" in err
+    assert "'onnx'" in err and f"pip install '{REPOSITORY}[compress]'" in err
 
 
 def test_names_that_are_no_text_are_printed_escaped(tmp_path: Path) -> None:

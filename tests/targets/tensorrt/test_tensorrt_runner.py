@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vitedge.errors import VitedgeError
+from vitedge.targets.base import Runner
 from vitedge.targets.tensorrt import cuda
 from vitedge.targets.tensorrt.options import Profile
 from vitedge.targets.tensorrt.runner import TensorRTRunner
@@ -124,7 +125,7 @@ def test_bench_reads_the_devices_times(trt, device):
     assert set(times) == {"copy_in_ms", "compute_ms", "copy_out_ms"}
     assert times["compute_ms"]["n"] == 5 and times["compute_ms"]["p50"] > 0
 
-    class Plain:
+    class Plain(Runner):
         def infer(self, pixels):
             return pixels
 
