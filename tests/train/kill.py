@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from vitedge.reporter import Reporter
-from vitedge.train import blockwise
 from vitedge.train.options import TeachingOptions
+from vitedge.train.stream import Rotated
 from vitedge.train.teaching import Teaching, TeachingReport
 
 
@@ -46,7 +46,7 @@ def kill_in_loop(patch: pytest.MonkeyPatch, step: int) -> None:
 
 def kill_in_blocks(patch: pytest.MonkeyPatch, step: int) -> None:
     """KeyboardInterrupt at step number `step` of all the blocks' steps."""
-    patch.setattr(blockwise, "normalized", _dying(blockwise.normalized, step))
+    patch.setattr(Rotated, "__call__", _dying(Rotated.__call__, step))
 
 
 def _dying(function: Any, at: int) -> Any:

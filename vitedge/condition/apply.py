@@ -16,6 +16,7 @@ from vitedge.condition.massive import scale_massive
 from vitedge.condition.options import ConditionOptions, ConditionReport, Rotation, Step
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
 from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
+from vitedge.condition.registers import add_registers
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
 from vitedge.errors import VitedgeError
@@ -53,6 +54,9 @@ def condition(
         fold_norms(model)
         fold_attention_scale(model)
         log.add(model, "fold", "gamma, beta and the attention scale")
+    if options.fold and options.registers:
+        model, report = add_registers(model, batches, options.images)
+        log.add(model, "registers", report.to_dict(), exact=bool(report.reason))
     if options.massive:
         chosen: Any = scale_massive(model, batches, options.massive / 100)
         log.add(model, "massive", chosen, exact=chosen["factor"] == 1)
@@ -100,9 +104,7 @@ def _limited(batches: Batches, images: int) -> Batches:
 
 
 @torch.no_grad()
-def _rotate(
-    model: Architecture, batches: Batches, kind: Rotation, seed: int
-) -> tuple[Architecture, dict[str, Any]]:
+def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, Any]]:
     """The model with its stream centred and rotated in the way asked for, or the best of all ("auto")."""
     centred = copy.deepcopy(model)
     centre_stream(centred)

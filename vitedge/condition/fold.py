@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from vitedge.condition.surgery import assign
 from vitedge.vit.architecture import Architecture
 
 
-def folded(weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight', bias') with weight' n + bias' = weight (gamma n + beta) + bias, in float64.
-
-    Shapes: weight [out, in], bias [out], gamma and beta [in].
-    """
-    w = weight.double()
-    return w * gamma.double(), bias.double() + w @ beta.double()
-
-
 @torch.no_grad()
 def fold_norms(model: Architecture) -> None:
-    """Leaves every LayerNorm with gamma 1 and beta 0, in place."""
+    """Leaves every LayerNorm with gamma 1 and beta 0, in place (with a register, its row takes beta's place)."""
     for reader in model.readers():
-        norm = reader.norm
         for linear in reader.linears:
-            weight, bias = folded(linear.weight, linear.bias, norm.weight, norm.bias)
-            assign(linear.weight, weight)
-            assign(linear.bias, bias)
-        norm.weight.fill_(1)
-        norm.bias.zero_()
+            assign(linear.bias, linear.bias.double() + linear.weight.double() @ reader.offset.double())
+        reader.offset.zero_()
+        gamma = reader.norm.weight.double()
+        for linear in reader.gated_linears:
+            assign(linear.weight, linear.weight.double() * gamma)
+        assign(reader.norm.bias, reader.norm.bias.double() / torch.where(gamma == 0, torch.ones_like(gamma), gamma))
+        reader.norm.weight.fill_(1)
 
 
 @torch.no_grad()

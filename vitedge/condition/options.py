@@ -19,6 +19,11 @@ class ConditionOptions(Options):
     fold: Annotated[bool, EXPERT] = Field(
         True, description="LayerNorm's gamma and beta into the next Linears, the attention scale into q."
     )
+    registers: Annotated[bool, EXPERT] = Field(
+        True,
+        description="Attention's sink tokens read as constants, and the massive activations that make them gone; only "
+        "where agreement on other calibration images stays.",
+    )
     rotate: Rotation = Field(
         "auto",
         description="Centre the residual stream and rotate it; auto measures the four ways and takes the best.",
@@ -42,8 +47,8 @@ class ConditionOptions(Options):
         None,
         ge=0,
         le=100,
-        description="Points of agreement (percent) that scaling massive activations down may cost; 0 leaves them. "
-        "(default: 4 with the preset full, else 0)",
+        description="Points of agreement (percent) that scaling massive activations down may cost, where registers "
+        "don't take them; 0 leaves them. (default: 4 with the preset full, else 0)",
     )
     images: Annotated[int, Cli("condition_images", expert=True)] = Field(
         64, ge=1, le=100_000, description="Calibration images that ranges and moments are taken from, at most."

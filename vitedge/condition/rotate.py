@@ -1,6 +1,6 @@
 """Centring and rotating the residual stream: folded into all that write to it and all that read it. Exact.
 
-Needs folded LayerNorms (gamma 1, beta 0).
+Needs folded LayerNorms (gamma 1, beta 0; but for registers, whose rows are rotated with the stream).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def rotate_stream(model: Architecture, rotation: Tensor, stage: int = 0) -> None
     _change(model.streams()[stage : stage + 1], lambda x: rotation @ x, lambda w: w @ rotation.T)
 
 
-def _change(
-    streams: Iterable[Stream], written: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]
-) -> None:
+def _change(streams: Iterable[Stream], written: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> None:
     """Applies `written` [C, n] to all that is added to the streams, `read` [n, C] to all of their readers."""
     for stream in streams:
         for writer in stream.writers:
             shape = writer.parameter.movedim(writer.axis, 0).shape
             assign(writer.parameter, written(writer.columns()).reshape(shape).movedim(0, writer.axis))
         for reader in stream.readers:
-            for linear in reader.linears:
+            for linear in reader.gated_linears:
                 assign(linear.weight, read(linear.weight.double()))
+            for row in {reader.norm.bias, reader.offset}:
+                assign(row, read(row.double()[None]))
 
 
 @torch.no_grad()

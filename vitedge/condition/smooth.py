@@ -66,16 +66,16 @@ def smooth_norms(model: Architecture, batches: Iterable[Tensor]) -> dict[str, fl
     stats = measure(model, batches, [reader.site for reader in model.readers()])
     chosen = {}
     for reader in model.readers():
-        name, norm, readers = reader.site, reader.norm, reader.linears
+        name, readers = reader.site, reader.linears
         mean = stats[name].mean
-        assign(norm.bias, norm.bias.double() - mean)
+        assign(reader.offset, reader.offset.double() - mean)
         for linear in readers:
             assign(linear.bias, linear.bias.double() + linear.weight.double() @ mean)
         weight = torch.cat([linear.weight for linear in readers])
         scales, chosen[name] = smooth_scales(stats[name].shifted(mean), weight)
         if chosen[name]:
-            assign(norm.weight, norm.weight.double() / scales)
-            assign(norm.bias, norm.bias.double() / scales)
-            for linear in readers:
+            for parameter in {reader.norm.weight, reader.norm.bias, reader.offset}:
+                assign(parameter, parameter.double() / scales)
+            for linear in reader.gated_linears:
                 assign(linear.weight, linear.weight.double() * scales)
     return chosen

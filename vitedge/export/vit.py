@@ -176,6 +176,24 @@ def _norm(g: GraphBuilder, config: ViTConfig, w: Weights, key: str, x: str, name
     return g.op("LayerNormalization", [x, scale, bias], name, axis=-1, epsilon=config.norm_eps)
 
 
+def _gate(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
+    """[N, tokens, C] -> [N, tokens, 1] between 0 and 1."""
+    gate = g.linear(x, f"{name}.gate", w[f"{key}.gate.weight"], w[f"{key}.gate.bias"])
+    zero, one = g.constant("zero", np.float32(0)), g.constant("one", np.float32(1))
+    return g.op("Clip", [gate, zero, one], f"{name}.gate.clipped")
+
+
+def _register(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
+    """Marked tokens as a constant row: see `vit.model.Register`."""
+    x = g.op("Mul", [x, _gate(g, w, key, x, name)], f"{name}.gated")
+    return g.op("Add", [x, g.constant(f"{name}.register", w[f"{key}.row"])], name)
+
+
+def _marker(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
+    """What marks sink tokens: see `vit.model.Marker`."""
+    return g.op("Mul", [_gate(g, w, key, x, name), g.constant(f"{name}.mark", w[f"{key}.row"])], f"{name}.marked")
+
+
 def _block(
     g: GraphBuilder,
     config: ViTConfig,
@@ -190,7 +208,9 @@ def _block(
     tokens, length, _ = config.block_tokens(index)
     cut = config.queries(index) is not None
     if block.heads:
-        normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1")
+        normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1" + (".raw" if block.register else ""))
+        if block.register:
+            normed = _register(g, w, f"{key}.norm1_register", normed, f"{name}.norm1")
         queries = _rows(g, normed, 0, length, f"{name}.norm1.cls") if cut else normed
         residual = _rows(g, x, 0, length, f"{name}.cls") if cut else x
         a = _Attention(g, block, w, f"{name}.attention", f"{key}.attention", batch or -1, config)
@@ -203,7 +223,11 @@ def _block(
         x, sizes = merge_tokens(g, name, x, sizes, block.merge, shape, config.prefix, batch == 1)
     if block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
-        x = g.op("Add", [x, _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)], f"{name}.residual2")
+        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)
+        if block.marker:
+            mark = _marker(g, w, f"{key}.norm2_marker", normed, f"{name}.norm2")
+            written = g.op("Add", [written, mark], f"{name}.written")
+        x = g.op("Add", [x, written], f"{name}.residual2")
     return x, sizes
 
 

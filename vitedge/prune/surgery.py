@@ -72,20 +72,22 @@ def settle(block: Block) -> BlockConfig:
     """Make the block's configuration, and that of its halves, say what its parts now are."""
     attention, mlp = block.attention, block.mlp
     changes: dict = (
-        {"heads": 0}
+        {"heads": 0, "register": False}
         if attention is None
         else {name: getattr(attention.config, name) for name in ("heads", "qk_dim", "v_dim")}
     )
     changes |= (
-        {"hidden": 0, "groups": ()} if mlp is None else {"hidden": mlp.config.hidden, "groups": mlp.config.groups}
+        {"hidden": 0, "groups": (), "marker": False}
+        if mlp is None
+        else {"hidden": mlp.config.hidden, "groups": mlp.config.groups}
     )
     block.config = replace(block.config, **changes)
     if attention is None:
-        block.norm1 = None
+        block.norm1, block.norm1_register = None, None
     else:
         attention.config = block.config
     if mlp is None:
-        block.norm2 = None
+        block.norm2, block.norm2_marker = None, None
     else:
         mlp.config = block.config
     return block.config

@@ -24,7 +24,7 @@ from vitedge.train.feed import Order, Samples
 from vitedge.train.images import Normalizer
 from vitedge.train.schedule import lr_factor
 from vitedge.train.state import State
-from vitedge.train.stream import Rotated, normalized
+from vitedge.train.stream import Rotated
 from vitedge.vit.architecture import Architecture
 
 MOST_VIEWS = 3
@@ -89,7 +89,7 @@ def fit_blocks(
                 group["lr"] = lr * group["scale"] * lr_factor(max(done, 1 / steps), WARMUP, 0.0)
             with mixed():
                 made = block(ours[picked].float())
-            loss = (normalized(made) - compare.goal(goal[picked])).square().mean()
+            loss = compare(made, goal[picked].float())
             if not torch.isfinite(loss):
                 raise VitedgeError(
                     f"The loss of block {index} is no longer a number at step {step + 1}.",

@@ -67,7 +67,8 @@ def train_quantized(
         )
     accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
-    compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width))
+    registers = any(block.register for block in model.config.blocks)
+    compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width), registers)
     lesson = Lesson(
         student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8", state_folder
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitedge.condition.massive import OUTLIER
 from vitedge.vit.architecture import Architecture
 
 # Of what both models write to the stream at its beginning: beyond it, they are not one model.
@@ -40,16 +41,21 @@ def normalized(stream: Tensor) -> Tensor:
 
 
 class Rotated:
-    """The distance of two streams [B, N, C]: of what LayerNorm makes of them, in the student's rotation."""
+    """The distance of two streams [B, N, C]: of what LayerNorm makes of them, in the student's rotation.
 
-    def __init__(self, rotation: Tensor) -> None:
-        self.rotation = rotation
+    registers: whether the student's sink tokens are marked (`vit.model.Marker`) where the teacher's are massive: these
+    tokens tell nothing about each other, and are left out.
+    """
 
-    def goal(self, teacher: Tensor) -> Tensor:
-        """The teacher's stream as the student's should come out."""
-        if self.rotation.device != teacher.device:
-            self.rotation = self.rotation.to(teacher.device)
-        return normalized(teacher) @ self.rotation
+    def __init__(self, rotation: Tensor, registers: bool = False) -> None:
+        self.rotation, self.registers = rotation, registers
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return (normalized(student) - self.goal(teacher)).square().mean()
+        if self.rotation.device != teacher.device:
+            self.rotation = self.rotation.to(teacher.device)
+        apart = (normalized(student) - normalized(teacher) @ self.rotation).square().mean(-1)
+        if not self.registers:
+            return apart.mean()
+        size = teacher.float().norm(dim=-1)
+        usual = size <= OUTLIER * size.median(-1, keepdim=True).values
+        return (apart * usual).sum() / usual.sum()

@@ -14,16 +14,30 @@ from torch.nn import functional as F
 from vitedge.vit.config import ViTConfig
 
 if TYPE_CHECKING:
-    from vitedge.vit.model import Block, Site
+    from vitedge.vit.model import Block, Register, Site
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A LayerNorm on a residual stream, and the Linears that read what it puts out; `site` stands between them."""
+    """A LayerNorm on a residual stream, and the Linears that read what it puts out; `site` stands between them.
+
+    register: stands between LayerNorm and site where attention reads sink tokens as a constant.
+    """
 
     site: str
     norm: nn.LayerNorm
     linears: tuple[nn.Linear, ...]
+    register: Register | None = None
+
+    @property
+    def offset(self) -> Tensor:
+        """The parameter that is added to what every Linear reads [C]."""
+        return self.norm.bias if self.register is None else self.register.row
+
+    @property
+    def gated_linears(self) -> tuple[nn.Linear, ...]:
+        """The Linears, and the register's gate, which reads what LayerNorm puts out."""
+        return self.linears if self.register is None else (*self.linears, self.register.gate)
 
 
 @dataclass(frozen=True)

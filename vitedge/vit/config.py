@@ -78,6 +78,8 @@ class BlockConfig:
         act: the MLP's activation: GELU by erf, by tanh (arXiv 1606.08415), x * sigmoid(1.702 x), or SwiGLU.
         qk_norm: whether q and k pass a LayerNorm over each head's dims.
         rope: whether q and k are turned by their patch's place (see `Rope`).
+        marker: whether the block marks attention's sink tokens, see `model.Marker`.
+        register: whether attention reads marked tokens as a constant, see `model.Register`.
     """
 
     heads: int
@@ -90,6 +92,8 @@ class BlockConfig:
     act: Activation = "gelu"
     qk_norm: bool = False
     rope: bool = False
+    marker: bool = False
+    register: bool = False
 
     @property
     def gated(self) -> bool:

@@ -157,6 +157,35 @@ class MLP(nn.Module):
         return self.fc2_site(self.fc2(hidden))
 
 
+class Marker(nn.Module):
+    """Marks attention's sink tokens in the residual stream: adds `row` [C] to those that `gate` finds. [B, N, C], what
+    the MLP reads, -> [B, N, C]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, 1)
+        self.row = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(x).clamp(0, 1) * self.row
+
+
+class Register(nn.Module):
+    """Makes marked tokens constant for attention. [B, N, C], a LayerNorm's output, -> [B, N, C].
+
+    `gate` is 0 for a marked token, which becomes `row` [C], so that its key and value are those of a constant register
+    (arXiv 2506.08010, 2510.04547). The others come out as LayerNorm made them, whose bias holds -row for that.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, 1)
+        self.row = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x).clamp(0, 1) + self.row
+
+
 class Block(nn.Module):
     """Pre-norm encoder block. `attention` or `mlp` is None where pruning removed it.
 
@@ -181,6 +210,8 @@ class Block(nn.Module):
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
+        self.norm1_register = Register(width) if config.heads and config.register else None
+        self.norm2_marker = Marker(width) if config.hidden and config.marker else None
         self.norm1_site, self.norm2_site = Site(), Site()
         self.residual1_site, self.residual2_site = Site(), Site()
         self.merge = TokenMerge(config.merge, width, prefix, Site()) if config.merge else None
@@ -188,6 +219,10 @@ class Block(nn.Module):
     def set_config(self, config: BlockConfig) -> None:
         """Takes over a configuration of the same widths, in both halves."""
         self.config = config
+        if config.register and self.norm1 is not None and self.norm1_register is None:
+            self.norm1_register = Register(*self.norm1.normalized_shape)
+        if config.marker and self.norm2 is not None and self.norm2_marker is None:
+            self.norm2_marker = Marker(*self.norm2.normalized_shape)
         if self.attention is not None:
             self.attention.config = config
         if self.mlp is not None:
@@ -198,7 +233,8 @@ class Block(nn.Module):
         x, sizes = split_sizes(x, self.width)
         residual = x if self.queries is None else x[:, : self.queries]
         if self.attention is not None and self.norm1 is not None:
-            attended = self.attention(self.norm1_site(self.norm1(x)), self.queries, sizes)
+            normed = self.norm1(x) if self.norm1_register is None else self.norm1_register(self.norm1(x))
+            attended = self.attention(self.norm1_site(normed), self.queries, sizes)
             residual = self.residual1_site(residual + attended)
         if self.queries is not None:
             return residual
@@ -210,7 +246,11 @@ class Block(nn.Module):
         if self.mlp is None or self.norm2 is None:
             return x
         x, sizes = split_sizes(x, self.width)
-        return join_sizes(self.residual2_site(x + self.mlp(self.norm2_site(self.norm2(x)))), sizes)
+        normed = self.norm2_site(self.norm2(x))
+        written = self.mlp(normed)
+        if self.norm2_marker is not None:
+            written = written + self.norm2_marker(normed)
+        return join_sizes(self.residual2_site(x + written), sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feed_forward(self.attend(x))
@@ -316,11 +356,14 @@ class VisionTransformer(Architecture):
         for i, block in enumerate(self.encoder()):
             if block.attention is not None and block.norm1 is not None:
                 a = block.attention
-                readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v)))
+                readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v), block.norm1_register))
                 writers += [Writer(a.out.weight, 0), Writer(a.out.bias, 0)]
             if block.mlp is not None and block.norm2 is not None:
-                readers.append(Reader(f"block{i}.norm2", block.norm2, block.mlp.inputs()))
+                marker = block.norm2_marker
+                linears = block.mlp.inputs() if marker is None else (*block.mlp.inputs(), marker.gate)
+                readers.append(Reader(f"block{i}.norm2", block.norm2, linears))
                 writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
+                writers += [] if marker is None else [Writer(marker.row, 0)]
         pool = self.pooling
         last = self.head_list() if pool is None else (pool.attention.k, pool.attention.v)
         readers.append(Reader("norm", self.norm, last))

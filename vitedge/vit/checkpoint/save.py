@@ -54,13 +54,16 @@ def to_torchvision(model: Architecture) -> dict[str, Tensor]:
     config = model.config
     first = config.blocks[0]
     dense = all(
-        b.heads == first.heads and b.hidden == first.hidden and b.qk_dim == b.v_dim == config.width // max(b.heads, 1)
+        not (b.register or b.marker)
+        and b.heads == first.heads
+        and b.hidden == first.hidden
+        and b.qk_dim == b.v_dim == config.width // max(b.heads, 1)
         for b in config.blocks
     )
     if not dense:
         raise VitedgeError(
-            "A pruned model can't be written under torchvision's names.",
-            "Its layers have different widths; torchvision's VisionTransformer has one width for all.",
+            "A pruned model, or one with registers, can't be written under torchvision's names.",
+            "torchvision's VisionTransformer has one width for all layers, and nothing else.",
             "Take the vitedge model folder or the ONNX file.",
         )
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
