@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vitedge.bench.memory import peak_rss_mib
+from vitedge.host.memory import peak_rss_mib
 from vitedge.targets.onnxruntime.runner import config_entries, session_settings
 
 # Name -> what differs from `session_settings`.

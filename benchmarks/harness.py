@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from vitedge.bench import latency, rounds, stats
-from vitedge.bench.memory import peak_rss_mib
-from vitedge.bench.row import Artifact, Row
+from vitedge.bench.process import Artifact, ArtifactProcess
+from vitedge.host.memory import peak_rss_mib
 
 # The loop that onnxruntime_perf_test runs, as a process of its own: run, take the time, nothing else.
 _PLAIN = """
@@ -57,8 +57,8 @@ def overhead(calls: int = 200_000) -> dict:
     return {"outside_us": round((whole - np.mean(measured)) / 1000, 3), "inside_us": round(np.mean(measured) / 1000, 3)}
 
 
-def _row(path: Path, name: str) -> Row:
-    row = Row(Artifact(name, "onnxruntime", "fp32", path), Path(tempfile.gettempdir()) / f"{name}.log")
+def _row(path: Path, name: str) -> ArtifactProcess:
+    row = ArtifactProcess(Artifact(name, "onnxruntime", "fp32", path), Path(tempfile.gettempdir()) / f"{name}.log")
     row.open(threads=_threads())
     size = 224
     row.load(np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8))
@@ -104,7 +104,7 @@ def equal(path: Path, times: int = 10) -> dict:
                 rounds.time_launch({"a": first, "b": second}, timed, launches=5)
         one = rounds.ratio(timed["b"], timed["a"])
         assert one
-        found.append([round(one["ratio"], 4), *(round(v, 4) for v in one["ci95"])])
+        found.append([round(one.ratio, 4), *(round(v, 4) for v in one.ci95)])
     return {"holds_one": sum(low <= 1 <= high for _, low, high in found), "of": times, "ratio_low_high": found}
 
 
@@ -132,26 +132,32 @@ def memory(count: int = 50_000) -> dict:
 
 def memory_run(folder: Path) -> dict:
     """The run of `memory`, in its own process."""
+    from vitedge.bench.artifact import SOURCE
+    from vitedge.bench.groups import Job
     from vitedge.bench.harness import Harness
     from vitedge.bench.jobs import Settings
+    from vitedge.bench.result import new_row
     from vitedge.bench.source import DatasetSource
     from vitedge.data.folder import open_dataset
     from vitedge.data.preprocess import Preprocess
 
     before, begin = peak_rss_mib(), time.time()
     source = DatasetSource(open_dataset(folder / "images"), Preprocess(48, 48))
-    reference = Artifact("reference", "onnxruntime", "fp32", folder / "model.onnx")
-    harness = Harness(source, folder / "work", Settings(seconds=0.5), reference=reference)
-    result = harness.run([(Artifact("artifact", "onnxruntime", "fp32", folder / "model.onnx"), {})])
-    row = result["rows"][0]
+    jobs = []
+    for name in (SOURCE, "artifact"):
+        artifact = Artifact(name, "onnxruntime", "fp32", folder / "model.onnx")
+        jobs.append(Job(artifact, new_row(artifact)))
+    harness = Harness(source, folder / "work", Settings(seconds=0.5), reference=jobs[0])
+    result = harness.run(jobs[1:])
+    row = result.rows[1]
     return {
-        "images": result["data"]["n"],
-        "status": row["status"],
-        "agreement": row["agreement"],
+        "images": result.data.n,
+        "status": row.status,
+        "agreement": row.agreement,
         "seconds": round(time.time() - begin),
         "harness_mib_before": before,
         "harness_peak_mib": peak_rss_mib(),
-        "row_mib_with_model": row["peak_rss_mib"],
+        "row_mib_with_model": row.peak_rss_mib,
         "row_peak_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
 

@@ -21,6 +21,7 @@ from vitedge.reporter import Reporter, WarningReporter
 from vitedge.targets.metadata import read_metadata
 
 if TYPE_CHECKING:
+    from vitedge.bench.result import BenchResult
     from vitedge.loaded import Model
     from vitedge.quant.analysis import LayerError
     from vitedge.steps.inspect import Inspection
@@ -68,41 +69,6 @@ class Pack:
     mib: float
     images: int
     artifacts: list[str]
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What a bench measured, as the bench JSON holds it, and the limits that were asked for."""
-
-    result: dict[str, Any]
-    gate: str = ""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One row an artifact."""
-        rows: list[dict[str, Any]] = self.result["rows"]
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The bench JSON."""
-        return self.result
-
-    def to_dataframe(self) -> Any:
-        """One row an artifact, nested figures as columns such as latency_ms.p50. Needs pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise VitedgeError(
-                "A data frame needs pandas, which is not installed.", "", "Install it: pip install pandas."
-            ) from error
-        return pandas.json_normalize(self.rows)
-
-    def broken_gates(self, gate: str | None = None) -> list[str]:
-        """A line for each limit (such as "top1-drop=1.0,p50-ms=20", by default what was asked for) that a row does not
-        keep."""
-        from vitedge.bench.gate import check_gates, parse_gates
-
-        return check_gates(parse_gates(self.gate if gate is None else gate), self.rows)
 
 
 class Run:
@@ -204,8 +170,7 @@ class Run:
             return next(iter(found.values()))
         from vitedge.bench.measure import bench_bundle
 
-        found_here = bench_bundle(self.bundle, chosen.what(command), chosen.settings(), reporter or WarningReporter())
-        return BenchResult(found_here, chosen.gate)
+        return bench_bundle(self.bundle, chosen.request(command), chosen.settings(), reporter or WarningReporter())
 
     @takes_options("bench")
     def bench_hosts(
@@ -224,17 +189,16 @@ class Run:
         from vitedge.bench.fleet import bench_fleet
 
         chosen = options.configure("bench", {**keywords, "data": data}, config).bench
-        found = bench_fleet(
+        return bench_fleet(
             self.bundle,
             Path(pack) if pack else None,
             chosen.host,
-            chosen.what(command),
+            chosen.request(command),
             chosen.settings(),
             reporter or WarningReporter(),
             ssh=shlex.split(chosen.ssh),
             python=chosen.remote_python,
         )
-        return {name: BenchResult(result, chosen.gate) for name, result in found.items()}
 
     @takes_options("pack")
     def pack(
@@ -376,8 +340,7 @@ def bench_pack(
     from vitedge.bench import measure
 
     chosen = options.configure("bench", keywords, config).bench
-    result = measure.bench_pack(Path(pack), chosen.what(command), chosen.settings(), reporter or WarningReporter())
-    return BenchResult(result, chosen.gate)
+    return measure.bench_pack(Path(pack), chosen.request(command), chosen.settings(), reporter or WarningReporter())
 
 
 def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | None) -> dict[str, Any]:

@@ -29,17 +29,17 @@ def decisions(logits: ArrayLike, activation: Activation = "softmax") -> np.ndarr
     """
     values = np.asarray(logits)
     if values.shape[1] == 1:
-        return (values[:, 0] > 0).astype(np.int64)
-    return values > 0 if activation == "sigmoid" else values.argmax(1)
+        return np.asarray(values[:, 0] > 0, np.int64)
+    return np.asarray(values > 0 if activation == "sigmoid" else values.argmax(1))
 
 
 def agreements(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> np.ndarray:
     """bool [N]: the images of which both say the same; of several labels, all of them; of embeddings those whose
     nearest other image, by cosine, is the same (recall@1 against the reference's own retrieval)."""
     if activation == "none":
-        return nearest(reference) == nearest(other)
+        return np.asarray(nearest(reference) == nearest(other))
     same = decisions(reference, activation) == decisions(other, activation)
-    return same if same.ndim == 1 else same.all(1)
+    return np.asarray(same if same.ndim == 1 else same.all(1))
 
 
 def agreement(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> float:
@@ -51,7 +51,7 @@ def directions(embeddings: ArrayLike) -> np.ndarray:
     """Embeddings [N, ...] as vectors of norm 1, float64 [N, C]; zeros stay zeros."""
     x = np.asarray(embeddings, np.float64)
     x = x.reshape(len(x), -1)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30))
 
 
 def nearest(embeddings: ArrayLike) -> np.ndarray:
@@ -59,13 +59,13 @@ def nearest(embeddings: ArrayLike) -> np.ndarray:
     x = directions(embeddings)
     similarity = x @ x.T
     np.fill_diagonal(similarity, -np.inf)
-    return similarity.argmax(1)
+    return np.asarray(similarity.argmax(1))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """The logarithms of the probabilities, [N, classes]."""
     shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
 def kl_by_image(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> np.ndarray:
@@ -73,7 +73,7 @@ def kl_by_image(reference: ArrayLike, other: ArrayLike, activation: Activation =
     over the classes, each of which is a yes or no. Of embeddings 1 - cosine, which is the KL divergence of two von
     Mises-Fisher distributions but for a factor."""
     if activation == "none":
-        return 1 - (directions(reference) * directions(other)).sum(1)
+        return np.asarray(1 - (directions(reference) * directions(other)).sum(1))
     p, q = (np.asarray(x, np.float64) for x in (reference, other))
     if activation == "softmax" and p.shape[1] > 1:
         log_p, log_q = log_softmax(p), log_softmax(q)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from vitedge.bench import accuracy, records
+from vitedge.bench.evaluate import RecordFile
 
 
 def _logits(n=600, classes=20, noise=1.0, seed=0):
@@ -23,18 +25,18 @@ def test_every_figure_against_its_definition():
     base = records.make(np.arange(600), reference, labels, reference)
     found = accuracy.figures(made, base)
     order = np.argsort(-logits, 1)
-    assert found["top1"] == pytest.approx((order[:, 0] == labels).mean())
-    assert found["top5"] == pytest.approx((order[:, :5] == labels[:, None]).any(1).mean())
-    assert found["agreement"] == pytest.approx((logits.argmax(1) == reference.argmax(1)).mean())
+    assert found.top1 == pytest.approx((order[:, 0] == labels).mean())
+    assert found.top5 == pytest.approx((order[:, :5] == labels[:, None]).any(1).mean())
+    assert found.agreement == pytest.approx((logits.argmax(1) == reference.argmax(1)).mean())
     noise = np.square(logits.astype(np.float64) - reference).sum()
-    assert found["sqnr_db"] == pytest.approx(10 * math.log10(np.square(reference.astype(np.float64)).sum() / noise))
+    assert found.sqnr_db == pytest.approx(10 * math.log10(np.square(reference.astype(np.float64)).sum() / noise))
     special = pytest.importorskip("scipy.special")
     q, p = (special.log_softmax(x.astype(np.float64), axis=1) for x in (reference, logits))
-    assert found["kl"] == pytest.approx((np.exp(q) * (q - p)).sum(1).mean(), rel=1e-5)
+    assert found.kl_nats == pytest.approx((np.exp(q) * (q - p)).sum(1).mean(), rel=1e-5)
     change = (logits.argmax(1) == labels).mean() - (reference.argmax(1) == labels).mean()
-    assert found["delta_top1"] == pytest.approx(change)
-    assert found["delta_ci95"][0] < change < found["delta_ci95"][1] and found["won"] != found["lost"]
-    json.dumps(found, allow_nan=False)
+    assert found.delta_top1 == pytest.approx(change)
+    assert found.delta_ci95[0] < change < found.delta_ci95[1] and found.won != found.lost
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_calibration_error_by_hand():
@@ -48,15 +50,15 @@ def test_a_model_equal_to_its_reference_has_no_sqnr_and_full_agreement():
     labels, reference, _ = _logits()
     base = records.make(np.arange(600), reference, labels, reference)
     found = accuracy.figures(base, base)
-    assert found["sqnr_db"] is None and found["agreement"] == 1 and found["kl"] == 0 and found["mcnemar_p"] == 1
+    assert found.sqnr_db is None and found.agreement == 1 and found.kl_nats == 0 and found.mcnemar_p == 1
 
 
 def test_without_labels_or_reference_those_figures_are_none():
     _, reference, logits = _logits()
     found = accuracy.figures(records.make(np.arange(600), logits, None, reference))
-    assert found["top1"] is None and found["delta_top1"] is None and found["agreement"] is not None
-    assert accuracy.figures(records.make(np.arange(600), logits))["agreement"] is None
-    assert accuracy.figures(np.zeros(0, records.RECORD))["top1"] is None
+    assert found.top1 is None and found.delta_top1 is None and found.agreement is not None
+    assert accuracy.figures(records.make(np.arange(600), logits)).agreement is None
+    assert accuracy.figures(np.zeros(0, records.RECORD)).top1 is None
 
 
 def test_equal_logits_are_no_hit_for_every_class_and_nan_is_counted():
@@ -64,21 +66,52 @@ def test_equal_logits_are_no_hit_for_every_class_and_nan_is_counted():
     assert made["rank"].tolist() == [0, 7] and made["pred"].tolist() == [0, 0]
     broken = np.full((1, 8), np.nan, np.float32)
     found = accuracy.figures(records.make(np.arange(1), broken, np.array([3]), np.ones((1, 8), np.float32)))
-    assert found["not_finite"] == 1 and found["top1"] == 0
-    json.dumps(found, allow_nan=False)
+    assert found.not_finite == 1 and found.top1 == 0
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_records_survive_a_torn_write(tmp_path):
     labels, reference, logits = _logits()
     made = records.make(np.arange(600), logits, labels, reference)
     path = tmp_path / "row.rec"
-    assert records.load(path).size == 0
-    records.append(path, made[:100])
-    with path.open("ab") as file:
-        file.write(b"torn")
-    assert records.load(path).size == 100
-    records.append(path, made[100:])
-    assert np.array_equal(records.load(path), made)
+    file = RecordFile(path, with_logits=True)
+    assert file.found.size == 0
+    file.append(made[:100], logits[:100])
+    with path.open("ab") as torn:
+        torn.write(b"torn")
+    again = RecordFile(path, with_logits=True)
+    assert again.found.size == 100 and np.array_equal(again.logits(0, 100), logits[:100])
+    again.append(made[100:], logits[100:])
+    whole = RecordFile(path, with_logits=True)
+    assert np.array_equal(whole.found, made) and np.array_equal(whole.logits(0, 600), logits)
+
+
+def test_what_each_image_was_fits_into_a_few_bytes():
+    labels, reference, logits = _logits()
+    made = records.make(np.arange(600), logits, labels, reference)
+    found = accuracy.by_image(made)
+    assert np.array_equal(found.bits("right"), logits.argmax(1) == labels) and len(found.right) == 100
+    assert np.array_equal(found.bits("agrees"), logits.argmax(1) == reference.argmax(1))
+    assert accuracy.by_image(records.make(np.arange(600), logits)).bits("right") is None
+    assert replace(found, right="AAAA").bits("right") is None  # damaged
+
+
+def test_agreement_of_several_labels_and_of_a_single_logit():
+    one = np.array([[2.0, 1.0], [2.0, -1.0]])
+    other = np.array([[1.0, 2.0], [2.0, 1.0]])  # the same labels, then one more
+    made = records.make(np.arange(2), other, None, one, "sigmoid")
+    assert made["same"].tolist() == [True, False] and accuracy.figures(made).agreement == 0.5
+    logits, reference = np.array([[1.0], [-1.0], [3.0]]), np.ones((3, 1))
+    single = records.make(np.arange(3), logits, np.array([1, 0, 0]), reference)
+    assert single["pred"].tolist() == [1, 0, 1] and single["rank"].tolist() == [0, 0, 1]
+    assert single["same"].tolist() == [True, False, True] and single["confidence"][0] == pytest.approx(0.7311, abs=1e-4)
+
+
+def test_figures_of_several_labels():
+    scores = np.array([[1.0, -1, 2], [1, 1, -1]])
+    targets = np.array([[True, False, True], [True, False, False]])
+    found = accuracy.multi_label(scores, targets)
+    assert found.exact_match == 0.5 and found.f1 == pytest.approx(2 * 3 / 7)
 
 
 def test_other_images_are_no_baseline():
@@ -88,10 +121,15 @@ def test_other_images_are_no_baseline():
         accuracy.figures(made, made[::-1])
 
 
-def test_per_class_lists_the_worst_first():
+def test_per_class_lists_the_worst_first_and_what_it_is_taken_for():
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 0]]
-    rows = accuracy.per_class(records.make(np.arange(4), logits, np.array([0, 0, 1, 1])), ["cat", "dog", "eel"])
-    assert [(row["name"], row["n"], row["top1"]) for row in rows] == [("dog", 2, 0.5), ("cat", 2, 1.0)]
+    made = records.make(np.arange(4), logits, np.array([0, 0, 1, 1]))
+    rows = accuracy.per_class(made)
+    assert [(row.label, row.n, row.top1, row.taken_for, row.times) for row in rows] == [
+        (1, 2, 0.5, 0, 1),
+        (0, 2, 1.0, None, 0),
+    ]
+    assert accuracy.confusion(made).tolist() == [[2, 0], [1, 1]]
 
 
 def test_mean_average_precision_agrees_with_scikit_learn():

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from vitedge.bench.gate import check_gates, parse_gates
+from vitedge.bench.schema import Latency, Row
 from vitedge.errors import VitedgeError
 
-ROW = {"artifact": "a", "status": "ok", "delta_top1": -0.004, "latency_ms": {"p50": 19.0}, "agreement": 0.97}
+TIMES = Latency(*[19.0] * 8, 10)
+ROW = Row(artifact="a", status="ok", delta_top1=-0.004, latency_ms=TIMES, agreement=0.97)
 
 
 def test_limits_are_kept_or_broken():
@@ -16,13 +20,19 @@ def test_limits_are_kept_or_broken():
 
 
 def test_failed_rows_break_a_gate_and_unmeasured_figures_can_not_pass_it():
-    failed = {"artifact": "b", "status": "failed", "reason": "hung"}
-    elsewhere = {"artifact": "c", "status": "unavailable", "reason": "no board"}
-    simulator = ROW | {"latency_ms": None}
+    failed = Row(artifact="b", status="failed", reason="hung")
+    elsewhere = Row(artifact="c", status="unavailable", reason="no board")
+    simulator = replace(ROW, latency_ms=None)
     assert check_gates(parse_gates("p50-ms=20"), [ROW, failed, elsewhere]) == ["b failed: hung"]
     assert check_gates(parse_gates("p50-ms=20"), [ROW, simulator]) == []
     assert "nothing was checked" in check_gates(parse_gates("p50-ms=20"), [simulator])[0]
     assert check_gates([], [failed]) == []
+
+
+def test_the_source_model_is_held_to_no_limit():
+    source = replace(ROW, role="source", artifact="source", latency_ms=Latency(*[99.0] * 8, 10))
+    assert check_gates(parse_gates("p50-ms=20"), [source, ROW]) == []
+    assert "nothing was checked" in check_gates(parse_gates("p50-ms=20"), [source])[0]
 
 
 @pytest.mark.parametrize("text", ["p50=20", "p50-ms", "p50-ms=fast", "top1-drop=nan"])

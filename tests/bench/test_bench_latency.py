@@ -8,7 +8,7 @@ import pytest
 
 from vitedge.bench import energy, latency, stats
 from vitedge.bench.batching import as_batches
-from vitedge.bench.memory import peak_rss_mib, rss_mib
+from vitedge.host.memory import peak_rss_mib, rss_mib
 
 INPUT = [np.zeros((1, 2, 2, 3), np.uint8)]
 
@@ -35,7 +35,7 @@ def test_the_times_of_a_runner_with_a_known_distribution_give_its_percentiles():
     scipy_stats = pytest.importorskip("scipy.stats")
     found = stats.summary(np.array(times) / 1e6)
     for share in (50, 90, 95, 99):
-        assert found[f"p{share}"] == pytest.approx(2 + scipy_stats.gamma.ppf(share / 100, 2.0), rel=0.01)
+        assert getattr(found, f"p{share}") == pytest.approx(2 + scipy_stats.gamma.ppf(share / 100, 2.0), rel=0.01)
 
 
 def test_the_garbage_collector_is_off_while_timing_and_on_again_after_a_failure():
@@ -118,7 +118,7 @@ def test_energy_of_rapl_and_of_a_jetsons_rail_from_recorded_trees(tmp_path):
         (rapl / "energy_uj").write_text("500000")  # the counter has wrapped: 1.5 J were used
 
     found = energy.measure(infer, INPUT, 0.0, tmp_path)
-    assert found["mj_per_image"] == pytest.approx(1500 / len(calls), rel=1e-3) and found["rail"] == "RAPL package-0"
+    assert found.mj_per_image == pytest.approx(1500 / len(calls), rel=1e-3) and found.rail == "RAPL package-0"
     jetson = tmp_path / "jetson"
     monitor = jetson / "sys/class/hwmon/hwmon3"
     monitor.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_energy_of_rapl_and_of_a_jetsons_rail_from_recorded_trees(tmp_path):
     }.items():
         (monitor / name).write_text(text)
     found = energy.measure(lambda pixels: None, INPUT, 0.2, jetson)
-    assert found["rail"] == "VDD_IN" and found["watts"] == pytest.approx(10, rel=1e-6)
+    assert found.rail == "VDD_IN" and found.watts == pytest.approx(10, rel=1e-6)
 
 
 def test_the_peak_of_memory_is_at_least_what_is_held():

@@ -43,10 +43,15 @@ def test_a_pack_gives_the_same_figures_as_the_run_it_is_of(packed, tmp_path):
     assert "40 images" in done.stdout
     here, there = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("run", "pack"))
     for a, b in zip(here["rows"], there["rows"], strict=True):
-        for key in ("artifact", "top1", "top5", "delta_top1", "delta_ci95", "agreement", "size_mib", "ece", "macs"):
+        keys = ("artifact", "top1", "top5", "delta_top1", "delta_ci95", "agreement", "ece", "by_image")
+        for key in (*keys, *(("size_mib", "macs") if a["role"] == "artifact" else ())):
             assert a[key] == b[key], key
-        assert a["sqnr_db"] == pytest.approx(b["sqnr_db"]) and a["kl"] == pytest.approx(b["kl"])
-    assert there["rows"][1]["delta_top1"] < 0 and there["rows"][0]["stages_ms"]["end_to_end"]["n"] >= 10
+        for key in ("sqnr_db", "kl_nats"):
+            assert a[key] is b[key] is None or a[key] == pytest.approx(b[key])
+    assert [row["artifact"] for row in there["rows"]] == ["source", "onnxruntime-fp32", "onnxruntime-int8"]
+    # A pack holds the source's logits and not its graph.
+    assert there["rows"][0]["latency_ms"] is None and there["reference"] == "source"
+    assert there["rows"][2]["delta_top1"] < 0 and there["rows"][1]["stages_ms"]["end_to_end"]["n"] >= 10
     assert there["data"]["path"] == "images" and str(packed) not in json.dumps(there["data"])
 
 

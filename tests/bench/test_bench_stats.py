@@ -11,10 +11,10 @@ def test_percentiles_of_a_known_distribution_are_right_within_one_percent():
     values = 5 + rng.exponential(2.0, 200_000)
     found = stats.summary(values)
     for share in (50, 90, 95, 99):
-        assert found[f"p{share}"] == pytest.approx(5 - 2 * np.log(1 - share / 100), rel=0.01)
-    assert found["mean"] == pytest.approx(7, rel=0.01) and found["n"] == 200_000
-    assert found["min"] <= found["p50"] <= found["max"]
-    assert stats.summary(np.array([3.0]))["std"] == 0
+        assert getattr(found, f"p{share}") == pytest.approx(5 - 2 * np.log(1 - share / 100), rel=0.01)
+    assert found.mean == pytest.approx(7, rel=0.01) and found.n == 200_000
+    assert found.min <= found.p50 <= found.max
+    assert stats.summary(np.array([3.0])).std == 0
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (367, 500), (1, 3), (36_700, 50_000)])

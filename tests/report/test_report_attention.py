@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from vitedge.report.attention import lit, rollout  # noqa: E402
+from vitedge.report.attention import colored, rollout, rollouts  # noqa: E402
 from vitedge.vit.config import uniform  # noqa: E402
 from vitedge.vit.model import VisionTransformer, init_weights  # noqa: E402
 
@@ -31,8 +31,22 @@ def test_the_rollout_against_its_definition():
     assert np.allclose(found.sum((1, 2)) + expected[:, 0, 0], 1, atol=1e-5)  # a distribution over all tokens
 
 
-def test_a_lit_image_is_dark_where_nothing_is_seen():
+def test_the_maps_are_given_block_by_block():
+    model = _model(3)
+    pixels = np.random.default_rng(0).normal(0, 1, (2, 3, 32, 32)).astype(np.float32)
+    every = rollouts(model, pixels)
+    assert every.shape == (3, 2, 4, 4) and np.array_equal(every[-1], rollout(model, pixels))
+    assert not np.allclose(every[0], every[1])
+
+
+def test_a_map_is_seen_over_its_image():
     attention = np.zeros((4, 4))
     attention[:2, :2] = 1
-    image = lit(np.full((32, 32, 3), 200, np.uint8), attention)
-    assert image[:6, :6].min() > 180 and image[-6:, -6:].max() < 60
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    found = colored(image, attention).astype(int)
+    bright, dark = found[:10, :10], found[-10:, -10:]
+    assert bright.sum(-1).mean() > 2 * dark.sum(-1).mean()
+    # Yellow where it is most: more red and green than blue, which grey images never have.
+    assert bright[..., 0].mean() > bright[..., 2].mean() + 20
+    assert dark.std() > 5  # the image is still seen underneath
+

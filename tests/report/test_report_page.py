@@ -60,7 +60,61 @@ def test_the_page_is_whole_and_asks_for_nothing(run):
 
 def test_the_markdown_has_the_same_rows(run):
     text = (run / "report.md").read_text()
-    assert "| onnxruntime-int8 |" in text and "**Recommended:" in text and "vitedge bench --run" in text
+    assert "| onnxruntime-int8 |" in text and "| source |" in text and "**Recommended:" in text
+    assert "vitedge bench --run" in text
+
+
+def test_a_newcomer_sees_at_once_which_artifact_to_take_and_what_it_costs(run):
+    html = (run / "report.html").read_text()
+    top = html[html.index('<div class="hero">') : html.index("All artifacts against the source model")]
+    assert "Take this one" in top and 'id="pick">onnxruntime-' in top
+    for card in ("top-1", "latency, p50", "size", "peak memory"):
+        assert f"<h3>{card}</h3>" in top
+    assert "than the source" in top and "points against the source" in top
+    overview = html[html.index("All artifacts against the source model") : html.index('<section id="plots">')]
+    assert overview.index(">source<") < overview.index(">onnxruntime-fp32<") and "speed-up" in overview
+
+
+def test_classes_and_their_confusions_are_shown(run):
+    html = (run / "report.html").read_text()
+    part = html[html.index('<section id="classes">') :]
+    assert 'class="matrix"' in part and "north west" in part and "most often taken for" in part
+    assert part.count('class="right"') >= 4
+
+
+def test_records_that_were_edited_show_no_flips(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for path in (copy / "bench/work").rglob("*.rec"):
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 1
+        path.write_bytes(data)
+    vitedge("report", "--run", copy)
+    html = (copy / "report.html").read_text()
+    assert "onnxruntime-int8" in html and 'id="flips"' not in html and 'id="classes"' not in html
+
+
+def test_names_are_never_markup(tmp_path):
+    """Classes, images and folders may be called anything."""
+    images = write_images(tmp_path / "<script>x()</script>", 12)
+    evil = "<img src=x onerror=alert(1)>.png"
+    (images / "000.png").rename(images / evil)
+    bad = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    (images / "001.png").rename(images / bad)
+    text = (images / "labels.csv").read_text().replace("000.png", evil)
+    (images / "labels.csv").write_text("\n".join(line for line in text.splitlines() if "001.png" not in line) + "\n")
+    run = make_run(tmp_path, noise=0.02)
+    vitedge("bench", "--run", run, "--data", images, *QUICK)
+    vitedge("report", "--run", run)
+    assert "<script>x()" not in (run / "report.md").read_text()
+    html = (run / "report.html").read_text()
+    assert "<script>x()" not in html and "<img src=x" not in html
+
+
+def test_the_commands_are_those_that_were_typed(run):
+    html = (run / "report.html").read_text()
+    typed = html[html.index('<section id="commands">') :]
+    assert "vitedge bench --run" in typed and "--seconds 0.05 --launches 2" in typed
 
 
 def test_a_run_that_was_not_measured(tmp_path):

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from vitedge.bench.schema import Latency, Row
 from vitedge.report.pareto import front, recommend
 from vitedge.report.svg import WIDTH, Axis, Point, fit, nice_step, scatter, strips
 
@@ -15,19 +16,20 @@ def test_the_pareto_front():
 
 
 def _row(name, p50, drop, size=1.0, **more):
-    times = None if p50 is None else {"p50": p50}
-    return {"artifact": name, "status": "ok", "latency_ms": times, "delta_top1": -drop / 100, "size_mib": size} | more
+    times = None if p50 is None else Latency(*[float(p50)] * 8, 10)
+    return Row(artifact=name, status="ok", latency_ms=times, delta_top1=-drop / 100, size_mib=size, **more)
 
 
 def test_the_recommendation_is_the_fastest_within_the_budget():
     rows = [_row("fp32", 50, 0), _row("int8", 30, 0.8), _row("wild", 10, 5), _row("bad", 1, 0, accepted=False)]
-    assert recommend(rows)[0]["artifact"] == "int8"
-    assert recommend(rows, most_drop=0.5)[0]["artifact"] == "fp32"
-    assert recommend(rows, most_drop=10)[0]["artifact"] == "wild"
+    rows += [_row("source", 0.1, 0, role="source")]
+    assert recommend(rows)[0].artifact == "int8"
+    assert recommend(rows, most_drop=0.5)[0].artifact == "fp32"
+    assert recommend(rows, most_drop=10)[0].artifact == "wild"
     assert recommend(rows, most_ms=20)[0] is None
     simulated = [_row("a", None, 0, 9.0), _row("b", None, 0.5, 7.0)]
     best, why = recommend(simulated)
-    assert best["artifact"] == "b" and "no latency was measured" in why
+    assert best.artifact == "b" and "no latency was measured" in why
     assert recommend([])[0] is None
 
 
@@ -51,7 +53,7 @@ def test_a_scatter_is_valid_and_keeps_its_points_and_labels_inside():
 
 
 def test_strips_mark_the_percentiles():
-    d = {"min": 1.0, "p50": 2.0, "p90": 3.0, "p95": 4.0, "p99": 6.0, "samples": [1.0, 2.0, 6.0, 50.0]}
+    d = Latency(3.0, 1.0, 2.0, 3.0, 4.0, 6.0, 50.0, 1.0, 4, samples=(1.0, 2.0, 6.0, 50.0))
     text = strips([("one", 0, d)], "t")
     ElementTree.fromstring(text)
     assert len(re.findall('<line class="tail', text)) == 3 and text.count("v16") == 3

@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from vitedge.bench import stats
+from vitedge.bench.stats import Interval
 from vitedge.metrics import finite, sqnr_of
 
 
-def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> dict[str, Any]:
-    """The bench JSON's accuracy keys of one row; what can't be told from the records is None.
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy figures of a row; None is what can't be told.
+
+    Attributes:
+        top1_ci95, top5_ci95, agreement_ci95: Wilson's intervals; delta_ci95: of the paired difference.
+        ece: expected calibration error.
+        delta_top1, won, lost, mcnemar_p: against the reference on the same images.
+        agreement, sqnr_db, kl_nats: of the logits, against the reference; SQNR None where they are equal.
+        map, delta_map: mean average precision of a multi-label model.
+        f1, exact_match: its micro F1, and the share of images with all labels right, at probability 0.5.
+        not_finite: images with a logit that is no number.
+    """
+
+    top1: float | None = None
+    top1_ci95: Interval | None = None
+    top5: float | None = None
+    top5_ci95: Interval | None = None
+    ece: float | None = None
+    delta_top1: float | None = None
+    delta_ci95: Interval | None = None
+    mcnemar_p: float | None = None
+    won: int | None = None
+    lost: int | None = None
+    agreement: float | None = None
+    agreement_ci95: Interval | None = None
+    sqnr_db: float | None = None
+    kl_nats: float | None = None
+    not_finite: int | None = None
+    map: float | None = None
+    delta_map: float | None = None
+    f1: float | None = None
+    exact_match: float | None = None
+
+
+def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> Accuracy:
+    """The figures that the records of a row tell.
 
     Args:
         records: of the row, [n].
@@ -20,52 +59,70 @@ def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> dict[str
     Raises:
         ValueError: the two are not of the same images.
     """
-    out: dict[str, Any] = dict.fromkeys(KEYS)
     if records.size == 0:
-        return out
-    out["not_finite"] = int((~records["finite"]).sum())
-    labelled = records[records["label"] >= 0]
-    if labelled.size:
-        top1, top5, n = (
-            int((labelled["rank"] == 0).sum()),
-            int((labelled["rank"] < 5).sum()),
-            int(labelled.size),
-        )
-        out |= {"top1": top1 / n, "top1_ci95": list(stats.wilson(top1, n))}
-        out |= {
-            "top5": top5 / n,
-            "top5_ci95": list(stats.wilson(top5, n)),
-            "ece": calibration_error(labelled),
-        }
+        return Accuracy()
+    out: dict[str, Any] = {"not_finite": int((~records["finite"]).sum())}
+    known = records["label"] >= 0
+    if known.any():
+        labelled = records[known]
+        top1, top5, n = int((labelled["rank"] == 0).sum()), int((labelled["rank"] < 5).sum()), int(labelled.size)
+        out |= {"top1": top1 / n, "top1_ci95": stats.wilson(top1, n), "ece": calibration_error(labelled)}
+        out |= {"top5": top5 / n, "top5_ci95": stats.wilson(top5, n)}
     if (records["reference"] >= 0).all():
-        agreement = int((records["pred"] == records["reference"]).sum())
-        out["agreement"] = agreement / records.size
-        out["agreement_ci95"] = list(stats.wilson(agreement, records.size))
+        same, n = int(records["same"].sum()), int(records.size)
+        out |= {"agreement": same / n, "agreement_ci95": stats.wilson(same, n)}
         out["sqnr_db"] = finite(sqnr_of(float(records["signal"].sum()), float(records["noise"].sum())))
-        out["kl"] = float(records["kl"].astype(np.float64).mean())
-    if baseline is not None and labelled.size:
+        out["kl_nats"] = max(0.0, float(records["kl"].astype(np.float64).mean()))
+    if baseline is not None and known.any():
         if not np.array_equal(baseline["index"], records["index"]):
             raise ValueError("the baseline's records are not of the same images")
-        known = records["label"] >= 0
         found = stats.paired_difference(records["rank"][known] == 0, baseline["rank"][known] == 0)
-        out |= {"delta_top1": found.delta, "delta_ci95": [found.low, found.high], "mcnemar_p": found.p_value}
+        out |= {"delta_top1": found.delta, "delta_ci95": (found.low, found.high), "mcnemar_p": found.p_value}
         out |= {"won": found.only_a, "lost": found.only_b}
-    return out
+    return Accuracy(**out)
 
 
-KEYS: tuple[str, ...] = (
-    "top1",
-    "top5",
-    "top1_ci95",
-    "top5_ci95",
-    "ece",
-    "delta_top1",
-    "delta_ci95",
-    "mcnemar_p",
-    "won",
-    "lost",
-)
-KEYS += ("agreement", "agreement_ci95", "sqnr_db", "kl", "not_finite")
+def on_same_images(records: np.ndarray, other: np.ndarray) -> np.ndarray | None:
+    """The records of `other` of the very images of `records`, in their order; None where one is missing."""
+    found = np.searchsorted(other["index"], records["index"])
+    if records.size == 0 or found[-1] >= other.size or not np.array_equal(other["index"][found], records["index"]):
+        return None
+    return np.asarray(other[found])
+
+
+@dataclass(frozen=True)
+class ByImage:
+    """What each image was, so that two results of the same images can be compared in pairs without their records.
+
+    Attributes:
+        n: images; images_sha256: of their numbers in the data set.
+        right: bit by bit whether an image's class (of several labels: all) is right, base64; None without labels.
+        agrees: likewise whether it is the reference's; None without a reference.
+    """
+
+    n: int
+    images_sha256: str
+    right: str | None = None
+    agrees: str | None = None
+
+    def bits(self, which: Literal["right", "agrees"]) -> np.ndarray | None:
+        """bool [n], or None where it is not known or damaged."""
+        text = getattr(self, which)
+        data = np.frombuffer(base64.b64decode(text or ""), np.uint8)
+        return np.unpackbits(data, count=self.n).astype(bool) if data.size == (self.n + 7) // 8 and text else None
+
+
+def by_image(records: np.ndarray, right: np.ndarray | None = None) -> ByImage:
+    """Of the records; `right` bool [n] where several labels decide."""
+    if right is None and records.size and (records["label"] >= 0).all():
+        right = records["rank"] == 0
+    agrees = records["same"] if records.size and (records["reference"] >= 0).all() else None
+    digest = hashlib.sha256(np.ascontiguousarray(records["index"]).tobytes()).hexdigest()
+    return ByImage(records.size, digest, *(None if one is None else _packed(one) for one in (right, agrees)))
+
+
+def _packed(bits: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
 
 
 def calibration_error(labelled: np.ndarray, bins: int = 15) -> float:
@@ -78,17 +135,48 @@ def calibration_error(labelled: np.ndarray, bins: int = 15) -> float:
     return float(np.abs(gap).sum() / labelled.size)
 
 
-def per_class(records: np.ndarray, names: list[str] | None = None) -> list[dict[str, Any]]:
-    """One row a class that occurs: {"class", "name", "n", "top1", "top1_ci95"}, the worst first."""
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class: its images, how many are right, and what the wrong ones are taken for most often."""
+
+    label: int
+    n: int
+    top1: float
+    top1_ci95: Interval
+    taken_for: int | None
+    times: int
+
+
+def per_class(records: np.ndarray) -> list[ClassFigures]:
+    """One entry a class that occurs, the worst first."""
     labelled = records[records["label"] >= 0]
     out = []
     for label in np.unique(labelled["label"]):
-        ranks = labelled["rank"][labelled["label"] == label]
-        n, hits = int(ranks.size), int((ranks == 0).sum())
-        name = names[label] if names and label < len(names) else str(label)
-        row = {"class": int(label), "name": name, "n": n, "top1": hits / n}
-        out.append(row | {"top1_ci95": list(stats.wilson(hits, n))})
-    return sorted(out, key=lambda row: (row["top1"], -row["n"]))
+        own = labelled[labelled["label"] == label]
+        hits = int((own["rank"] == 0).sum())
+        wrong, counts = np.unique(own["pred"][own["pred"] != label], return_counts=True)
+        most = (int(wrong[counts.argmax()]), int(counts.max())) if wrong.size else (None, 0)
+        out.append(ClassFigures(int(label), own.size, hits / own.size, stats.wilson(hits, own.size), *most))
+    return sorted(out, key=lambda one: (one.top1, -one.n))
+
+
+def confusion(records: np.ndarray) -> np.ndarray:
+    """How often each class [row] was taken for each [column], int [C, C]; C is one more than the largest number."""
+    labelled = records[records["label"] >= 0]
+    if not labelled.size:
+        return np.zeros((0, 0), np.int64)
+    size = int(max(labelled["label"].max(), labelled["pred"].max())) + 1
+    pairs = labelled["label"].astype(np.int64) * size + labelled["pred"]
+    return np.bincount(pairs, minlength=size**2).reshape(size, size)
+
+
+def multi_label(scores: np.ndarray, targets: np.ndarray) -> Accuracy:
+    """mAP, micro F1 and exact matches of logits [n, classes] against bool [n, classes], at probability 0.5."""
+    said = scores > 0
+    hits, n = int((said & targets).sum()), int(said.sum() + targets.sum())
+    f1 = 2 * hits / n if n else None
+    right = (said == targets).all(1)
+    return Accuracy(map=mean_average_precision(scores, targets), f1=f1, exact_match=float(right.mean()))
 
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float | None:

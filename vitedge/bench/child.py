@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from vitedge import targets
 from vitedge.bench import energy, latency
 from vitedge.bench.batching import as_batches, infer_all
-from vitedge.bench.memory import peak_rss_mib, rss_mib
+from vitedge.host.memory import peak_rss_mib, rss_mib
 from vitedge.targets.base import Runner
 
 
@@ -115,17 +116,22 @@ class Child:
 
     def energy(self, *, seconds: float) -> dict[str, Any]:
         """Energy of the rails that can be read over `seconds` of back-to-back inferences, or None."""
-        return {"energy": energy.measure(self.runners[0].infer, self.inputs, seconds)}
+        found = energy.measure(self.runners[0].infer, self.inputs, seconds)
+        return {"energy": found and asdict(found)}
 
     def device_times(self, *, calls: int) -> dict[str, Any]:
         """Copies and compute apart, where the runner reads the device's clock, or None."""
-        return {"device_ms": latency.device_times(self.runners[0], self.inputs, calls)}
+        found = latency.device_times(self.runners[0], self.inputs, calls)
+        return {"device_ms": found and {name: asdict(one) for name, one in found.items()}}
 
     def stages(self, *, files: list[str], preprocess: dict[str, Any], calls: int) -> dict[str, Any]:
         """Pre-processing, inference and post-processing of image files, apart and together."""
-        from vitedge.bench.stages import time_stages  # decoding is not needed by rows without image files
+        # Decoding is not needed by artifacts that get no image files.
+        from vitedge.bench.stages import time_stages
+        from vitedge.data.preprocess import Preprocess
 
-        return time_stages(self.runners[0], [Path(file) for file in files], preprocess, calls)
+        found = time_stages(self.runners[0], [Path(file) for file in files], Preprocess.from_dict(preprocess), calls)
+        return {name: asdict(one) for name, one in found.items()}
 
     def infer(self, *, pixels: str, shape: list[int], logits: str) -> dict[str, Any]:
         """Runs a raw uint8 file [N, H, W, 3] and writes raw float32 logits [N, classes]."""

@@ -6,39 +6,45 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vitedge import documents, targets
-from vitedge.bench import host
-from vitedge.bench.row import Artifact
+from vitedge.bench.artifact import SOURCE, Artifact
+from vitedge.bench.groups import Job
+from vitedge.bench.records import RECORD
+from vitedge.bench.result import BenchResult, load, new_row
+from vitedge.bench.schema import Data, Row
 from vitedge.bench.source import DatasetSource, NoiseSource, Source
-from vitedge.bundle import Bundle
+from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.data.classes import read_classes
 from vitedge.data.folder import open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
 from vitedge.data.shapes import SHAPES
 from vitedge.errors import VitedgeError
+from vitedge.host import facts as host
 from vitedge.metrics import Activation
 from vitedge.targets.metadata import read_metadata
 
-Facts = dict[str, Any]
 log = logging.getLogger(__name__)
 
 _NOT_THE_MODEL = ("metadata.json", "build.log")
+_REFERENCES = ("onnx/reference.onnx", "onnx/float32.onnx")
 
 
-def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artifact, Facts]]:
-    """All artifacts of the run with what is known of each; those that can't run here have their reason.
+def find_artifacts(bundle: Bundle, only: Sequence[str] = (), *, refuse_stale: bool = False) -> list[Job]:
+    """All artifacts of the run with what is known of each; those that can't be measured have their reason.
 
     Args:
         only: names of artifacts, of targets or of precisions; empty for all.
+        refuse_stale: whether one artifact that is stale is an error, and not only all of them.
 
     Raises:
-        VitedgeError: the run has no artifact, `only` matches none, or a file was changed since it was built.
+        VitedgeError: the run has no artifact, `only` matches none, all are stale, or a file was changed since then.
     """
     names = sorted({path.split("/")[1] for path in bundle.files("build/")})
     if not names:
@@ -48,10 +54,29 @@ def find_artifacts(bundle: Bundle, only: Sequence[str] = ()) -> list[tuple[Artif
             f"Make one: vitedge build --target onnxruntime --run {bundle.root}",
         )
     found = [read_artifact(bundle, name) for name in names]
-    chosen = [one for one in found if is_chosen(one[0], only)]
+    chosen = [one for one in found if is_chosen(one.artifact, only)]
     if not chosen:
         raise VitedgeError(f"No artifact is called {', '.join(only)}.", "", f"The run has: {', '.join(names)}.")
+    stale = [job for job in chosen if job.row.reason.startswith(STALE)]
+    if stale and (refuse_stale or len(stale) == len(chosen)):
+        raise VitedgeError(
+            f"{', '.join(job.artifact.name for job in stale)}: not of the run's present model.",
+            stale[0].row.reason,
+            f"Build again: {'; '.join(build_command(bundle, job.artifact) for job in stale)}",
+            exit_code=1,
+        )
     return chosen
+
+
+# How the reason of a row begins whose artifact was made from what the run no longer holds.
+STALE = "stale: "
+
+
+def build_command(bundle: Bundle, artifact: Artifact) -> str:
+    """What builds the artifact anew."""
+    platform = f" --platform {artifact.platform}" if artifact.platform else ""
+    where = "" if str(bundle.root) == DEFAULT_RUN else f" --run {shlex.quote(str(bundle.root))}"
+    return f"vitedge build --target {artifact.target} --precision {artifact.precision}{platform}{where}"
 
 
 def is_chosen(artifact: Artifact, only: Sequence[str]) -> bool:
@@ -59,31 +84,28 @@ def is_chosen(artifact: Artifact, only: Sequence[str]) -> bool:
     return not only or bool({artifact.name, artifact.target, artifact.precision} & set(only))
 
 
-def need_runnable(jobs: list[tuple[Artifact, Facts]]) -> None:
+def need_runnable(jobs: list[Job]) -> None:
     """Raises VitedgeError where none of them runs on this machine, with the commands that would make one."""
-    if any("status" not in facts for _, facts in jobs):
+    if any(not job.row.reason for job in jobs):
         return
     commands = [f"vitedge build --target {name}" for name in targets.names() if targets.get(name).probe().can_run]
     raise VitedgeError(
         "None of the artifacts runs on this machine.",
-        " ".join(f"{artifact.name}: {facts['reason']}" for artifact, facts in jobs),
+        " ".join(f"{job.artifact.name}: {job.row.reason}" for job in jobs),
         f"Make one that does: {' or '.join(commands)}" if commands else "See `vitedge doctor`.",
         exit_code=1,
     )
 
 
-def read_artifact(bundle: Bundle, name: str) -> tuple[Artifact, Facts]:
+def read_artifact(bundle: Bundle, name: str) -> Job:
     """One artifact below `build/`, its files checked by hash, and the row's known figures."""
     prefix = f"build/{name}/"
     files = bundle.files(prefix)
-    sizes = 0
+    metadata = read_metadata(bundle.read(f"{prefix}metadata.json"), f"{prefix}metadata.json")
     digest = hashlib.sha256()
     for path in files:
-        file = bundle.verified(path)
+        bundle.verified(path)
         digest.update(bundle.manifest.artifacts[path].sha256.encode())
-        if file.name not in _NOT_THE_MODEL:
-            sizes += file.stat().st_size
-    metadata = read_metadata(bundle.read(f"{prefix}metadata.json"), f"{prefix}metadata.json")
     artifact = Artifact(
         name,
         metadata["target"],
@@ -93,35 +115,89 @@ def read_artifact(bundle: Bundle, name: str) -> tuple[Artifact, Facts]:
         metadata,
         sha256=digest.hexdigest(),
     )
-    return artifact, known_facts(artifact, sizes)
+    job = known_job(artifact, model_bytes(bundle.path(f"build/{name}"), metadata))
+    if reason := bundle.stale(*files):
+        job.update(status="failed", reason=f"{STALE}{reason} Build it again: {build_command(bundle, artifact)}")
+    return job
 
 
-def known_facts(artifact: Artifact, size_bytes: int) -> Facts:
-    """What a row has before it runs; `status` and `reason` where it can't run here."""
+def model_bytes(folder: Path, metadata: Mapping[str, Any]) -> int:
+    """Bytes of what a board needs of an artifact's folder: no metadata, no log, nothing that is the builder's own, such
+    as a simulator's files."""
+    left_out = {*_NOT_THE_MODEL, *metadata.get("host_only", ())}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files if path.relative_to(folder).parts[0] not in left_out)
+
+
+def known_job(artifact: Artifact, size_bytes: int) -> Job:
+    """The artifact with what its row has before it runs; `status` and `reason` where it can't run here."""
     metadata = artifact.metadata
-    facts: Facts = {"size_mib": size_bytes / 2**20, "warnings": metadata.get("warnings", [])}
-    facts |= {"macs": metadata.get("macs"), "params": metadata.get("params")}
-    facts["accepted"] = (metadata.get("check") or {}).get("accepted")
-    facts["session"] = metadata.get("session")
     target = targets.get(artifact.target)
     try:
         cost = target.cost(artifact.path, metadata)
-        facts["vendor_cycles"] = cost.total_cycles if cost else None
+        cycles = cost.total_cycles if cost else None
     except Exception:  # the vendor's own tool; the row is worth measuring without its estimate
-        facts["vendor_cycles"] = None
+        cycles = None
+    row = new_row(
+        artifact,
+        size_mib=size_bytes / 2**20,
+        warnings=tuple(metadata.get("warnings", ())),
+        macs=metadata.get("macs"),
+        params=metadata.get("params"),
+        accepted=(metadata.get("check") or {}).get("accepted"),
+        session=metadata.get("session"),
+        vendor_cycles=cycles,
+    )
     probe = target.probe()
     if not probe.can_run:
-        facts |= {"status": "unavailable", "reason": f"{probe.reason} {probe.fix}".strip(), "device": None}
-    return facts
+        row = replace(row, status="unavailable", reason=f"{probe.reason} {probe.fix}".strip())
+    return Job(artifact, row)
 
 
-def find_reference(bundle: Bundle) -> Artifact | None:
-    """The FP32 model before compression, in ONNX Runtime: `onnx/reference.onnx`, else `onnx/float32.onnx`."""
-    for name in ("onnx/reference.onnx", "onnx/float32.onnx"):
+def find_reference(bundle: Bundle) -> Job | None:
+    """The model before compression, as it was exported: `onnx/reference.onnx`, else `onnx/float32.onnx`, which
+    computes the same."""
+    for name in _REFERENCES:
         if bundle.has(name):
-            digest = bundle.manifest.artifacts[name].sha256
-            return Artifact("fp32-reference", "onnxruntime", "fp32", bundle.verified(name), sha256=digest)
+            file, digest = bundle.verified(name), bundle.manifest.artifacts[name].sha256
+            facts = bundle.facts("export").get(name, {})
+            artifact = Artifact(SOURCE, targets.REFERENCE, "fp32", file, sha256=digest)
+            size = file.stat().st_size / 2**20
+            row = new_row(artifact, size_mib=size, macs=facts.get("macs_exported"), params=facts.get("params"))
+            return Job(artifact, row)
     return None
+
+
+def load_result(path: Path) -> BenchResult:
+    """A bench JSON; of one in a run's own `bench/` what is stale is marked as failed."""
+    result, root = load(path), path.resolve().parent.parent
+    if path.resolve().parent.name == "bench" and (root / "manifest.json").is_file():
+        return current_result(Bundle.open(root), result)
+    return result
+
+
+def current_result(bundle: Bundle, result: BenchResult) -> BenchResult:
+    """The result with what is stale marked as failed: a row of an artifact that was built again since, that is gone, or
+    that no longer belongs to the run's model."""
+    return replace(result, rows=tuple(_current_row(bundle, row) for row in result.rows))
+
+
+def _current_row(bundle: Bundle, row: Row) -> Row:
+    if row.role == "source":
+        reference = find_reference(bundle)
+        same = reference is not None and reference.artifact.sha256 == row.artifact_sha256
+        # Earlier versions did not write what it was.
+        reason = "" if same or not row.artifact_sha256 else "the source model is another one now."
+    else:
+        files = bundle.files(f"build/{row.artifact}/")
+        digests = "".join(bundle.manifest.artifacts[path].sha256 for path in files)
+        now, then = hashlib.sha256(digests.encode()).hexdigest(), row.artifact_sha256
+        # Earlier versions wrote the first digits of it alone, into the name of the records.
+        then = then or (Path(row.records or "").stem.rpartition("-")[2] if row.records else "")
+        reason = bundle.stale(*files) if files else "it is no longer in the run."
+        if not reason and then and not now.startswith(then):
+            reason = "it was built again since it was measured."
+    return replace(row, status="failed", reason=f"{STALE}{reason}") if reason else row
 
 
 def find_preprocess(bundle: Bundle) -> Preprocess:
@@ -147,11 +223,11 @@ def class_count(bundle: Bundle) -> int | None:
 
 
 def find_activation(bundle: Bundle) -> Activation:
-    """What turns the model's logits into probabilities: "sigmoid" for several labels an image, else "softmax"."""
+    """What turns the model's logits into probabilities: "sigmoid" for several labels an image; "none": embeddings."""
     for name in ("model/arch.json", "source/arch.json"):
-        if bundle.path(name).is_file():
-            found = json.loads(bundle.path(name).read_text(encoding="utf-8")).get("activation")
-            return "sigmoid" if found == "sigmoid" else "softmax"
+        if bundle.has(name):
+            found = documents.parse_json(bundle.read(name), name).get("activation")
+            return found if found in get_args(Activation) else "softmax"
     return "softmax"
 
 
@@ -193,13 +269,13 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
     if dataset.labels is not None and count is not None:
         dataset.require_labels("Accuracy", count)
     on_calibration = calibrated is not None and Path(folder).resolve() == Path(calibrated).resolve()
-    extra = {"limit": limit, "seed": seed, "of": len(dataset), "calibration": on_calibration}
-    return DatasetSource(sample(dataset, limit, seed), preprocess, extra)
+    known = Data(limit=limit, seed=seed, of=len(dataset), calibration=on_calibration)
+    return DatasetSource(sample(dataset, limit, seed), preprocess, known)
 
 
 def work_folder(root: Path, source: Source) -> Path:
     """Where the records of this data on this machine are kept: other data or library versions, other
     folder."""
     facts = source.facts()
-    recipe = json.dumps([facts["sha256"], facts["n"], host.versions()], sort_keys=True)
+    recipe = json.dumps([facts.sha256, facts.n, host.versions(), str(RECORD.descr)], sort_keys=True)
     return root / "bench" / "work" / hashlib.sha256(recipe.encode()).hexdigest()[:12]

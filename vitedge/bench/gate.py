@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from vitedge.bench.schema import Row
 from vitedge.errors import VitedgeError
 
 
-def _drop(row: dict[str, Any]) -> float | None:
-    return None if row.get("delta_top1") is None else -100 * row["delta_top1"]
+@dataclass(frozen=True)
+class Limit:
+    """A figure of a row, whether the limit is the most or the least, and its unit in words."""
+
+    figure: Callable[[Row], float | None]
+    at_most: bool
+    unit: str
 
 
-def _percent(key: str) -> Any:
-    return lambda row: None if row.get(key) is None else 100 * row[key]
+def _share(key: str) -> Callable[[Row], float | None]:
+    return lambda row: None if getattr(row, key) is None else 100 * getattr(row, key)
 
 
-def _latency(key: str) -> Any:
-    return lambda row: (row.get("latency_ms") or {}).get(key)
+def _latency(key: str) -> Callable[[Row], float | None]:
+    return lambda row: getattr(row.latency_ms, key) if row.latency_ms else None
 
 
-# Name -> (figure of a row, whether the limit is the most or the least, unit in words)
-_GATES: dict[str, tuple[Any, bool, str]] = {
-    "top1-drop": (_drop, True, "points of top-1 below FP32"),
-    "top1": (_percent("top1"), False, "% top-1"),
-    "top5": (_percent("top5"), False, "% top-5"),
-    "agreement": (_percent("agreement"), False, "% agreement with FP32"),
-    "sqnr-db": (lambda row: row.get("sqnr_db"), False, "dB logit SQNR"),
-    "size-mib": (lambda row: row.get("size_mib"), True, "MiB on disk"),
-    "rss-mib": (lambda row: row.get("peak_rss_mib"), True, "MiB peak memory"),
-    "ips": (lambda row: row.get("throughput_ips"), False, "images a second"),
-    "energy-mj": (lambda row: row.get("energy_mj"), True, "mJ an image"),
+_GATES = {
+    "top1-drop": Limit(
+        lambda row: None if row.delta_top1 is None else -100 * row.delta_top1, True, "points of top-1 below FP32"
+    ),
+    "top1": Limit(_share("top1"), False, "% top-1"),
+    "top5": Limit(_share("top5"), False, "% top-5"),
+    "agreement": Limit(_share("agreement"), False, "% agreement with FP32"),
+    "sqnr-db": Limit(lambda row: row.sqnr_db, False, "dB logit SQNR"),
+    "size-mib": Limit(lambda row: row.size_mib, True, "MiB on disk"),
+    "rss-mib": Limit(lambda row: row.peak_rss_mib, True, "MiB peak memory"),
+    "ips": Limit(lambda row: row.throughput_ips, False, "images a second"),
+    "energy-mj": Limit(lambda row: row.energy_mj, True, "mJ an image"),
 }
-_GATES |= {f"{p}-ms": (_latency(p), True, f"ms {p}") for p in ("mean", "p50", "p90", "p95", "p99", "max")}
+_GATES |= {f"{p}-ms": Limit(_latency(p), True, f"ms {p}") for p in ("mean", "p50", "p90", "p95", "p99", "max")}
 
 
 @dataclass(frozen=True)
@@ -64,24 +71,24 @@ def parse_gates(text: str) -> list[Gate]:
     return out
 
 
-def check_gates(gates: list[Gate], rows: list[dict[str, Any]]) -> list[str]:
+def check_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> list[str]:
     """What the rows violate, a line each; empty where all is well.
 
-    A row that failed violates every gate; one that can't run here is left out, as is a figure that a
-    simulator does not give. A gate that no row could be held to is violated too: nothing was checked.
+    A row that failed violates every gate; one that can't run here is left out, as is a figure that a simulator does not
+    give, and the source model, which nobody ships. A gate that no row could be held to is violated too: nothing was
+    checked.
     """
-    out = [f"{row['artifact']} failed: {row['reason']}" for row in rows if row["status"] == "failed" and gates]
+    out = [f"{row.artifact} failed: {row.reason}" for row in rows if row.status == "failed" and gates]
     for gate in gates:
-        figure, at_most, unit = _GATES[gate.name]
-        judged = 0
+        limit, judged = _GATES[gate.name], 0
         for row in rows:
-            value = figure(row) if row["status"] == "ok" else None
+            value = limit.figure(row) if row.ok and row.role == "artifact" else None
             if value is None:
                 continue
             judged += 1
-            if value > gate.limit if at_most else value < gate.limit:
-                bound = "at most" if at_most else "at least"
-                out.append(f"{row['artifact']}: {value:.4g} {unit}, {bound} {gate.limit:g} is asked")
+            if value > gate.limit if limit.at_most else value < gate.limit:
+                bound = "at most" if limit.at_most else "at least"
+                out.append(f"{row.artifact}: {value:.4g} {limit.unit}, {bound} {gate.limit:g} is asked")
         if not judged:
             out.append(f"{gate.name}: no row has this figure, so nothing was checked")
     return out

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitedge.bench import accuracy, evaluate, host, memory, rounds, sustained
-from vitedge.bench.jobs import Job, Settings, groups
-from vitedge.bench.result import SCHEMA, new_row
-from vitedge.bench.row import Artifact, Row, RowFailed
+from vitedge.bench import accuracy, evaluate, records, rounds, sustained
+from vitedge.bench.artifact import SOURCE, Artifact
+from vitedge.bench.energy import Energy
+from vitedge.bench.groups import Job, groups
+from vitedge.bench.jobs import Settings
+from vitedge.bench.process import ArtifactFailed, ArtifactProcess
+from vitedge.bench.result import BenchResult
+from vitedge.bench.schema import ColdStart, Row, Stages, Throughput
 from vitedge.bench.source import Source, first_images
-from vitedge.reporter import Reporter
+from vitedge.bench.stats import Summary
+from vitedge.data.preprocess import Preprocess
+from vitedge.host import facts as host_facts
+from vitedge.host.jetson import jetson_facts
+from vitedge.host.memory import available_mib
+from vitedge.host.npu import npu_facts
+from vitedge.metrics import Activation
+from vitedge.reporter import Advance, Reporter
 
-Save = Callable[[dict[str, Any]], None]
+Save = Callable[[BenchResult], None]
 
 _TIMING_IMAGES = 8
+_BATCH = 64
 
 
 class Harness:
-    """Runs jobs over a source. `work` keeps records and logs; `save` is called with the result so far."""
+    """Runs jobs over a source. `work` holds records and logs; `save` is called with the result so far.
+
+    Args:
+        reference: the model as it came, exported to FP32: the row that the others are held against.
+        activation: "sigmoid" where the model gives several labels an image.
+    """
 
     def __init__(
         self,
@@ -31,74 +50,93 @@ class Harness:
         work: Path,
         settings: Settings,
         *,
-        reference: Artifact | None = None,
-        preprocess: dict[str, Any] | None = None,
+        reference: Job | None = None,
+        preprocess: Preprocess | None = None,
+        activation: Activation = "softmax",
         host_name: str | None = None,
         reporter: Reporter | None = None,
         save: Save = lambda result: None,
     ) -> None:
         self.source, self.work, self.settings = source, work, settings
-        self.reference_artifact, self.preprocess = reference, preprocess
+        self.reference, self.preprocess, self.activation = reference, preprocess, activation
         self.reporter, self.save = reporter or Reporter(), save
-        self.host = host.facts(name=host_name)
+        self.host = host_facts.facts(name=host_name)
         self.timing_pixels = first_images(source, _TIMING_IMAGES)
         self.multi_label = source.labels is not None and source.labels.ndim == 2
+        self.evaluates = settings.accuracy and len(source) > 0
+        self.jobs: list[Job] = []
+        self.started = time.time()
 
-    def run(self, jobs: list[tuple[Artifact, dict[str, Any]]]) -> dict[str, Any]:
-        """The bench JSON of these artifacts, each with what is known of it beforehand (see
-        `result.new_row`)."""
-        started = time.time()
-        self.jobs = [Job(artifact, new_row(artifact, facts)) for artifact, facts in jobs]
-        self.result: dict[str, Any] = {
-            "schema": SCHEMA,
-            "host": self.host,
-            "data": self.source.facts(),
-            "settings": vars(self.settings) | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))},
-            "reference": None,
-            "rows": [job.row for job in self.jobs],
-        }
-        live = [job for job in self.jobs if job.row["status"] != "unavailable"]
-        lookup, baseline = self._reference() if self.settings.accuracy and len(self.source) else (None, None)
+    def run(self, jobs: list[Job]) -> BenchResult:
+        """What was measured of these artifacts; the reference is the first row."""
+        self.started = time.time()
+        reference = self._packed_reference() if self.source.reference(np.arange(1)) is not None else self.reference
+        self.jobs = [*([reference] if reference else []), *jobs]
+        lookup, baseline = self._reference(reference)
+        live = [job for job in jobs if job.row.status != "unavailable" and not job.row.reason]
         for job in live:
             self._measure(job, lookup, baseline)
-            self.save(self.result)
-        self._latency([job for job in live if job.timed])
-        for device, after in (("jetson", host.jetson()), ("npu", host.npu())):
-            if after is not None:
-                # Temperatures, clocks and power after the last inference, beside those before the first.
-                self.host[f"{device}_after"] = after
-        self.result["data"] = self.source.facts()
-        self.result["settings"]["seconds_taken"] = round(time.time() - started, 1)
-        self.save(self.result)
-        return self.result
+            self.save(self.result())
+        self._latency([job for job in ([reference] if reference else []) + live if job.timed])
+        # Temperatures, clocks and power after the last inference, beside those before the first.
+        self.host = replace(self.host, jetson_after=jetson_facts(), npu_after=npu_facts())
+        found = replace(self.result(), seconds_taken=round(time.time() - self.started, 1))
+        self.save(found)
+        return found
 
-    def _kept(self, artifact: Artifact, *, with_logits: bool) -> evaluate.Kept:
-        return evaluate.Kept(self.work / f"{artifact.key}.rec", with_logits=with_logits)
+    def result(self) -> BenchResult:
+        """What has been measured so far."""
+        reference = next((job for job in self.jobs if job.row.role == "source" and job.row.ok), None)
+        return BenchResult(
+            rows=tuple(job.row for job in self.jobs),
+            host=self.host,
+            data=replace(self.source.facts(), activation=self.activation, labels=self.source.labels is not None),
+            settings=self.settings,
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            reference=reference.artifact.name if reference and self.evaluates else None,
+        )
 
-    def _reference(self) -> tuple[evaluate.Reference | None, np.ndarray | None]:
+    def _file(self, artifact: Artifact, *, with_logits: bool) -> evaluate.RecordFile:
+        return evaluate.RecordFile(self.work / f"{artifact.key}.rec", with_logits=with_logits)
+
+    def _reference(self, job: Job | None) -> tuple[evaluate.Reference | None, np.ndarray | None]:
         """The reference's logits by position and its own records: from the source, or by running it once."""
+        if job is None:
+            if self.evaluates:
+                self.reporter.warn("There is no FP32 reference: agreement, SQNR and the paired difference are null.")
+            return None, None
+        if not job.records.size and not job.row.ok:
+            self._measure(job, None, None)
+            if not job.row.ok:
+                return None, None
+        if not self.evaluates:
+            return None, None
         if self.source.reference(np.arange(1)) is not None:
-            return self.source.reference, None
-        if self.reference_artifact is None:
-            self.reporter.warn("There is no FP32 reference: agreement, SQNR and the paired difference are null.")
-            return None, None
-        kept = self._kept(self.reference_artifact, with_logits=True)
-        try:
-            with self._row(self.reference_artifact) as row, self._progress("FP32 reference") as advance:
-                row.open(**self._open_options())
-                done = self._limited(row, kept, None, advance)
-                row.close()
-        except RowFailed as failed:
-            self.reporter.warn(f"The FP32 reference failed: {failed.reason}.")
-            return None, None
-        self.result["reference"] = {"artifact": self.reference_artifact.name} | accuracy.figures(done)
-        return evaluate.kept_reference(kept), done
+            return self.source.reference, job.records
+        return evaluate.recorded_reference(self._file(job.artifact, with_logits=True)), job.records
 
-    def _progress(self, title: str) -> Any:
+    def _packed_reference(self) -> Job:
+        """The source model's row out of the logits that came with the images: it has accuracy and no latency."""
+        job = Job(Artifact(SOURCE, "", "fp32", Path(SOURCE)), Row(artifact=SOURCE, precision="fp32", role="source"))
+        labels = None if self.multi_label else self.source.labels
+        made = []
+        for start in range(0, len(self.source) if self.evaluates else 0, _BATCH):
+            at = np.arange(start, min(start + _BATCH, len(self.source)))
+            logits = self.source.reference(at)
+            assert logits is not None
+            made.append(records.make(at, logits, None if labels is None else labels[at]))
+        if made:
+            job.records = np.concatenate(made)
+            job.update(**vars(accuracy.figures(job.records)), by_image=accuracy.by_image(job.records))
+        job.update(status="ok")
+        return job
+
+    def _progress(self, title: str) -> AbstractContextManager[Advance]:
         return self.reporter.progress(title, len(self.source) or None)
 
-    def _row(self, artifact: Artifact) -> Row:
-        return Row(artifact, self.work / "logs" / f"{artifact.name}.log", timeout_s=self.settings.timeout_s)
+    def _process(self, artifact: Artifact) -> ArtifactProcess:
+        log = self.work / "logs" / f"{artifact.name}.log"
+        return ArtifactProcess(artifact, log, timeout_s=self.settings.timeout_s)
 
     def _open_options(self) -> dict[str, Any]:
         s = self.settings
@@ -106,75 +144,69 @@ class Harness:
         return {"threads": s.threads, "cores": cores, "memory_limit_mib": s.memory_limit_mib}
 
     def _limited(
-        self, row: Row, kept: evaluate.Kept, lookup: evaluate.Reference | None, advance: Callable[[int], None]
+        self,
+        process: ArtifactProcess,
+        file: evaluate.RecordFile,
+        lookup: evaluate.Reference | None,
+        advance: Advance,
     ) -> np.ndarray:
         limit = time.monotonic() + self.settings.row_limit_s
 
         def step(n: int) -> None:
             advance(n)
             if time.monotonic() > limit:
-                raise RowFailed(f"stopped after {self.settings.row_limit_s:.0f} s; the next run goes on from there")
+                limit_s = self.settings.row_limit_s
+                raise ArtifactFailed(f"stopped after {limit_s:.0f} s; the next run goes on from there")
 
-        return evaluate.evaluate(row, self.source, kept, lookup, step)
+        return evaluate.evaluate(process, self.source, file, lookup, step, self.activation)
 
     def _measure(self, job: Job, lookup: evaluate.Reference | None, baseline: np.ndarray | None) -> None:
         """Cold start, memory and accuracy of one artifact, in a process of its own."""
-        row = job.row
         try:
-            with self._row(job.artifact) as process:
+            with self._process(job.artifact) as process:
                 opened = process.open(**self._open_options())
-                simulator = opened["device"] == "simulator"
-                row |= {name: opened[name] for name in ("device", "affinity", "versions")}
-                row["batch"] = process.load(self.timing_pixels, self.settings.batch)["batch"]
-                row["threads"] = self.settings.threads or len(opened["affinity"])
-                if not simulator:
+                job.update(device=opened["device"], affinity=tuple(opened["affinity"]), versions=opened["versions"])
+                batch = process.load(self.timing_pixels, self.settings.batch)["batch"]
+                job.update(batch=batch, threads=self.settings.threads or len(opened["affinity"]))
+                if opened["device"] != "simulator":
                     cold = process.ask("cold")
-                    row["cold_start_ms"] = {"load": opened["load_ms"], "first": cold["first_ms"]}
-                    row |= {"peak_rss_mib": cold["peak_rss_mib"], "base_rss_mib": opened["base_rss_mib"]}
-                if self.settings.accuracy and len(self.source):
-                    kept = self._kept(job.artifact, with_logits=self.multi_label)
-                    with self._progress(job.artifact.name) as advance:
-                        job.records = self._limited(process, kept, lookup, advance)
-                    row["records"] = f"{kept.path.parent.name}/{kept.path.name}"
-                    row |= accuracy.figures(job.records, self._same_images(baseline, job.records))
-                    self._multi_label(row, kept, job.records)
+                    job.update(
+                        cold_start_ms=ColdStart(opened["load_ms"], cold["first_ms"]),
+                        peak_rss_mib=cold["peak_rss_mib"],
+                        base_rss_mib=opened["base_rss_mib"],
+                    )
+                if self.evaluates:
+                    self._evaluate(job, process, lookup, baseline)
                 process.close()
-            row["status"] = "ok"
-        except RowFailed as failed:
+            job.update(status="ok")
+        except ArtifactFailed as failed:
             self._fail(job, failed.reason)
 
-    def _same_images(self, baseline: np.ndarray | None, done: np.ndarray) -> np.ndarray | None:
-        """The reference's records of the images that the row has; from a pack, made of the row's own
-        records."""
-        if baseline is not None:
-            found = np.searchsorted(baseline["index"], done["index"])
-            inside = found < baseline.size
-            if inside.all() and np.array_equal(baseline["index"][found], done["index"]):
-                return baseline[found]
-            return None
-        if done.size == 0 or (done["reference"] < 0).any():
-            return None
-        # Only whether the reference is right is asked of its records.
-        out = done.copy()
-        out["pred"] = out["reference"]
-        out["rank"] = np.where(out["label"] < 0, -1, (out["reference"] != out["label"]).astype(np.int16))
-        return out
-
-    def _multi_label(self, row: dict[str, Any], kept: evaluate.Kept, done: np.ndarray) -> None:
-        if not self.multi_label or done.size == 0 or self.source.labels is None:
-            return
-        targets = self.source.labels[done["index"]].astype(bool)
-        row["map"] = accuracy.mean_average_precision(kept.logits(0, done.size), targets)
-        if self.reference_artifact is not None and self.result["reference"]:
-            other = self._kept(self.reference_artifact, with_logits=True)
-            if np.array_equal(other.load()["index"], done["index"]):
-                before = accuracy.mean_average_precision(other.logits(0, done.size), targets)
-                self.result["reference"]["map"] = before
-                if row["map"] is not None and before is not None:
-                    row["delta_map"] = row["map"] - before
+    def _evaluate(
+        self, job: Job, process: ArtifactProcess, lookup: evaluate.Reference | None, baseline: np.ndarray | None
+    ) -> None:
+        is_reference = job.row.role == "source"
+        file = self._file(job.artifact, with_logits=is_reference or self.multi_label)
+        with self._progress("the source model in FP32" if is_reference else job.artifact.name) as advance:
+            job.records = self._limited(process, file, lookup, advance)
+        same = None if baseline is None else accuracy.on_same_images(job.records, baseline)
+        job.update(
+            **vars(accuracy.figures(job.records, same)),
+            records=f"{file.path.parent.name}/{file.path.name}",
+            records_sha256=hashlib.sha256(job.records.tobytes()).hexdigest(),
+            by_image=accuracy.by_image(job.records),
+        )
+        if self.multi_label and job.records.size and self.source.labels is not None:
+            targets = self.source.labels[job.records["index"]].astype(bool)
+            scores = file.logits(0, job.records.size)
+            found = accuracy.multi_label(scores, targets)
+            job.update(by_image=accuracy.by_image(job.records, ((scores > 0) == targets).all(1)))
+            before = self.jobs[0].row.map if self.jobs[0].row.role == "source" else None
+            delta = None if is_reference or found.map is None or before is None else found.map - before
+            job.update(map=found.map, f1=found.f1, exact_match=found.exact_match, delta_map=delta)
 
     def _fail(self, job: Job, reason: str) -> None:
-        job.row |= {"status": "failed", "reason": reason}
+        job.update(status="failed", reason=reason)
         self.reporter.warn(f"{job.artifact.name}: {reason}")
 
     def _latency(self, jobs: list[Job]) -> None:
@@ -183,69 +215,69 @@ class Harness:
         base = next((job for job in jobs if job.artifact.precision == "fp32"), jobs[0] if jobs else None)
         single = "single" in self.settings.scenarios
         launches = self.settings.launches if single else 1
-        for group in groups(jobs, base, memory.available_mib()):
+        for group in groups(jobs, base, available_mib()):
             timed = {job.artifact.name: rounds.Timed() for job in group}
             with self.reporter.progress("latency, in turns", launches) as advance:
                 for launch in range(launches):
                     with ExitStack() as stack:
-                        rows = self._launch(stack, [job for job in group if job.row["status"] == "ok"])
+                        processes = self._launch(stack, [job for job in group if job.row.ok])
                         if single:
-                            rounds.time_launch(rows, timed, self.settings.seconds, launches, advance)
+                            rounds.time_launch(processes, timed, self.settings.seconds, launches, advance)
                         for job in group:
                             if failure := timed[job.artifact.name].failure:
                                 self._fail(job, f"latency: {failure}")
                         if launch == launches - 1:
                             self._take(group, timed, base)
-                            self._rest(group, rows)
-            self.save(self.result)
+                            self._rest(group, processes)
+            self.save(self.result())
 
-    def _launch(self, stack: ExitStack, group: list[Job]) -> dict[str, Row]:
+    def _launch(self, stack: ExitStack, group: list[Job]) -> dict[str, ArtifactProcess]:
         """New processes of the artifacts, ready to be timed."""
-        rows: dict[str, Row] = {}
+        processes: dict[str, ArtifactProcess] = {}
         for job in group:
-            row = stack.enter_context(self._row(job.artifact))
+            process = stack.enter_context(self._process(job.artifact))
             try:
-                row.open(**self._open_options())
-                row.load(self.timing_pixels, self.settings.batch)
-                rows[job.artifact.name] = row
-            except RowFailed as failed:
+                process.open(**self._open_options())
+                process.load(self.timing_pixels, self.settings.batch)
+                processes[job.artifact.name] = process
+            except ArtifactFailed as failed:
                 self._fail(job, f"latency: {failed.reason}")
-        return rows
+        return processes
 
     def _take(self, group: list[Job], timed: dict[str, rounds.Timed], base: Job | None) -> None:
         """The group's latencies and their ratios into the rows."""
         for job in group:
             found = timed[job.artifact.name]
-            if job.row["latency_ms"] is None and not found.failure:
-                job.row["latency_ms"], job.row["warm_up"] = found.latency_ms(), found.warm_up
+            if job.row.latency_ms is None and not found.failure:
+                job.update(latency_ms=found.latency_ms(), warm_up=found.warm_up)
             if base and base is not job and base.artifact.name in timed:
-                compared = rounds.ratio(found, timed[base.artifact.name])
-                job.row["latency_ratio"] = compared and {"to": base.artifact.name} | compared
+                job.update(latency_ratio=rounds.ratio(found, timed[base.artifact.name], base.artifact.name))
 
-    def _rest(self, group: list[Job], rows: dict[str, Row]) -> None:
+    def _rest(self, group: list[Job], processes: dict[str, ArtifactProcess]) -> None:
         for job in group:
-            if job.row["status"] == "ok":
+            if job.row.ok:
                 try:
-                    self._alone(job.row, rows[job.artifact.name])
-                except RowFailed as failed:
+                    self._alone(job, processes[job.artifact.name])
+                except ArtifactFailed as failed:
                     self._fail(job, f"latency: {failed.reason}")
 
-    def _alone(self, row: dict[str, Any], process: Row) -> None:
+    def _alone(self, job: Job, process: ArtifactProcess) -> None:
         """What is measured of one artifact while the others rest."""
         s = self.settings
         files = [str(path) for path in self.source.files(_TIMING_IMAGES)]
         if "single" in s.scenarios:
-            if files and self.preprocess and row["stages_ms"] is None:
-                calls = int(np.clip(1000 / row["latency_ms"]["p50"], rounds.LEAST_CALLS, 100))
-                row["stages_ms"] = process.ask("stages", files=files, preprocess=self.preprocess, calls=calls)
-            if row["device_ms"] is None:
-                row["device_ms"] = process.ask("device_times", calls=100)["device_ms"]
-            if row["energy"] is None:
-                row["energy"] = process.ask("energy", seconds=2.0)["energy"]
-                row["energy_mj"] = row["energy"] and row["energy"]["mj_per_image"]
+            if files and self.preprocess and job.row.stages_ms is None and job.row.p50_ms:
+                calls = int(np.clip(1000 / job.row.p50_ms, rounds.LEAST_CALLS, 100))
+                found = process.ask("stages", files=files, preprocess=self.preprocess.to_dict(), calls=calls)
+                job.update(stages_ms=Stages(**{name: Summary(**one) for name, one in found.items()}))
+            if job.row.device_ms is None and (times := process.ask("device_times", calls=100)["device_ms"]):
+                job.update(device_ms={name: Summary(**one) for name, one in times.items()})
+            if job.row.energy is None and (drawn := process.ask("energy", seconds=2.0)["energy"]):
+                job.update(energy=Energy(**drawn), energy_mj=drawn["mj_per_image"])
         if "throughput" in s.scenarios:
             answer = process.ask("throughput", seconds=s.seconds, contexts=s.contexts)
-            row["throughput_ips"] = answer["images"] / answer["seconds"]
-            row["throughput"] = answer | {"contexts": s.contexts, "batch": row["batch"]}
+            done = Throughput(answer["images"], answer["seconds"], s.contexts, job.row.batch or 1)
+            job.update(throughput=done, throughput_ips=done.images / done.seconds)
         if "sustained" in s.scenarios:
-            row["sustained"] = sustained.sustain(process, s.sustained_s)
+            job.update(sustained=sustained.sustain(process, s.sustained_s))
+

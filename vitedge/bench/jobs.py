@@ -1,13 +1,9 @@
-"""What is to be measured, and how."""
+"""How to measure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-
-from vitedge.bench.row import Artifact
+from dataclasses import dataclass
+from typing import Literal
 
 Scenario = Literal["single", "throughput", "sustained"]
 
@@ -43,31 +39,3 @@ class Settings:
     row_limit_s: float = 6 * 3600.0
     memory_limit_mib: int | None = None
     accuracy: bool = True
-
-
-@dataclass
-class Job:
-    """One artifact on its way through the run: `row` is what the JSON gets."""
-
-    artifact: Artifact
-    row: dict[str, Any]
-    records: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    @property
-    def timed(self) -> bool:
-        return self.row["status"] == "ok" and self.row["device"] != "simulator"
-
-
-def groups(jobs: list[Job], base: Job | None, available_mib: float | None) -> list[list[Job]]:
-    """The jobs in groups that fit into four fifths of the free memory together, each with the base in it."""
-    room = 0.8 * (available_mib or 1e12)
-    out: list[list[Job]] = []
-    held = 0.0
-    for job in [job for job in jobs if job is not base]:
-        need = job.row["peak_rss_mib"] or 0.0
-        if not out or held + need > room:
-            out.append([base] if base else [])
-            held = (base.row["peak_rss_mib"] or 0.0) if base else 0.0
-        out[-1].append(job)
-        held += need
-    return out or ([[base]] if base else [])

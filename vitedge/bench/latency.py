@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.bench import stats
+from vitedge.bench.stats import Summary
 
 Infer = Callable[[np.ndarray], Any]
 Clock = Callable[[], int]  # nanoseconds
@@ -89,7 +90,7 @@ def warm_up(
             return WarmUp(calls, elapsed, steady, round(median))
 
 
-def device_times(runner: Any, inputs: Sequence[np.ndarray], calls: int) -> dict[str, Any] | None:
+def device_times(runner: Any, inputs: Sequence[np.ndarray], calls: int) -> dict[str, Summary] | None:
     """{"copy_in_ms", "compute_ms", "copy_out_ms"} -> summaries by the device's own clock over `calls`
     inferences.
 

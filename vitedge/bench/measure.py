@@ -7,23 +7,26 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from vitedge.bench import from_bundle, host, unpack
+from vitedge.bench import from_bundle, unpack
+from vitedge.bench.groups import Job
 from vitedge.bench.harness import Harness
 from vitedge.bench.jobs import Settings
-from vitedge.bench.row import Artifact
+from vitedge.bench.result import BenchResult
+from vitedge.bench.schema import Step
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle, StepEntry
+from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.files import write_json
+from vitedge.host import facts as host
+from vitedge.metrics import Activation
 from vitedge.reporter import Reporter
 
 
 @dataclass(frozen=True)
-class What:
+class BenchRequest:
     """What to measure: `only` names artifacts, targets or precisions (empty: all); `fresh` forgets earlier
     records; `command` is the line that was typed, for the report."""
 
@@ -34,39 +37,47 @@ class What:
     fresh: bool = False
     host_name: str | None = None
     command: str = ""
+    gate: str = ""
 
 
-def bench_bundle(bundle: Bundle, what: What, settings: Settings, reporter: Reporter) -> dict[str, Any]:
+def bench_bundle(bundle: Bundle, request: BenchRequest, settings: Settings, reporter: Reporter) -> BenchResult:
     """Measures a run's artifacts; the result is also written to `bench/<host>.json` in it, row by row.
 
-    An interrupted run is continued: images that a row has seen are not run again. Latencies are always new.
+    An interrupted run is continued: images that an artifact has seen are not run again. Latencies are always new.
     """
     with bundle.lock():
-        jobs = from_bundle.find_artifacts(bundle, what.only)
+        jobs = from_bundle.find_artifacts(bundle, request.only)
         from_bundle.need_runnable(jobs)
-        source = from_bundle.find_source(bundle, what.data, what.limit, what.seed)
-        preprocess = from_bundle.find_preprocess(bundle).to_dict()
-        reference = from_bundle.find_reference(bundle)
-        _tell_about_data(source, reporter)
-        facts = {
-            "run": str(bundle.root),
-            "command": what.command,
-            "classes": list(source.names) if source.names else None,
-            "steps": {name: _lineage(step) for name, step in bundle.manifest.steps.items()},
-        }
-        return measure(jobs, source, bundle.root, what, settings, reporter, reference, preprocess, facts)
+        source = from_bundle.find_source(bundle, request.data, request.limit, request.seed)
+        if settings.accuracy:
+            _tell_about_data(source, reporter)
+        return measure(
+            jobs,
+            source,
+            bundle.root,
+            request,
+            settings,
+            reporter,
+            reference=from_bundle.find_reference(bundle),
+            preprocess=from_bundle.find_preprocess(bundle),
+            activation=from_bundle.find_activation(bundle),
+            run=str(bundle.root),
+            steps={name: _lineage(step) for name, step in bundle.manifest.steps.items()},
+        )
 
 
-def bench_pack(pack: Path, what: What, settings: Settings, reporter: Reporter) -> dict[str, Any]:
+def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: Reporter) -> BenchResult:
     """Measures a pack's artifacts; the result is also written to `bench/<host>.json` in its unpacked
     folder."""
     folder, index = unpack.unpack(pack)
     with locked(folder / ".lock", wait_s=30):
-        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one[0], what.only)]
+        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, request.only)]
         from_bundle.need_runnable(jobs)
         source = unpack.PackSource(folder, index)
+        preprocess = Preprocess.from_dict(index["preprocess"])
+        activation = source.facts().activation
         return measure(
-            jobs, source, folder, what, settings, reporter, None, index["preprocess"], {"command": what.command}
+            jobs, source, folder, request, settings, reporter, preprocess=preprocess, activation=activation
         )
 
 
@@ -91,49 +102,56 @@ def locked(path: Path, wait_s: float) -> Iterator[None]:
 
 
 def measure(
-    jobs: Sequence[tuple[Artifact, dict[str, Any]]],
+    jobs: Sequence[Job],
     source: Source,
     root: Path,
-    what: What,
+    request: BenchRequest,
     settings: Settings,
     reporter: Reporter,
-    reference: Artifact | None,
-    preprocess: dict[str, Any],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Runs the harness over the jobs with `root/bench` as its folder. `facts` are added to the result."""
+    *,
+    reference: Job | None = None,
+    preprocess: Preprocess | None = None,
+    activation: Activation = "softmax",
+    run: str | None = None,
+    steps: dict[str, Step] | None = None,
+) -> BenchResult:
+    """Runs the harness over the jobs with `root/bench` as its folder."""
     work = from_bundle.work_folder(root, source)
-    if what.fresh:
+    if request.fresh:
         shutil.rmtree(work, ignore_errors=True)
-    out = root / "bench" / f"{host.slug(host.facts(name=what.host_name))}.json"
-    known = {key: value for key, value in facts.items() if key != "classes"}
+    out = root / "bench" / f"{host.slug(host.facts(name=request.host_name))}.json"
+
+    def known(result: BenchResult) -> BenchResult:
+        return replace(result, run=run, command=request.command, steps=steps or {}, gate=request.gate)
+
     harness = Harness(
         source,
         work,
         settings,
         reference=reference,
         preprocess=preprocess,
-        host_name=what.host_name,
+        activation=activation,
+        host_name=request.host_name,
         reporter=reporter,
-        save=lambda result: write_json(out, result | known),
+        save=lambda result: known(result).write(out),
     )
-    result = harness.run(list(jobs)) | known
+    result = known(harness.run(list(jobs)))
     reporter.info(f"written: {out}")
     return result
 
 
-def _lineage(step: StepEntry) -> dict[str, Any]:
-    return step.model_dump(include={"options", "seconds", "tools", "key"})
+def _lineage(step: StepEntry) -> Step:
+    return Step(dict(step.options), step.seconds, dict(step.tools), step.key)
 
 
 def _tell_about_data(source: Source, reporter: Reporter) -> None:
     facts = source.facts()
-    if facts["path"] is None:
+    if facts.path is None:
         reporter.warn("there is no data set: latency is measured on noise, accuracy is null (--data DIR)")
-    elif facts.get("calibration"):
+    elif facts.calibration:
         reporter.warn(
-            f"accuracy is measured on the images that the model was calibrated on ({facts['path']}): it flatters; "
+            f"accuracy is measured on the images that the model was calibrated on ({facts.path}): it flatters; "
             "name another data set with --data DIR"
         )
-    if facts["path"] is not None and source.labels is None:
+    if facts.path is not None and source.labels is None:
         reporter.warn("the data set has no labels: top-1 and top-5 are null, agreement with FP32 is measured")

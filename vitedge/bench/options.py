@@ -11,7 +11,7 @@ from vitedge.options import EXPERT, SEED_MAX, Cli, Names, Options
 
 if TYPE_CHECKING:
     from vitedge.bench.jobs import Settings
-    from vitedge.bench.measure import What
+    from vitedge.bench.measure import BenchRequest
 
 SCENARIOS = ("single", "throughput", "sustained")
 # No machine has more processors; a list of them is made.
@@ -93,11 +93,11 @@ class BenchOptions(SampleOptions):
             accuracy=self.accuracy,
         )
 
-    def what(self, command: str = "") -> What:
+    def request(self, command: str = "") -> BenchRequest:
         """What the harness measures."""
-        from vitedge.bench.measure import What
+        from vitedge.bench.measure import BenchRequest
 
-        return What(self.only, self.data, self.limit, self.seed, self.fresh, self.host_name, command)
+        return BenchRequest(self.only, self.data, self.limit, self.seed, self.fresh, self.host_name, command, self.gate)
 
 
 def parse_cores(text: str) -> tuple[int, ...] | None:

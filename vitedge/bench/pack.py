@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vitedge import __version__
 from vitedge.bench import evaluate, from_bundle
 from vitedge.bench.jobs import Settings
 from vitedge.bench.pack_index import INDEX, SCHEMA
-from vitedge.bench.row import Row, RowFailed
+from vitedge.bench.process import ArtifactFailed, ArtifactProcess
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle, sha256_file
 from vitedge.errors import VitedgeError
@@ -51,7 +52,7 @@ def write_pack(
         VitedgeError: no artifact, no data, labels that don't fit, or the FP32 reference fails.
     """
     reporter = reporter or Reporter()
-    artifacts = from_bundle.find_artifacts(bundle, only)
+    artifacts = from_bundle.find_artifacts(bundle, only, refuse_stale=True)
     source = from_bundle.find_source(bundle, data, limit, seed)
     if len(source) == 0:
         raise VitedgeError(
@@ -73,7 +74,8 @@ def write_pack(
         if classes:
             members["reference.f32"] = folder / "reference.f32"
         entries = []
-        for artifact, known in artifacts:
+        for job in artifacts:
+            artifact = job.artifact
             below = artifact.path.parent
             # What only the machine that built it needs, such as a simulator's files, stays there.
             skipped = {"build.log", *artifact.metadata.get("host_only", ())}
@@ -81,7 +83,7 @@ def write_pack(
                 relative = file.relative_to(below)
                 if relative.parts[0] not in skipped:
                     members[f"artifacts/{artifact.name}/{relative.as_posix()}"] = file
-            size = (known.get("size_mib") or 0.0) * 2**20
+            size = (job.row.size_mib or 0.0) * 2**20
             entries.append(
                 {
                     "name": artifact.name,
@@ -93,6 +95,7 @@ def write_pack(
                     "sha256": artifact.sha256,
                 }
             )
+        activation = from_bundle.find_activation(bundle)
         index: dict[str, Any] = {
             "schema": SCHEMA,
             "vitedge": __version__,
@@ -101,7 +104,7 @@ def write_pack(
             "names": source.names,
             "preprocess": from_bundle.find_preprocess(bundle).to_dict(),
             # Only the data set's name: where it lies on this machine is nobody's business on the board.
-            "data": facts | {"path": Path(facts["path"]).name, "n": shape[0]},
+            "data": asdict(replace(facts, path=Path(facts.path or "").name, n=shape[0], activation=activation)),
             "artifacts": entries,
             "files": {
                 path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in members.items()
@@ -137,24 +140,25 @@ def _write_reference(
 ) -> int | None:
     """Raw float32 logits [n, classes] of the FP32 reference; the number of classes, None without a
     reference."""
-    reference = from_bundle.find_reference(bundle)
-    if reference is None:
+    job = from_bundle.find_reference(bundle)
+    if job is None:
         reporter.warn("the run has no FP32 graph: the pack has no reference logits")
         return None
+    reference = job.artifact
     work = from_bundle.work_folder(bundle.root, source)
-    kept = evaluate.Kept(work / f"{reference.key}.rec", with_logits=True)
+    kept = evaluate.RecordFile(work / f"{reference.key}.rec", with_logits=True)
     log = work / "logs" / f"{reference.name}.log"
     try:
         with (
-            Row(reference, log, timeout_s=settings.timeout_s) as row,
+            ArtifactProcess(reference, log, timeout_s=settings.timeout_s) as row,
             reporter.progress("FP32", len(source)) as advance,
         ):
             row.open(threads=settings.threads)
             evaluate.evaluate(row, source, kept, None, advance)
             row.close()
-    except RowFailed as failed:
+    except ArtifactFailed as failed:
         raise VitedgeError("The FP32 reference failed.", failed.reason, f"See {log}.", exit_code=1) from None
-    lookup = evaluate.kept_reference(kept)
+    lookup = evaluate.recorded_reference(kept)
     classes = None
     with path.open("wb") as file:
         for start in range(0, positions.size, _BATCH):

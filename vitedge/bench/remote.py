@@ -11,18 +11,18 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import vitedge
-from vitedge.bench import result as results
-from vitedge.bench.row import Artifact
+from vitedge import documents
+from vitedge.bench.artifact import Artifact
+from vitedge.bench.result import BenchResult, new_row, parse
 from vitedge.bench.ssh import LinkFailed, Ssh
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 
 HOME = "~/.vitedge"
 _LEAST_PYTHON = (3, 10)
-_RECORDS = re.compile(r"work/[0-9a-f]{12}/[A-Za-z0-9_.+-]+\.rec")
+_RECORDS = re.compile(r"work/[0-9a-f]{12}/[A-Za-z0-9_.+-]+\.(rec|json)")
 
 # Runs under any Python 3: it must be able to tell that the Python is too old.
 _PROBE = """
@@ -92,8 +92,8 @@ def check_board(ssh: Ssh, python: str, reporter: Reporter) -> None:
 
 def bench_host(
     ssh: Ssh, pack: Path, arguments: Sequence[str], python: str, keep: Path | None, reporter: Reporter
-) -> dict[str, Any]:
-    """The bench JSON of a pack on that host; records go to `keep` (the run's `bench/work`).
+) -> BenchResult:
+    """The result of a pack on that host; records go to `keep` (the run's `bench/work`).
 
     Raises:
         VitedgeError: the host can't be reached, lacks what is needed, or the run there failed. What the
@@ -130,7 +130,7 @@ def bench_host(
         if not fetched:
             why = " ".join(last[-3:])
             raise VitedgeError(f"The run on {ssh.host} failed.", why, f"Its exit status is {status}.", exit_code=1)
-        result = json.loads(fetched)
+        result = parse(documents.parse_json(fetched, f"the result of {ssh.host}", exit_code=1), ssh.host)
         if keep is not None:
             _take_records(ssh.run(f"cd {HOME}/packs/{key}.tar.unpacked/bench && tar -cf - work").stdout, keep)
         return result
@@ -151,11 +151,11 @@ def bench_hosts(
     python: str,
     keep: Path | None,
     reporter: Reporter,
-) -> dict[str, dict[str, Any]]:
-    """Host -> bench JSON, all hosts at once. A host that failed has rows with the reason; the others go
+) -> dict[str, BenchResult]:
+    """Host -> its result, all hosts at once. A host that failed has rows with the reason; the others go
     on."""
 
-    def one(ssh: Ssh) -> dict[str, Any]:
+    def one(ssh: Ssh) -> BenchResult:
         try:
             return bench_host(ssh, pack, arguments, python, keep, reporter)
         except VitedgeError as error:
@@ -165,10 +165,8 @@ def bench_hosts(
         return dict(zip([ssh.host for ssh in hosts], pool.map(one, hosts), strict=True))
 
 
-def _failed(artifacts: Sequence[Artifact], reason: str) -> dict[str, Any]:
-    rows = [results.new_row(artifact, {"reason": reason}) for artifact in artifacts]
-    nothing = {"path": None, "n": 0, "sha256": None}
-    return {"schema": results.SCHEMA, "host": {"name": None}, "data": nothing, "rows": rows}
+def _failed(artifacts: Sequence[Artifact], reason: str) -> BenchResult:
+    return BenchResult(tuple(new_row(artifact, reason=reason) for artifact in artifacts))
 
 
 def _command(python: str) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from vitedge.bench import stats
-from vitedge.bench.row import Row, RowFailed
+from vitedge.bench.latency import WarmUp
+from vitedge.bench.process import ArtifactFailed, ArtifactProcess
+from vitedge.bench.schema import Latency, LatencyRatio
 
 LEAST_CALLS = 10
 ROUNDS = 20
@@ -26,12 +27,12 @@ class Timed:
     """What was found of one row: `launches` holds for each launch its rounds, each with its times in ns;
     `failure` is in words, or empty."""
 
-    warm_up: dict[str, Any] | None = None
+    warm_up: WarmUp | None = None
     calls: int = 0
     launches: list[list[list[int]]] = field(default_factory=list)
     failure: str = ""
 
-    def latency_ms(self, *, samples: int = 400) -> dict[str, Any] | None:
+    def latency_ms(self, *, samples: int = 400) -> Latency | None:
         """Summary in ms over all rounds, with an even choice of at most `samples` sorted times for the
         plots."""
         taken = [np.asarray(one) for launch in self.launches for one in launch]
@@ -39,8 +40,8 @@ class Timed:
             return None
         flat = np.sort(np.concatenate(taken)) / 1e6
         chosen = flat[np.unique(np.linspace(0, flat.size - 1, min(samples, flat.size)).round().astype(int))]
-        known = {"rounds": len(taken), "launches": len(self.launches)}
-        return stats.summary(flat) | known | {"samples": [round(v, 4) for v in chosen.tolist()]}
+        shown = tuple(round(v, 4) for v in chosen.tolist())
+        return Latency(**vars(stats.summary(flat)), rounds=len(taken), launches=len(self.launches), samples=shown)
 
 
 def plan(median_ns: float, seconds: float, launches: int = 1) -> tuple[int, int]:
@@ -53,7 +54,7 @@ def plan(median_ns: float, seconds: float, launches: int = 1) -> tuple[int, int]
 
 
 def time_launch(
-    rows: Mapping[str, Row],
+    rows: Mapping[str, ArtifactProcess],
     timed: Mapping[str, Timed],
     seconds: float = 3.0,
     launches: int = 1,
@@ -73,12 +74,13 @@ def time_launch(
     for name, row in rows.items():
         found = timed[name]
         try:
-            warm = row.ask("warm_up", least_s=min(0.5, seconds), most_s=max(5 * min(0.5, seconds), seconds))
-        except RowFailed as failed:
+            least_s = min(0.5, seconds)
+            warm = WarmUp(**row.ask("warm_up", least_s=least_s, most_s=max(5 * least_s, seconds)))
+        except ArtifactFailed as failed:
             found.failure = failed.reason
             continue
         found.warm_up = found.warm_up or warm
-        rounds, calls = plan(warm["median_ns"], seconds, launches)
+        rounds, calls = plan(warm.median_ns, seconds, launches)
         # The first launch decides how many calls a round has, so that all launches weigh alike.
         found.calls = found.calls or calls
         found.launches.append([])
@@ -89,15 +91,14 @@ def time_launch(
             try:
                 # All rows take part in all rounds, so that every pair has the same number of them.
                 timed[name].launches[-1].append(rows[name].ask("time", calls=timed[name].calls)["ns"])
-            except RowFailed as failed:
+            except ArtifactFailed as failed:
                 timed[name].failure = failed.reason
                 going.remove(name)
     advance(1)
 
 
-def ratio(timed: Timed, baseline: Timed) -> dict[str, Any] | None:
-    """{"ratio", "ci95", "launches", "rounds"} of two rows' latencies, or None where they have too few in
-    common."""
+def ratio(timed: Timed, baseline: Timed, to: str = "") -> LatencyRatio | None:
+    """The ratio of two artifacts' latencies, the second's name being `to`; None where they have too few in common."""
     pairs = [
         (first[:count], second[:count])
         for first, second in zip(timed.launches, baseline.launches, strict=False)
@@ -112,4 +113,4 @@ def ratio(timed: Timed, baseline: Timed) -> dict[str, Any] | None:
         found = stats.paired_ratio(a, b)
     except ValueError:
         return None
-    return {"ratio": found.ratio, "ci95": [found.low, found.high], "launches": len(pairs), "rounds": found.rounds}
+    return LatencyRatio(to, found.ratio, (found.low, found.high), len(pairs), found.rounds)

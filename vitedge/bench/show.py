@@ -1,86 +1,95 @@
-"""The bench JSON's rows as tables of cells: for the terminal and for report.md."""
+"""A bench result as tables and sentences: for the terminal, report.md, the report page and a notebook."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from vitedge.bench.result import BenchResult
+from vitedge.bench.schema import Row
+from vitedge.bench.stats import Interval
+from vitedge.host.facts import Host
 from vitedge.tables import Cell, Table
 
-Rows = list[list[Cell]]
+SOURCE_NOTE = (
+    "source: the model as it came, exported to FP32; agreement, SQNR and differences of the others are against it."
+)
 
 
-def accuracy_table(result: dict[str, Any]) -> Table:
+def tables(result: BenchResult) -> list[Table]:
+    """The tables that have something to show: accuracy, then speed and size."""
+    rows = result.ok
+    out = []
+    if any(row.quality is not None for row in rows):
+        out.append(accuracy_table(rows, result.reference))
+    if any(row.latency_ms or row.throughput_ips for row in rows):
+        out.append(speed_table(rows))
+    return out
+
+
+def accuracy_table(rows: Sequence[Row], reference: str | None = None) -> Table:
     """What was right and what was wrong; None is not measured."""
-    columns = ["artifact", "on", "top-1", "95 %", "top-5", "Δ top-1", "95 %", "agreement", "SQNR dB", "ECE"]
-    rows: Rows = []
-    for row in result["rows"]:
-        ece = None if row["ece"] is None else f"{row['ece']:.3f}"
-        cells: list[Cell] = [percent(row["top1"]), span(row["top1_ci95"]), percent(row["top5"])]
-        cells += [points(row["delta_top1"]), span(row["delta_ci95"], signed=True), percent(row["agreement"])]
-        exact = row["agreement"] == 1 and row["sqnr_db"] is None and row["kl"] == 0
-        sqnr = "exact" if exact else None if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
-        rows.append([row["artifact"], row["device"], *cells, sqnr, ece])
-    if any(row.get("map") is not None for row in result["rows"]):
-        columns.append("mAP")
-        for cells, row in zip(rows, result["rows"], strict=True):
-            cells.append(percent(row["map"]))
-    return Table("Accuracy", columns, rows).without_empty()
+    against = f"against {reference}" if reference else "against the reference"
+    columns = ["artifact", "on", "top-1 (%)", "top-1, 95 % interval", "top-5 (%)", f"{against} (points)"]
+    columns += ["its 95 % interval", "agreement (%)", "SQNR (dB)", "ECE", "mAP (%)", "F1 (%)", "all labels right (%)"]
+    cells: list[list[Cell]] = []
+    for row in rows:
+        exact = row.agreement == 1 and row.sqnr_db is None and row.kl_nats == 0
+        known: list[Cell] = [percent(row.top1), interval(row.top1_ci95), percent(row.top5), percent(row.delta_top1)]
+        known += [interval(row.delta_ci95, signed=True), percent(row.agreement), "exact" if exact else row.sqnr_db]
+        cells.append([row.artifact, row.device, *known, row.ece, *map(percent, (row.map, row.f1, row.exact_match))])
+    digits = dict.fromkeys([name for name in columns if "(" in name], 1) | {"ECE": 3}
+    note = SOURCE_NOTE if reference else ""
+    return Table("Accuracy", columns, cells, note, decimals=digits).without_empty()
 
 
-def latency_table(result: dict[str, Any]) -> Table:
+def speed_table(rows: Sequence[Row]) -> Table:
     """Speed, memory and size."""
-    base = next((row["latency_ratio"]["to"] for row in result["rows"] if row["latency_ratio"]), None)
-    columns = ["artifact", "on", "p50 ms", "p90", "p95", "p99", "n", f"time over {base}" if base else "ratio"]
-    columns += ["images/s", "first ms", "peak MiB", "size MiB", "mJ/image"]
-    rows: Rows = []
-    for row in result["rows"]:
-        times = row["latency_ms"] or {}
-        cells: list[Any] = [None if key not in times else f"{times[key]:.2f}" for key in ("p50", "p90", "p95", "p99")]
-        compared = row["latency_ratio"]
-        ratio = compared and f"{compared['ratio']:.3f} [{compared['ci95'][0]:.3f}, {compared['ci95'][1]:.3f}]"
-        first = row["cold_start_ms"] and f"{row['cold_start_ms']['first']:.1f}"
-        cells += [times.get("n"), ratio, _short(row["throughput_ips"]), first]
-        cells += [_short(row["peak_rss_mib"]), _short(row["size_mib"]), _short(row["energy_mj"])]
-        rows.append([row["artifact"], row["device"], *cells])
-    return Table("Speed and size", columns, rows).without_empty()
+    base = next((row.latency_ratio.to for row in rows if row.latency_ratio), None)
+    columns = ["artifact", "on", "p50 (ms)", "p90 (ms)", "p95 (ms)", "p99 (ms)", "timed"]
+    columns += [f"time over {base or 'the first'}", "its 95 % interval", "images/s", "first (ms)", "peak (MiB)"]
+    columns += ["size (MiB)", "energy (mJ/image)"]
+    cells: list[list[Cell]] = []
+    for row in rows:
+        times, ratio = row.latency_ms, row.latency_ratio
+        known: list[Cell] = [times.p50, times.p90, times.p95, times.p99, times.n] if times else [None] * 5
+        known += [ratio.ratio, f"{ratio.ci95[0]:.3f}..{ratio.ci95[1]:.3f}"] if ratio else [None, None]
+        first = row.cold_start_ms.first if row.cold_start_ms else None
+        known += [row.throughput_ips, first, row.peak_rss_mib]
+        cells.append([row.artifact, row.device, *known, row.size_mib, row.energy_mj])
+    digits = dict.fromkeys(columns[2:6], 2) | dict.fromkeys(columns[9:], 1) | {columns[7]: 3}
+    return Table("Speed and size", columns, cells, decimals=digits).without_empty()
 
 
-def data_line(result: dict[str, Any]) -> str:
+def failures(result: BenchResult) -> list[str]:
+    """A line for each row that was not measured."""
+    return [f"{row.artifact}: {row.status}: {row.reason}" for row in result.rows if not row.ok]
+
+
+def data_line(result: BenchResult) -> str:
     """What the figures were measured on, in a sentence."""
-    data = result["data"]
-    if not data.get("path"):
+    data = result.data
+    if not data.path:
         return "No data set: latency on noise."
-    limited = f" of {data['of']:,}, drawn by seed {data['seed']}" if data.get("limit") else ""
-    marked = ", which the model was calibrated on: accuracy flatters" if data.get("calibration") else ""
-    skipped = f", {len(data['skipped'])} unreadable" if data.get("skipped") else ""
-    return f"{data['n']:,} images{limited} from {data['path']}{marked}{skipped}."
+    limited = f" of {data.of:,}, drawn by seed {data.seed}" if data.limit and data.of else ""
+    marked = ", which the model was calibrated on: accuracy flatters" if data.calibration else ""
+    skipped = f", {len(data.skipped)} unreadable" if data.skipped else ""
+    return f"{data.n:,} images{limited} from {data.path}{marked}{skipped}."
 
 
-def host_line(result: dict[str, Any]) -> str:
+def host_line(host: Host) -> str:
     """The machine, in a sentence."""
-    host = result["host"]
-    parts = [host.get("name"), host.get("board"), host.get("cpu")]
-    parts += [host.get("cores") and f"{host['cores']} cores", host.get("governor") and f"governor {host['governor']}"]
-    parts += [host.get("ram_mib") and f"{host['ram_mib'] / 1024:.1f} GiB", host.get("kernel")]
-    return ", ".join(str(part) for part in parts if part)
+    parts = [host.name, host.board, host.cpu, host.cores and f"{host.cores} cores"]
+    parts += [host.governor and f"governor {host.governor}", host.ram_mib and f"{host.ram_mib / 1024:.1f} GiB"]
+    return ", ".join(str(part) for part in [*parts, host.kernel] if part)
 
 
-def percent(value: float | None) -> str | None:
-    """A share as "73.4 %"."""
-    return None if value is None else f"{100 * value:.1f} %"
+def percent(share: float | None) -> float | None:
+    """A share, or a difference of shares, in percent."""
+    return None if share is None else 100 * share
 
 
-def points(value: float | None) -> str | None:
-    """A difference of shares as "-0.4"; percentage points."""
-    return None if value is None else f"{100 * value:+.1f}"
-
-
-def span(pair: list[float] | None, *, signed: bool = False) -> str | None:
-    """An interval of shares as "69.4..77.1"."""
+def interval(pair: Interval | None, *, signed: bool = False) -> str | None:
+    """An interval of shares in percent, as "69.4..77.1"."""
     if pair is None:
         return None
-    return f"{100 * pair[0]:+.1f}..{100 * pair[1]:+.1f}" if signed else f"{100 * pair[0]:.1f}..{100 * pair[1]:.1f}"
-
-
-def _short(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1f}"
+    return "..".join(f"{100 * one:+.1f}" if signed else f"{100 * one:.1f}" for one in pair)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from vitedge.bench.schema import Data
 from vitedge.data.dataset import Dataset
 from vitedge.data.loader import Batches, iter_batches
 from vitedge.data.preprocess import Preprocess
+from vitedge.documents import printable
 
 
 class Source(Protocol):
@@ -33,7 +36,7 @@ class Source(Protocol):
         """Some of the image files, for timing the way from a file; empty where there are none."""
         ...
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Data:
         """The bench JSON's `data`."""
         ...
 
@@ -41,12 +44,12 @@ class Source(Protocol):
 class DatasetSource:
     """A data set that is decoded while it is read, with bounded memory; unreadable images are left out."""
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, extra: dict[str, Any] | None = None) -> None:
+    def __init__(self, dataset: Dataset, preprocess: Preprocess, known: Data | None = None) -> None:
         self.dataset, self.preprocess = dataset, preprocess
         self.labels = dataset.labels
         self.names = None if dataset.classes is None else list(dataset.classes)
         self.skipped: dict[str, str] = {}
-        self._extra = extra or {}
+        self._known = known or Data()
         self._current: Batches | None = None
 
     def __len__(self) -> int:
@@ -67,9 +70,10 @@ class DatasetSource:
     def files(self, count: int) -> list[Path]:
         return [self.dataset.path(index) for index in range(min(count, len(self)))]
 
-    def facts(self) -> dict[str, Any]:
-        known = {"path": str(self.dataset.root), "n": len(self), "sha256": self.dataset.sha256()}
-        return known | {"skipped": [f"{file}: {reason}" for file, reason in self.skipped.items()]} | self._extra
+    def facts(self) -> Data:
+        skipped = tuple(printable(f"{file}: {reason}") for file, reason in self.skipped.items())
+        path, digest = printable(self.dataset.root, 4096), self.dataset.sha256()
+        return replace(self._known, path=path, n=len(self), sha256=digest, skipped=skipped)
 
 
 class NoiseSource:
@@ -92,8 +96,8 @@ class NoiseSource:
     def files(self, count: int) -> list[Path]:
         return []
 
-    def facts(self) -> dict[str, Any]:
-        return {"path": None, "n": 0, "sha256": None, "skipped": []}
+    def facts(self) -> Data:
+        return Data()
 
 
 def first_images(source: Source, count: int) -> np.ndarray:

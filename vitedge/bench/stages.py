@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vitedge.bench import stats
 from vitedge.bench.latency import no_garbage_collection
+from vitedge.bench.stats import Summary
 from vitedge.data.image import open_rgb
 from vitedge.data.preprocess import Preprocess
 from vitedge.targets.base import Runner
@@ -23,16 +23,15 @@ def top_classes(logits: np.ndarray, count: int = 5) -> tuple[np.ndarray, np.ndar
     return order, probabilities[order]
 
 
-def time_stages(runner: Runner, files: list[Path], preprocess: dict[str, Any], calls: int) -> dict[str, Any]:
+def time_stages(runner: Runner, files: list[Path], preprocess: Preprocess, calls: int) -> dict[str, Summary]:
     """Summaries in ms of "preprocess" (decode, resize, crop), "inference", "postprocess" (softmax, top 5),
     and "end_to_end", over `calls` files in turn, one image at a time. A fixed batch is filled with the same
     image."""
-    prepare = Preprocess.from_dict(preprocess)
     times = np.zeros((calls, 4))
     with no_garbage_collection():
         for call in range(-2, calls):  # two untimed
             stamps = [time.perf_counter_ns()]
-            pixels = prepare.apply(open_rgb(files[call % len(files)]))[None]
+            pixels = preprocess.apply(open_rgb(files[call % len(files)]))[None]
             stamps.append(time.perf_counter_ns())
             if runner.batch and runner.batch > 1:
                 pixels = np.repeat(pixels, runner.batch, 0)

@@ -11,20 +11,38 @@ import numpy as np
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
-def summary(values: np.ndarray) -> dict[str, float | int]:
-    """{"mean", "min", "p50", "p90", "p95", "p99", "max", "std", "n"} of `values` [n], in their unit, n >= 1.
+Interval = tuple[float, float]  # low, high
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of `n` values, in their unit."""
+
+    mean: float
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+    std: float
+    n: int
+
+
+def summary(values: np.ndarray) -> Summary:
+    """The figures of `values` [n], n >= 1.
 
     Percentiles by linear interpolation (numpy's default, type 7). p99 of fewer than 100 values lies between
     the two largest ones: read it with `n`.
     """
     values = np.asarray(values, np.float64)
     p50, p90, p95, p99 = np.percentile(values, (50, 90, 95, 99))
-    out = {"mean": values.mean(), "min": values.min(), "p50": p50, "p90": p90, "p95": p95, "p99": p99}
-    out |= {"max": values.max(), "std": values.std(ddof=1) if values.size > 1 else 0.0}
-    return {key: float(value) for key, value in out.items()} | {"n": int(values.size)}
+    std = values.std(ddof=1) if values.size > 1 else 0.0
+    mean, least, most = float(values.mean()), float(values.min()), float(values.max())
+    return Summary(mean, least, float(p50), float(p90), float(p95), float(p99), most, float(std), int(values.size))
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: int, n: int) -> Interval:
     """The Wilson score interval of a share `hits / n`, n >= 1 (E. B. Wilson, 1927)."""
     share, z2 = hits / n, Z95 * Z95
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vitedge import documents
+from vitedge import __version__, documents
 from vitedge.bench import from_bundle
+from vitedge.bench.artifact import Artifact
+from vitedge.bench.groups import Job
 from vitedge.bench.pack import digest
 from vitedge.bench.pack_index import INDEX, SCHEMA, PackIndex
-from vitedge.bench.row import Artifact
+from vitedge.bench.schema import Data
 from vitedge.bundle import sha256_file
 from vitedge.errors import VitedgeError, printable
 from vitedge.files import atomic_dir, clean, write_json
@@ -82,7 +84,7 @@ def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise VitedgeError(
             f"'{pack}' was made by another version of vitedge.",
-            f"Its schema is {schema}; this version ({from_bundle.host.versions()['vitedge']}) reads {SCHEMA}.",
+            f"Its schema is {schema}; this version ({__version__}) reads {SCHEMA}.",
             "Use the same version on both machines.",
         )
     if index.get("digest") != digest(index):
@@ -137,7 +139,7 @@ def _damaged(pack: Path, why: str) -> VitedgeError:
     )
 
 
-def pack_jobs(folder: Path, index: dict[str, Any]) -> list[tuple[Artifact, dict[str, Any]]]:
+def pack_jobs(folder: Path, index: dict[str, Any]) -> list[Job]:
     """The artifacts of an unpacked pack, with what is known of each on this machine."""
     out = []
     for entry in index["artifacts"]:
@@ -152,7 +154,7 @@ def pack_jobs(folder: Path, index: dict[str, Any]) -> list[tuple[Artifact, dict[
             metadata,
             sha256=entry["sha256"],
         )
-        out.append((artifact, from_bundle.known_facts(artifact, entry["bytes"])))
+        out.append(from_bundle.known_job(artifact, entry["bytes"]))
     return out
 
 
@@ -191,10 +193,10 @@ class PackSource:
         first, last = int(positions[0]), int(positions[-1]) + 1
         count, offset = (last - first) * self.classes, 4 * first * self.classes
         flat = np.fromfile(self.folder / "reference.f32", np.float32, count, offset=offset)
-        return flat.reshape(-1, self.classes)[positions - first]
+        return np.asarray(flat.reshape(-1, self.classes)[positions - first])
 
     def files(self, count: int) -> list[Path]:
         return sorted((self.folder / "samples").glob("*"))[:count]
 
-    def facts(self) -> dict[str, Any]:
-        return self.index["data"]
+    def facts(self) -> Data:
+        return documents.validate(self.index["data"], Data, "the pack's data")

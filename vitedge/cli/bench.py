@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from vitedge import api
-from vitedge.bench.show import accuracy_table, data_line, host_line, latency_table
+from vitedge.bench import show
+from vitedge.bench.result import BenchResult
 from vitedge.cli.console import ConsoleReporter, err, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, RunFlag, with_flags
 from vitedge.documents import dump
@@ -54,42 +56,39 @@ def command(
             write_output(file, dump(result.to_dict()))
         if called:
             out.print(f"\n{called}", style="bold", markup=False)
-        show(result.to_dict())
+        show_result(result)
     broken = [line for result in found.values() for line in result.broken_gates()]
-    finish(broken, {"rows": [row for result in found.values() for row in result.rows]})
-    if any(all(row["status"] != "ok" for row in result.rows) for result in found.values()):
-        raise typer.Exit(1)
+    finish(broken, list(found.values()))
 
 
-def show(result: dict[str, Any]) -> None:
+def show_result(result: BenchResult) -> None:
     """The tables on stdout."""
-    out.print(host_line(result), markup=False)
-    out.print(data_line(result), markup=False)
-    ok = [row for row in result["rows"] if row["status"] == "ok"]
-    if any(row["agreement"] is not None or row["top1"] is not None for row in ok):
-        print_table(accuracy_table(result | {"rows": ok}))
-    if any(row["latency_ms"] or row["throughput_ips"] for row in ok):
-        print_table(latency_table(result | {"rows": ok}))
-    for row in ok:
-        if held := row["sustained"]:
-            state = {None: "clocks can't be read", True: "it throttled", False: "no throttling"}[held["throttled"]]
-            drift = "unknown" if held["p50_drift"] is None else f"{held['p50_drift']:+.1%}"
-            out.print(f"{row['artifact']}: {held['seconds']:.0f} s sustained, p50 drift {drift}, {state}", markup=False)
-    for row in ok:
-        if row.get("accepted") is False:
-            out.print(f"{row['artifact']}: outside its tolerance when it was built", markup=False)
-    for row in result["rows"]:
-        if row["status"] != "ok":
-            out.print(f"{row['artifact']}: {row['status']}: {row['reason']}", markup=False)
-    if any(row["device"] == "simulator" for row in ok):
+    out.print(show.host_line(result.host), markup=False)
+    out.print(show.data_line(result), markup=False)
+    for table in show.tables(result):
+        print_table(table)
+    for row in result.ok:
+        if held := row.sustained:
+            state = {None: "clocks can't be read", True: "it throttled", False: "no throttling"}[held.throttled]
+            drift = "unknown" if held.p50_drift is None else f"{held.p50_drift:+.1%}"
+            out.print(f"{row.artifact}: {held.seconds:.0f} s sustained, p50 drift {drift}, {state}", markup=False)
+    for row in result.ok:
+        if row.accepted is False:
+            out.print(f"{row.artifact}: outside its tolerance when it was built", markup=False)
+    for line in show.failures(result):
+        out.print(line, markup=False)
+    if any(row.device == "simulator" for row in result.ok):
         out.print("A simulator shows what the figures will be right or wrong about, never how fast they come.")
 
 
-def finish(broken: list[str], result: dict[str, Any]) -> None:
-    """Exit status 1 where a gate is broken or no row was measured."""
+def finish(broken: list[str], results: list[BenchResult]) -> None:
+    """Exit status 1 where a gate is broken, or a machine has measured no artifact."""
     for line in broken:
-        err.print(f"[bold red]gate:[/] {line}")
+        err.print(f"[bold red]gate:[/] {escape(line)}")
     if broken:
         raise typer.Exit(1)
-    if all(row["status"] != "ok" for row in result["rows"]):
+    measured = [any(row.role == "artifact" for row in result.ok) for result in results]
+    if not any(measured):
         raise VitedgeError("No artifact could be measured.", "", "See the reasons above, and the logs.", exit_code=1)
+    if not all(measured):
+        raise typer.Exit(1)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitedge.bench.from_bundle import find_preprocess
 from vitedge.bench.source import first_images
 from vitedge.bundle import Bundle
+from vitedge.documents import printable
 from vitedge.errors import install_command
 from vitedge.report.collect import Facts
 from vitedge.report.flips import jpeg_url
@@ -18,14 +20,34 @@ from vitedge.reporter import Reporter
 if TYPE_CHECKING:
     from vitedge.vit.architecture import Architecture
 
-_PICTURES = 4
-_SIDE = 128
+_IMAGES = 4
+_BLOCKS = 6
+_SIDE = 112
 
 
-def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[str, Any] | None:
-    """{"note", "rows": [{"name", "images": [image, before, after]}]} of a few images.
+@dataclass(frozen=True)
+class AttentionRow:
+    """One image, and for each of its models the maps over it, block by block, as data: URLs."""
 
-    Flipped images come first. None where torch or the images are missing, or nothing was compressed.
+    name: str
+    image: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Maps of a few images; `blocks` numbers the columns."""
+
+    note: str
+    blocks: tuple[int, ...]
+    rows: tuple[AttentionRow, ...]
+
+
+def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> AttentionMaps | None:
+    """Where the model looked before and after compression, on a few images; flipped ones come first.
+
+    None where torch or the images are missing, or nothing was compressed.
     """
     weights = [f"{folder}/model.safetensors" for folder in ("source", "model")]
     if facts.source is None or not all(bundle.has(path) for path in weights):
@@ -43,20 +65,30 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> dict[
     maps = []
     for folder in ("source", "model"):
         bundle.verified(f"{folder}/model.safetensors")
-        maps.append(rollout(read_model(bundle.path(folder)), prepared))
+        maps.append(rollouts(read_model(bundle.path(folder)), prepared))
+    depth = min(len(one) for one in maps)
+    blocks = tuple(dict.fromkeys(np.linspace(0, depth - 1, min(_BLOCKS, depth)).round().astype(int).tolist()))
     rows = [
-        {"name": name, "images": [_url(image), _url(lit(image, one)), _url(lit(image, other))]}
-        for name, image, one, other in zip(names, pixels, *maps, strict=True)
+        AttentionRow(
+            printable(name), _url(image), *(tuple(_url(colored(image, one[k][at])) for k in blocks) for one in maps)
+        )
+        for at, (name, image) in enumerate(zip(names, pixels, strict=True))
     ]
     note = (
-        "Attention rollout (Abnar and Zuidema, 2020) from [CLS] to the patches: the image, the model as it came, "
-        "and the compressed model in float, before a target's own quantisation. Bright is where it looks."
+        "Attention rollout (Abnar and Zuidema, 2020): from dark over red to yellow, how much each patch has reached "
+        "[CLS] after the block named above. First line: the model as it came; second line: the compressed model in "
+        "float, before a target's own quantisation."
     )
-    return {"note": note, "rows": rows}
+    return AttentionMaps(note, blocks, tuple(rows))
 
 
 def rollout(model: Architecture, pixels: np.ndarray) -> np.ndarray:
-    """How much each patch reaches [CLS], by attention rollout: float32 [B, 3, H, W] -> [B, grid, grid].
+    """How much each patch reaches [CLS] in the end: the last of `rollouts`, [B, grid, grid]."""
+    return np.asarray(rollouts(model, pixels)[-1])
+
+
+def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
+    """How much each patch reaches [CLS] after each block: float32 [B, 3, H, W] -> [blocks, B, grid, grid].
 
     Each block's attention is the mean over its heads, with half of the identity for the residual path
     (S. Abnar and W. Zuidema, "Quantifying Attention Flow in Transformers", 2020). The last block attends from
@@ -77,37 +109,44 @@ def rollout(model: Architecture, pixels: np.ndarray) -> np.ndarray:
         model(torch.from_numpy(pixels))
     for hook in hooks:
         hook.remove()
-    flow, sizes = None, None
+    flow, sizes, after = None, None, []
     for step in seen:
         if flow is None:
             flow = torch.eye(step.shape[-1]).expand(len(step), -1, -1)
         if step.is_floating_point():
             flow = 0.5 * flow[:, : step.shape[1]] + 0.5 * step @ flow
+            after.append(flow[:, 0, 1:].numpy())
         else:
             flow, sizes = merge(flow, sizes, step, int(step.max()) + 1)
-    if flow is None or not any(step.is_floating_point() for step in seen):
+    if not after:
         raise ValueError("the model has no attention")
-    patches = flow[:, 0, 1:].numpy()
+    patches = np.stack(after)
     grid = round(patches.shape[-1] ** 0.5)
-    return patches.reshape(-1, grid, grid)
+    return patches.reshape(*patches.shape[:2], grid, grid)
 
 
-def lit(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """The image uint8 [H, W, 3], dark where `attention` [grid, grid] is low."""
+# Dark violet over red and orange to light yellow, evenly brighter: what is printed in grey keeps its order.
+_COLOURS = np.array([[0, 0, 20], [80, 18, 123], [183, 55, 84], [249, 142, 9], [252, 255, 164]], np.float32)
+
+
+def colored(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The image uint8 [H, W, 3] in grey under the colours of `attention` [grid, grid], bright where it is large."""
     from PIL import Image
 
-    low, high = attention.min(), np.percentile(attention, 98)
+    low, high = attention.min(), np.percentile(attention, 99)
     scaled = np.clip((attention - low) / max(float(high - low), 1e-12), 0, 1)
     heat = Image.fromarray((255 * scaled).astype(np.uint8)).resize(image.shape[1::-1], Image.Resampling.BICUBIC)
-    weight = 0.15 + 0.85 * (np.asarray(heat, np.float32)[..., None] / 255) ** 0.6
-    return (image * weight).astype(np.uint8)
+    at = np.asarray(heat, np.float32) / 255 * (len(_COLOURS) - 1)
+    colours = np.stack([np.interp(at, np.arange(len(_COLOURS)), _COLOURS[:, c]) for c in range(3)], -1)
+    grey = image.mean(-1, keepdims=True)
+    return (0.35 * grey + 0.65 * colours).astype(np.uint8)
 
 
 def _choose(facts: Facts) -> tuple[np.ndarray, list[str]]:
     """A few images uint8 [n, H, W, 3] and their names: flipped ones, else the first."""
     source = facts.source
     assert source is not None
-    flipped = list(dict.fromkeys(flip.index for one in facts.flips for flip in one.shown))[:_PICTURES]
+    flipped = list(dict.fromkeys(flip.index for one in facts.flips for flip in one.shown))[:_IMAGES]
     pixels, names = [], []
     for index in flipped:
         at, batch = next(source.batches(index, 1))
@@ -116,7 +155,7 @@ def _choose(facts: Facts) -> tuple[np.ndarray, list[str]]:
             names.append(source.dataset.files[index])
     if pixels:
         return np.stack(pixels), names
-    first = first_images(source, _PICTURES)
+    first = first_images(source, _IMAGES)
     return first, list(source.dataset.files[: len(first)])
 
 

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitedge.bench import result as results
-from vitedge.bench.from_bundle import find_classes, find_source
+import numpy as np
+
+from vitedge.bench.evaluate import RecordFile
+from vitedge.bench.from_bundle import current_result, find_classes, find_source
+from vitedge.bench.result import BenchResult, load
+from vitedge.bench.schema import Row
 from vitedge.bench.source import DatasetSource
 from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
+from vitedge.report.classes import ByClass, by_class
 from vitedge.report.flips import Flips, find_flips, thumbnail
 from vitedge.tables import Table, load_tables
 
 
 @dataclass
 class Facts:
-    """What a run has: `results` are bench JSONs by file name, `steps` the manifest's, in their order."""
+    """What a run has: `results` by file name, `steps` and `artifacts` of the manifest, tables of other rooms."""
 
     root: Path
-    results: dict[str, dict[str, Any]]
-    steps: dict[str, dict[str, Any]]
-    artifacts: dict[str, dict[str, Any]]
+    results: dict[str, BenchResult]
+    steps: dict[str, Any]
+    artifacts: dict[str, Any]
     tables: list[Table]
     problems: list[str]
     flips: list[Flips] = field(default_factory=list)
+    classes: list[ByClass] = field(default_factory=list)
     source: DatasetSource | None = None
+
+    @property
+    def measured(self) -> list[Row]:
+        """The rows of all machines that were measured."""
+        return [row for result in self.results.values() for row in result.ok]
 
 
 def collect(bundle: Bundle) -> Facts:
-    """The facts of a run. Raises VitedgeError where it was never measured."""
+    """The facts of a run. Raises VitedgeError where it was never measured, or nothing that was is current."""
     found, problems = {}, []
     for path in sorted((bundle.root / "bench").glob("*.json")):
         try:
-            found[path.stem] = results.load(path)
+            found[path.stem] = current_result(bundle, load(path))
         except VitedgeError as error:
             problems.append(str(error))
     if not found:
@@ -59,43 +71,55 @@ def collect(bundle: Bundle) -> Facts:
     for result in found.values():
         source = _source(bundle, result)
         facts.source = facts.source or source
-        for row in result["rows"]:
-            if row["status"] == "ok" and row.get("records"):
-                path = bundle.root / "bench" / "work" / row["records"]
-                one = find_flips(row["artifact"], path, names, _images(source))
-                if one is not None and one.changed:
-                    facts.flips.append(one)
+        for row in result.ok:
+            records = _records(bundle, row)
+            if records is None:
+                continue
+            if (one := find_flips(row.artifact, records, names, _images(source))) is not None and one.changed:
+                facts.flips.append(one)
+            if (of_classes := by_class(row.artifact, records, names)) is not None:
+                facts.classes.append(of_classes)
     return facts
 
 
 def commands(facts: Facts) -> str:
-    """The commands that make this run again, from its own vitedge.toml."""
+    """The commands that made this run, as they were typed where that is known."""
     root = shlex.quote(str(facts.root))
     lines = [f"vitedge compress --config {shlex.quote(str(facts.root / 'vitedge.toml'))} --run {root}"]
     for name, step in facts.steps.items():
-        if name.startswith("build/") and isinstance(step.get("options"), dict):
-            options = step["options"]
-            parts = [f"--target {options['target']}"] if options.get("target") else []
-            parts += [f"--precision {options['precision']}"] if options.get("precision") else []
-            parts += [f"--platform {options['platform']}"] if options.get("platform") else []
-            lines.append(" ".join(["vitedge build", *parts, f"--run {root}"]))
-    for result in facts.results.values():
-        command = result.get("command")
-        if command and command not in lines:
-            lines.append(command)
-    return "\n".join([*lines, f"vitedge report --run {root}"])
+        options = step.get("options")
+        if name.startswith("build/") and isinstance(options, dict):
+            flags = [f"--{key} {shlex.quote(str(options[key]))}" for key in _BUILD if options.get(key)]
+            lines.append(" ".join(["vitedge build", *flags, f"--run {root}"]))
+    lines += [result.command for result in facts.results.values() if result.command]
+    return "\n".join(dict.fromkeys([*lines, f"vitedge report --run {root}"]))
 
 
-def _source(bundle: Bundle, result: dict[str, Any]) -> DatasetSource | None:
+_BUILD = ("target", "precision", "platform")
+
+
+def _records(bundle: Bundle, row: Row) -> np.ndarray | None:
+    """The per-image records that the row was computed from; None where they are gone or were changed."""
+    if not row.records:
+        return None
+    work = (bundle.root / "bench" / "work").resolve()
+    path = (work / row.records).resolve()
+    if work not in path.parents:
+        return None
+    found = RecordFile(path, with_logits=False).found
+    return found if found.size and hashlib.sha256(found.tobytes()).hexdigest() == row.records_sha256 else None
+
+
+def _source(bundle: Bundle, result: BenchResult) -> DatasetSource | None:
     """The very images that were measured, or None where they are gone or have changed."""
-    data = result["data"]
-    if not data.get("path") or not Path(data["path"]).is_dir():
+    data = result.data
+    if not data.path or not Path(data.path).is_dir():
         return None
     try:
-        source = find_source(bundle, data["path"], data.get("limit"), data.get("seed") or 0)
-        same = isinstance(source, DatasetSource) and source.dataset.sha256() == data["sha256"]
+        source = find_source(bundle, data.path, data.limit, data.seed or 0)
     except VitedgeError:
         return None
+    same = isinstance(source, DatasetSource) and source.dataset.sha256() == data.sha256
     return source if same and isinstance(source, DatasetSource) else None
 
 

@@ -7,12 +7,13 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from vitedge.bench.records import load
 from vitedge.data.image import UnreadableImage, open_rgb
+from vitedge.report.classes import class_name
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,17 @@ class Flips:
 
 def find_flips(
     artifact: str,
-    path: Path,
+    records: np.ndarray,
     names: Sequence[str] | None,
     image: Callable[[int], str] = lambda index: "",
     *,
     most: int = 8,
 ) -> Flips | None:
-    """The flips in the records at `path`, the lost ones first; None where there is no reference in them."""
-    records = load(path)
+    """The flips in an artifact's records, the lost ones first; None where there is no reference in them."""
     if records.size == 0 or (records["reference"] < 0).any():
         return None
 
-    def name(number: int) -> str:
-        return names[number] if names and 0 <= number < len(names) else f"class {number}"
-
+    name = partial(class_name, names)
     changed = records[records["pred"] != records["reference"]]
     known = changed["label"] >= 0
     lost = known & (changed["reference"] == changed["label"])

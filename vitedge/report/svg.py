@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vitedge.bench.schema import Latency
+
 WIDTH, HEIGHT = 470, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
 
@@ -110,14 +112,14 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str) -> st
     return _svg(title, "".join(parts), WIDTH, HEIGHT)
 
 
-def strips(rows: Sequence[tuple[str, int, dict]], title: str) -> str:
+def strips(rows: Sequence[tuple[str, int, Latency]], title: str) -> str:
     """Latency distributions, one line an artifact: every kept time as a faint mark, box from p50 to p90,
     p95, p99."""
     if not rows:
         return ""
     step, head = 46, 8
     height = head + step * len(rows) + 36
-    values = [v for _, _, d in rows for v in (d["min"], d["p99"])]
+    values = [v for _, _, d in rows for v in (d.min, d.p99)]
     x = fit(values, 10, WIDTH - 12, log=max(values) > 8 * min(values) > 0)
     parts = []
     for value in x.ticks():
@@ -128,20 +130,20 @@ def strips(rows: Sequence[tuple[str, int, dict]], title: str) -> str:
         top = head + place * step
         middle = top + 30
         parts.append(f'<text class="name" x="10" y="{top + 14}">{escape(label)}</text>')
-        marks = "".join(f"M{x(v):.1f},{middle - 8}v16" for v in d.get("samples", []) if v <= d["p99"])
+        marks = "".join(f"M{x(v):.1f},{middle - 8}v16" for v in d.samples if v <= d.p99)
         parts.append(f'<path class="mark c{color}" d="{marks}"/>')
         parts.append(
-            f'<rect class="box c{color}" x="{x(d["p50"]):.1f}" y="{middle - 6}" height="12" '
-            f'width="{max(1.5, x(d["p90"]) - x(d["p50"])):.1f}"/>'
+            f'<rect class="box c{color}" x="{x(d.p50):.1f}" y="{middle - 6}" height="12" '
+            f'width="{max(1.5, x(d.p90) - x(d.p50)):.1f}"/>'
         )
-        for key in ("p50", "p95", "p99"):
-            at = x(d[key])
-            tip = f"{label} {key} {d[key]:.2f} ms"
+        for key, value in (("p50", d.p50), ("p95", d.p95), ("p99", d.p99)):
+            at = x(value)
+            tip = f"{label} {key} {value:.2f} ms"
             parts.append(
                 f'<line class="tail c{color} {key}" x1="{at:.1f}" x2="{at:.1f}" y1="{middle - 10}" y2="{middle + 10}" '
                 f'tabindex="0" data-tip="{escape(tip, quote=True)}"><title>{escape(tip)}</title></line>'
             )
-    parts.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 3}" text-anchor="middle">latency in ms</text>')
+    parts.append(f'<text class="axis" x="{WIDTH / 2}" y="{height - 3}" text-anchor="middle">latency (ms)</text>')
     return _svg(title, "".join(parts), WIDTH, height)
 
 

@@ -42,14 +42,21 @@ class Models:
         self.activation = _activation(bundle)
         found = find_artifacts(bundle, [options.artifact] if options.artifact else [])
         self.offered = {
-            a.name: Offered(a.name, a.target, a.precision, a.path, facts["size_mib"], a.metadata)
-            for a, facts in found
-            if facts.get("status") != "unavailable"
+            job.artifact.name: Offered(
+                job.artifact.name,
+                job.artifact.target,
+                job.artifact.precision,
+                job.artifact.path,
+                job.row.size_mib or 0.0,
+                job.artifact.metadata,
+            )
+            for job in found
+            if not job.row.reason
         }
         if not self.offered:
             raise VitedgeError(
                 "None of the artifacts runs on this machine.",
-                " ".join(f"{a.name}: {facts.get('reason')}" for a, facts in found),
+                " ".join(f"{job.artifact.name}: {job.row.reason}" for job in found),
                 "Make one: vitedge build --target onnxruntime.",
             )
         # The smallest precision first: what one serves is what was compressed.

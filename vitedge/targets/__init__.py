@@ -16,6 +16,10 @@ _TARGETS = {
 }
 
 
+# What float graphs are run with as they were exported, where nothing else is compared: it installs everywhere.
+REFERENCE = "onnxruntime"
+
+
 def names() -> list[str]:
     """The names of all targets, in the order in which tables show them."""
     return list(_TARGETS)

@@ -36,6 +36,7 @@
   const rows = JSON.parse(document.getElementById("rows").textContent);
   const form = document.getElementById("budget");
   const limit = (name) => form.elements[name].value === "" ? Infinity : Number(form.elements[name].value);
+  const first = document.getElementById("pick").textContent;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     const ms = limit("ms"), drop = limit("drop"), mib = limit("mib");
@@ -46,6 +47,7 @@
     const cost = (row) => timed.length ? row.p50 : row.size === null ? Infinity : row.size;
     const best = pool.reduce((a, b) => (a === null || cost(b) < cost(a) ? b : a), null);
     document.getElementById("pick").textContent = best ? best.name : "none";
+    document.getElementById("cards").hidden = !best || best.name !== first; // they are of the artifact named first
     document.getElementById("pick-why").textContent = best ? best.why : "No artifact keeps within this budget.";
   });
 })();

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitedge.errors import VitedgeError
+from vitedge.host.jetson import jetson_facts
 from vitedge.targets.tensorrt.api import version_tuple
 
 
@@ -19,10 +20,9 @@ def machine_facts(trt: Any) -> dict[str, str]:
 
 def board_facts() -> dict[str, str]:
     """On a Jetson its L4T, JetPack and power mode; empty elsewhere."""
-    from vitedge.bench.host_jetson import jetson_facts
-
-    jetson = jetson_facts() or {}
-    return {key: str(jetson[key]) for key in ("l4t", "jetpack", "power_mode") if jetson.get(key)}
+    jetson = jetson_facts()
+    known = (("l4t", jetson.l4t), ("jetpack", jetson.jetpack), ("power_mode", jetson.power_mode)) if jetson else ()
+    return {key: value for key, value in known if value}
 
 
 def refuse_misfit(metadata: dict[str, Any], machine: dict[str, str]) -> None:

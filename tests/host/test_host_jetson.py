@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from vitedge.bench.host_jetson import gpu_clock, jetpack, jetson_facts, l4t_release, power_mode, rails_mw
+from vitedge.host import facts as host_facts
+from vitedge.host.jetson import gpu_clock, jetpack, jetson_facts, l4t_release, power_mode
+from vitedge.host.power import rails_mw
 
 ORIN_NANO = {
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -44,7 +47,8 @@ def board(tmp_path: Path) -> Path:
 
 
 def test_an_orin_nano(board: Path) -> None:
-    assert jetson_facts(board) == {
+    found = jetson_facts(board)
+    assert found is not None and asdict(found) == {
         "model": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
         "l4t": "36.4.3",
         "jetpack": "6.2",
@@ -66,7 +70,7 @@ def test_locked_clocks(board: Path) -> None:
     """As `jetson_clocks` leaves them."""
     (board / "sys/class/devfreq/17000000.gpu/min_freq").write_text("1020000000")
     clock = gpu_clock(board)
-    assert clock is not None and clock["locked"] is True
+    assert clock is not None and clock.locked is True
 
 
 def test_no_jetson(tmp_path: Path) -> None:
@@ -79,8 +83,8 @@ def test_a_jetson_that_tells_little(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R38 (release), REVISION: 9.0, GCID: 1\n")
     facts = jetson_facts(tmp_path)
-    assert facts is not None and facts["jetpack"] == "7.x"
-    assert facts["power_mode"] is None and facts["gpu_clock"] is None and facts["power_rail"] is None
+    assert facts is not None and facts.jetpack == "7.x"
+    assert facts.power_mode is None and facts.gpu_clock is None and facts.power_rail is None
 
 
 def test_a_mode_without_a_table(board: Path) -> None:
@@ -107,7 +111,5 @@ def test_jetpacks(l4t: str, version: str) -> None:
 
 
 def test_the_host_facts_hold_them(board: Path) -> None:
-    from vitedge.bench import host
-
-    assert host.facts(board)["jetson"] == jetson_facts(board)
-    assert host.facts(Path("/nowhere"))["jetson"] is None
+    assert host_facts.facts(board).jetson == jetson_facts(board)
+    assert host_facts.facts(Path("/nowhere")).jetson is None

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import asdict, replace
 
-from vitedge.bench import host
+from vitedge.host import facts as host
+from vitedge.host.clocks import clocks_mhz, temperatures
 
 _ROCK = """processor\t: 0
 BogoMIPS\t: 48.00
@@ -48,30 +50,30 @@ def _rock5(root):
 def test_an_rk3588_board_is_read_from_its_recorded_files(tmp_path):
     _rock5(tmp_path)
     found = host.facts(tmp_path)
-    assert found["board"] == "Radxa ROCK 5B" and found["cores"] == 2 and found["ram_mib"] == 7940
-    assert found["cpu"] == "1x Cortex-A55 + 1x Cortex-A76" and found["machine"] == "aarch64"
-    assert found["governor"] == "ondemand" and found["kernel"] == "5.10.110-rockchip"
-    little, big = found["clusters"]
-    assert (little["max_mhz"], big["max_mhz"], big["now_mhz"], big["min_mhz"]) == (1800, 2352, 408, None)
-    assert big["core"] == "Cortex-A76"
-    assert host.temperatures(tmp_path) == {"soc-thermal": 41.615}
-    assert found["gpus"] == ["NVIDIA T4"] and found["npu_driver"] == "RKNPU driver: v0.9.6"
-    assert host.clocks_mhz(tmp_path) == [408, 408]
+    assert found.board == "Radxa ROCK 5B" and found.cores == 2 and found.ram_mib == 7940
+    assert found.cpu == "1x Cortex-A55 + 1x Cortex-A76" and found.machine == "aarch64"
+    assert found.governor == "ondemand" and found.kernel == "5.10.110-rockchip"
+    little, big = found.clusters
+    assert (little.max_mhz, big.max_mhz, big.now_mhz, big.min_mhz) == (1800, 2352, 408, None)
+    assert big.core == "Cortex-A76"
+    assert temperatures(tmp_path) == {"soc-thermal": 41.615}
+    assert found.gpus == ("NVIDIA T4",) and found.npu_driver == "RKNPU driver: v0.9.6"
+    assert clocks_mhz(tmp_path) == [408, 408]
     assert host.slug(found) == "radxa-rock-5b"
-    assert host.slug(found | {"name": "Lab board #3"}) == "lab-board-3"
+    assert host.slug(replace(found, name="Lab board #3")) == "lab-board-3"
 
 
 def test_an_empty_tree_gives_none_for_what_it_can_not_tell(tmp_path):
     found = host.facts(tmp_path)
-    assert [found[key] for key in ("board", "cpu", "cores", "ram_mib", "governor")] == [None] * 5
-    assert found["clusters"] == [] and host.slug(found)
+    assert [getattr(found, key) for key in ("board", "cpu", "cores", "ram_mib", "governor")] == [None] * 5
+    assert found.clusters == () and host.slug(found)
 
 
 def test_this_machine_is_described_without_its_host_name():
     found = host.facts()
-    assert found["cores"] and found["ram_mib"] and found["kernel"] and found["libraries"]["numpy"]
-    text = json.dumps(found)
-    assert found["name"] is None
+    assert found.cores and found.ram_mib and found.kernel and found.libraries["numpy"]
+    text = json.dumps(asdict(found))
+    assert found.name is None
     if len(socket.gethostname()) > 5:
         assert socket.gethostname() not in text
-    assert host.facts(name="bench PC")["name"] == "bench PC"
+    assert host.facts(name="bench PC").name == "bench PC"

@@ -11,43 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import vitedge
+from vitedge.bench.artifact import Artifact
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """One thing to measure.
-
-    Attributes:
-        name: of its folder in the bundle, such as "onnxruntime-fp32".
-        path: the file that the target opens.
-        metadata: what its build wrote beside it.
-        module: a module with a TARGET that is not registered; None for a registered target.
-        sha256: of the files that make it up; its first digits tell records of an older build apart.
-    """
-
-    name: str
-    target: str
-    precision: str
-    path: Path
-    platform: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    module: str | None = None
-    sha256: str = ""
-
-    @property
-    def key(self) -> str:
-        """File name of its records."""
-        return f"{self.name}-{self.sha256[:10]}" if self.sha256 else self.name
-
-
-class RowFailed(Exception):
+class ArtifactFailed(Exception):
     """A row's process crashed, hung, ran out of memory, or told of an error: `reason` in words."""
 
     def __init__(self, reason: str) -> None:
@@ -55,7 +28,7 @@ class RowFailed(Exception):
         super().__init__(reason)
 
 
-class Row:
+class ArtifactProcess:
     """A process that holds one artifact. Use it as a context manager: it is killed on the way out.
 
     Args:
@@ -94,7 +67,7 @@ class Row:
         os.close(child_read)
         os.close(child_write)
 
-    def __enter__(self) -> Row:
+    def __enter__(self) -> ArtifactProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,27 +90,27 @@ class Row:
         """Lets the artifact close its device in order, then ends the process."""
         try:
             self.ask("close", timeout_s=20)
-        except RowFailed:
+        except ArtifactFailed:
             pass
         self.kill()
 
     def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """The answer to one command. Raises RowFailed with the reason; the process is then dead or
+        """The answer to one command. Raises ArtifactFailed with the reason; the process is then dead or
         unusable."""
         limit = timeout_s or self.timeout_s
         try:
             os.write(self._to, json.dumps({"command": command} | arguments).encode() + b"\n")
         except OSError:
-            raise RowFailed(self._why_dead(command)) from None
+            raise ArtifactFailed(self._why_dead(command)) from None
         line = self._read_line(time.monotonic() + limit)
         if line is None:
             self.kill()
-            raise RowFailed(f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped")
+            raise ArtifactFailed(f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped")
         if not line:
-            raise RowFailed(self._why_dead(command))
-        answer = json.loads(line)
+            raise ArtifactFailed(self._why_dead(command))
+        answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise RowFailed(answer["error"])
+            raise ArtifactFailed(answer["error"])
         return answer
 
     def open(self, **options: Any) -> dict[str, Any]:
@@ -152,7 +125,7 @@ class Row:
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """Logits float32 [N, classes] of uint8 [N, H, W, 3]."""
         out = self.exchange / "logits.f32"
-        shape = self.ask("infer", logits=str(out), **self._put(pixels))["shape"]
+        shape: list[int] = self.ask("infer", logits=str(out), **self._put(pixels))["shape"]
         return np.fromfile(out, np.float32).reshape(shape)
 
     def _put(self, pixels: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bench_fakes import FakeRunner
 
-from vitedge.bench.row import Artifact, Row, RowFailed
+from vitedge.bench.process import Artifact, ArtifactFailed, ArtifactProcess
 
 HERE = Path(__file__).parent
 
@@ -23,7 +23,7 @@ def fake(tmp_path, monkeypatch):
 
     def start(timeout_s=60.0, **metadata):
         artifact = Artifact("fake-fp32", "fake", "fp32", tmp_path / "x", metadata=metadata, module="bench_fakes")
-        rows.append(Row(artifact, tmp_path / "row.log", timeout_s=timeout_s))
+        rows.append(ArtifactProcess(artifact, tmp_path / "row.log", timeout_s=timeout_s))
         return rows[-1]
 
     yield start
@@ -70,13 +70,13 @@ def test_folders_of_killed_harnesses_are_removed(fake):
 def test_what_goes_wrong_is_told_in_words(fake, behaviour, words):
     row = fake(**behaviour)
     row.open(memory_limit_mib=1500)
-    with pytest.raises(RowFailed) as failure:
+    with pytest.raises(ArtifactFailed) as failure:
         row.infer(PIXELS)
     assert words in failure.value.reason
 
 
 def test_an_artifact_that_does_not_open(fake):
-    with pytest.raises(RowFailed, match="no such device"):
+    with pytest.raises(ArtifactFailed, match="no such device"):
         fake(do="refuse").open()
 
 
@@ -84,7 +84,7 @@ def test_a_hang_is_stopped_after_its_time_limit(fake):
     row = fake(do="hang")
     row.open()
     start = time.monotonic()
-    with pytest.raises(RowFailed, match="hung: no answer to 'time' within 1 s"):
+    with pytest.raises(ArtifactFailed, match="hung: no answer to 'time' within 1 s"):
         row.load(PIXELS)
         row.ask("time", calls=1, timeout_s=1)
     assert time.monotonic() - start < 30
@@ -95,7 +95,7 @@ def test_a_row_killed_from_outside(fake):
     row = fake()
     row.open()
     row.process.kill()
-    with pytest.raises(RowFailed, match="SIGKILL, most likely because the machine ran out of memory"):
+    with pytest.raises(ArtifactFailed, match="SIGKILL, most likely because the machine ran out of memory"):
         row.infer(PIXELS)
 
 
@@ -103,8 +103,8 @@ def test_a_row_ends_with_the_process_that_started_it(tmp_path):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from vitedge.bench.row import Artifact, Row\n"
-        "row = Row(Artifact('a', 'fake', 'fp32', Path('x'), metadata={'do': 'hang'}, module='bench_fakes'),"
+        "from vitedge.bench.process import Artifact, ArtifactProcess\n"
+        "row = ArtifactProcess(Artifact('a', 'fake', 'fp32', Path('x'), metadata={'do': 'hang'}, module='bench_fakes'),"
         " Path(sys.argv[2]))\n"
         "row.open(); print(row.process.pid, flush=True); time.sleep(60)\n"
     )

@@ -1,4 +1,6 @@
-from vitedge.bench.host_npu import npu_facts
+from dataclasses import asdict
+
+from vitedge.host.npu import npu_facts
 
 
 def _write(folder, files):
@@ -13,8 +15,8 @@ def test_clock_and_temperature_of_an_rk3588(tmp_path):
     _write(tmp_path / "sys/class/thermal/thermal_zone0", {"type": "soc-thermal", "temp": "99000"})
     _write(tmp_path / "sys/class/thermal/thermal_zone6", {"type": "npu-thermal", "temp": "45307"})
     facts = npu_facts(tmp_path)
-    assert facts["celsius"] == 45.307
-    assert facts["clock"] == {
+    assert facts.celsius == 45.307
+    assert asdict(facts.clock) == {
         "now_mhz": 1000,
         "min_mhz": 300,
         "max_mhz": 1000,
