@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vitedge.moments import Moments
 from vitedge.prune.candidates import eliminate
 from vitedge.prune.linear import drop, reduce_logits, reduce_values, restrict, ridge
-from vitedge.prune.moments import Moments
 from vitedge.prune.sparse import sparsify
 
 

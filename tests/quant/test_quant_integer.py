@@ -19,7 +19,7 @@ from vitedge.quant.integer import (
     KernelGelu,
     KernelNorm,
     KernelSoftmax,
-    Piece,
+    Product,
     codes,
 )
 from vitedge.quant.scheme import Activation, Weight
@@ -55,7 +55,7 @@ def test_integers_are_found_again() -> None:
 def test_a_product_is_the_exact_sum_scaled_once() -> None:
     x, integers = rounded(9, 300)
     w, bias = weight(300, 7), torch.linspace(-1, 1, 7)
-    ours = IntegerLinear([Piece(WHOLE, WHOLE, SOURCE, w, bias)])(x)
+    ours = IntegerLinear([Product(WHOLE, WHOLE, SOURCE, w, bias)])(x)
     assert np.array_equal(ours.numpy(), product(integers, w) + bias.numpy())
 
 
@@ -63,13 +63,13 @@ def test_pieces_of_rows_are_joined_and_pieces_of_columns_added() -> None:
     x, integers = rounded(9, 20)
     left, right = weight(20, 3), weight(20, 4, seed=2)
     joined = IntegerLinear(
-        [Piece(slice(0, 3), WHOLE, SOURCE, left, None), Piece(slice(3, 7), WHOLE, SOURCE, right, None)]
+        [Product(slice(0, 3), WHOLE, SOURCE, left, None), Product(slice(3, 7), WHOLE, SOURCE, right, None)]
     )
     assert np.array_equal(joined(x).numpy(), np.concatenate([product(integers, left), product(integers, right)], -1))
     upper, floats = weight(12, 5), torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     bias = torch.linspace(-1, 1, 5)
     added = IntegerLinear(
-        [Piece(WHOLE, slice(0, 12), SOURCE, upper, bias), Piece(WHOLE, slice(12, 20), None, floats, None)]
+        [Product(WHOLE, slice(0, 12), SOURCE, upper, bias), Product(WHOLE, slice(12, 20), None, floats, None)]
     )
     expected = product(integers[:, :12], upper) + bias.numpy() + x[:, 12:].numpy() @ floats.numpy()
     np.testing.assert_allclose(added(x).numpy(), expected, rtol=1e-5, atol=1e-5)

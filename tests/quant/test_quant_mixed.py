@@ -20,7 +20,7 @@ from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
 from vitedge.quant.analysis import layer_errors
 from vitedge.quant.checks import check_pixels
 from vitedge.quant.mixed import lost, rank
-from vitedge.quant.sensitivity import Effect, effects, logits_of
+from vitedge.quant.sensitivity import Sensitivity, logits_of, sensitivities
 from vitedge.quant.static import split
 from vitedge.quant.weights import WeightRounder
 from vitedge.vit.checkpoint import load_model
@@ -47,7 +47,7 @@ def case() -> tuple[VisionTransformer, torch.Tensor]:
 def test_the_bad_activation_comes_first(case) -> None:  # type: ignore[no-untyped-def]
     model, x = case
     scheme = calibrate(model, batched(x), QuantOptions(), PREP)
-    found = effects(model, scheme, x[:16], PREP)
+    found = sensitivities(model, scheme, x[:16], PREP)
     assert found[0].name == BAD and found[0].kind == "activation"
     assert [e.divergence for e in found] == sorted((e.divergence for e in found), reverse=True)
     assert {e.name for e in found if e.kind == "weight"} == set(model.linears())
@@ -103,8 +103,8 @@ def test_layers_that_are_not_rounded_stay_float(case) -> None:  # type: ignore[n
 def test_what_goes_to_float_first_does_the_most_harm_for_its_products(case) -> None:  # type: ignore[no-untyped-def]
     model, _ = case
 
-    def effect(name: str, kind: str, divergence: float) -> Effect:
-        return Effect(name, kind, divergence, 0.0)  # type: ignore[arg-type]
+    def effect(name: str, kind: str, divergence: float) -> Sensitivity:
+        return Sensitivity(name, kind, divergence, 0.0)  # type: ignore[arg-type]
 
     stream, read = effect("block0.residual1", "activation", 0.1), effect("block0.norm2", "activation", 0.2)
     harmless, weight = effect("block0.residual2", "activation", 1e-9), effect("block0.attention.q", "weight", 1e-3)
@@ -145,7 +145,7 @@ def test_ranges_by_their_effect_and_spared_activations(case) -> None:  # type: i
     assert auto.facts["int8_macs"] >= 0.85 * calibrate(model, batched(x), QuantOptions(), PREP).facts["int8_macs"]
     for other in ("mse", "minmax"):
         fixed = calibrate(model, batched(x), QuantOptions(observer=other), PREP)  # type: ignore[arg-type]
-        found = {e.name: e.sqnr_db for e in effects(model, fixed, x[:16], PREP)}
+        found = {e.name: e.sqnr_db for e in sensitivities(model, fixed, x[:16], PREP)}
         for name, noise in auto.facts["noise"].items():
             if found.get(name, 99) < 40:  # beyond that, which roundings fall how is all that differs
                 assert -10 * np.log10(noise) >= found[name] - 1, name

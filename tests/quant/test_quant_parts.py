@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.moments import Moments
+from vitedge.quant.fake import simulate
 from vitedge.quant.histogram import BINS, Histogram
 from vitedge.quant.observers import OBSERVERS, observe
 from vitedge.quant.options import QuantOptions
-from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, nearest
+from vitedge.quant.rounding import best_bias, gptq, gptq_or_nearest, nearest
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import activation_for, fake_quantize, round_to, weight_scales
+from vitedge.vit.config import uniform
+from vitedge.vit.model import VisionTransformer, init_weights
 
 
 def filled(x: torch.Tensor, parts: int = 5) -> Histogram:
@@ -86,11 +91,11 @@ def test_gptq_beats_nearest_on_correlated_inputs() -> None:
     weight, bias = torch.randn(16, 32, generator=generator), torch.randn(16, generator=generator)
     moments = Moments(32, 16)
     for part in x.split(500):
-        moments.update(part, part @ weight.T + bias)
+        moments.add(part, part @ weight.T + bias)
     scale = weight_scales(weight, 4)[:, None].expand(16, 32)
     error = {}
     for name, values in (
-        ("gptq", gptq(weight, scale, centred_gram(moments), 4)),
+        ("gptq", gptq(weight, scale, moments.covariance(), 4)),
         ("nearest", nearest(weight, scale, 4)),
     ):
         assert values.abs().max() <= 7 and torch.equal(values, values.round())
@@ -100,6 +105,54 @@ def test_gptq_beats_nearest_on_correlated_inputs() -> None:
         plain = float(((x.double() @ rounded.T + bias) - (x @ weight.T + bias)).square().mean())
         assert error[name] <= plain
     assert error["gptq"] < 0.7 * error["nearest"]
+
+
+def test_singular_moments_are_damped_more_or_rounded_to_nearest() -> None:
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    scale = weight_scales(weight)[:, None].expand(8, 16)
+    x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
+    x[:, 8:] = x[:, :8]  # rank 8
+    for inputs, fitted in ((x, True), (torch.full((50, 16), 1e4) + 1e-4 * x, None), (torch.zeros(50, 16), None)):
+        moments = Moments(16)
+        moments.add(inputs)
+        values, by_gptq = gptq_or_nearest(weight, scale, moments.covariance(), 8, 0.01)
+        assert torch.isfinite(values).all() and values.abs().max() <= 127
+        assert fitted is None or by_gptq == fitted
+    broken = torch.eye(16, dtype=torch.float64)
+    broken[0, 1] = broken[1, 0] = 1e9  # not a covariance: no damping makes it one
+    values, by_gptq = gptq_or_nearest(weight, scale, broken, 8, 0.01)
+    assert not by_gptq and torch.equal(values, nearest(weight, scale))
+
+
+def test_zeros_stay_zeros() -> None:
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    weight[:, ::2] = 0
+    moments = Moments(16)
+    moments.add(torch.randn(200, 16, generator=torch.Generator().manual_seed(1)).cumsum(1))
+    values = gptq(weight, weight_scales(weight)[:, None].expand(8, 16), moments.covariance())
+    assert (values[:, ::2] == 0).all() and (values[:, 1::2] != 0).any()
+
+
+@pytest.mark.parametrize("kind", ["one block", "layer scale 1e-5"])
+def test_small_fine_tunes_are_quantised(kind: str) -> None:
+    from vitedge.quant import calibrate
+
+    depth = 1 if kind == "one block" else 2
+    config = uniform(image_size=16, patch_size=4, width=24, depth=depth, heads=2, hidden=48, classes=3)
+    model = init_weights(VisionTransformer(config), seed=0).eval()
+    if kind != "one block":
+        with torch.no_grad():
+            for block in model.encoder():
+                for layer in (block.attention.out, block.mlp.fc2):
+                    layer.weight.mul_(1e-5)
+                    layer.bias.mul_(1e-5)
+    x = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    made = calibrate(model, lambda: iter(x.split(8)))
+    with torch.no_grad():
+        apart = simulate(model, made, Preprocess(resize=16, crop=16, mean=(0.5,) * 3, std=(0.5,) * 3))(x) - model(x)
+    assert apart.abs().max() < 0.05 * model(x).abs().max()
+    if kind == "one block":  # what [CLS] alone reads is the same for every image
+        assert any("to nearest" in said for said in made.facts["warnings"])
 
 
 def scheme() -> Scheme:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.condition.orthogonal import flat_basis
-from vitedge.condition.ranges import ChannelStats, hooked, measure
+from vitedge.condition.ranges import hooked, measure
 from vitedge.condition.smooth import smooth_scales
 from vitedge.condition.surgery import assign
+from vitedge.moments import Moments
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.model import Attention
 
@@ -57,8 +58,9 @@ def balance_heads(model: Architecture, batches: Iterable[Tensor]) -> None:
         # rounded.
         q, k, context = (moments[f"block{i}.attention.{part}"] for part in ("q", "k", "context"))
         if a.config.free_logits:
-            _balance_qk(a, q.heads(a), k.heads(a), k.mean)
-        _spread_v(a, context.heads(a), context.mean)
+            # A constant in q is read, in keys and values it is not.
+            _balance_qk(a, _heads(q.xx / q.weight, a), _heads(k.covariance(), a), k.mean()[0])
+        _spread_v(a, _heads(context.covariance(), a), context.mean()[0])
 
 
 @torch.no_grad()
@@ -107,41 +109,18 @@ def _spread_v(a: Attention, cov: Tensor, mean_v: Tensor) -> None:
         assign(a.out.weight[:, rows], a.out.weight[:, rows].double() @ rotation.T)
 
 
-class _Moment:
-    """First and second moments of one site [C], [C, C]; the second about the mean, but for q, which keeps its
-    own."""
-
-    def __init__(self, channels: int, centred: bool) -> None:
-        self.stat = ChannelStats.empty(channels)
-        self.gram = torch.zeros(channels, channels, dtype=torch.float64)
-        self.centred = centred
-
-    def update(self, x: Tensor) -> None:
-        flat = x.flatten(0, -2)
-        self.stat.update(x)
-        self.gram += (flat.T @ flat).double()
-
-    @property
-    def mean(self) -> Tensor:
-        return self.stat.mean
-
-    def heads(self, a: Attention) -> Tensor:
-        """Per head [heads, d, d]."""
-        cov = self.gram / self.stat.count
-        if self.centred:
-            cov = cov - torch.outer(self.mean, self.mean)
-        d = len(cov) // a.config.heads
-        return torch.stack([cov[h * d : (h + 1) * d, h * d : (h + 1) * d] for h in range(a.config.heads)])
+def _heads(second: Tensor, a: Attention) -> Tensor:
+    """The blocks of a second moment [C, C] that belong to single heads [heads, d, d]."""
+    d = len(second) // a.config.heads
+    return torch.stack([second[h * d : (h + 1) * d, h * d : (h + 1) * d] for h in range(a.config.heads)])
 
 
-def _moments(model: Architecture, batches: Iterable[Tensor]) -> dict[str, _Moment]:
+def _moments(model: Architecture, batches: Iterable[Tensor]) -> dict[str, Moments]:
     sites = {n: s for n, s in model.sites().items() if n.split(".")[-1] in ("q", "k", "v", "context")}
-    moments: dict[str, _Moment] = {}
+    moments: dict[str, Moments] = {}
 
     def see(name: str, x: Tensor) -> None:
-        if name not in moments:
-            moments[name] = _Moment(x.shape[-1], centred=not name.endswith(".q"))
-        moments[name].update(x)
+        moments.setdefault(name, Moments(x.shape[-1])).add(x)
 
     with hooked(sites, see):
         for batch in batches:

@@ -75,8 +75,8 @@ class Step:
         exact: whether it leaves the function as it is, but for float rounding.
         chosen: what was chosen, in words or as a table (JSON-able).
         logit_difference: maximum over images and classes, as a share of the logits' range, against the model
-            before conditioning.
-        agreement: share of the images measured on that keep their top-1 class.
+            before this transform.
+        agreement: share of the images measured on that keep the top-1 class that they had before conditioning.
         crest: kind of activation -> (largest absmax over std before, after).
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vitedge.moments import damping_for
 from vitedge.prune.linear import damped, drop, reduce_logits, reduce_values
-from vitedge.prune.moments import damping_for
 from vitedge.prune.statistics import BlockMoments
 from vitedge.vit.model import Block
 

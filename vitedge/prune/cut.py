@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitedge.moments import Moments
 from vitedge.prune.linear import reduce_logits, reduce_values, restrict
-from vitedge.prune.moments import Moments
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.statistics import AttentionMoments
 from vitedge.prune.surgery import cut_attention, cut_mlp

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitedge.moments import Moments, damping_for
 from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import ridge
-from vitedge.prune.moments import Moments, damping_for
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.statistics import AttentionMoments, token_weights
 from vitedge.prune.store import mixed, parts, through

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from vitedge.errors import VitedgeError
+from vitedge.moments import damping_for
 from vitedge.prune.choose import AttentionCut, choices, count, decide, to_plan
 from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit
 from vitedge.prune.hardware import aligned_for_target
-from vitedge.prune.moments import damping_for
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.recover import Recovery, recover
 from vitedge.prune.run import RIDGE_IMAGES, Look, check, look

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.errors import VitedgeError
+from vitedge.moments import Moments, damping_for
 from vitedge.prune.linear import damped
-from vitedge.prune.moments import Moments, damping_for
 from vitedge.prune.store import mixed, parts, through
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.model import Block

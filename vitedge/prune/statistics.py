@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vitedge.prune.moments import Moments
+from vitedge.moments import Moments
 from vitedge.vit.config import BlockConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitedge.moments import Moments
 from vitedge.prune.effects import sampled_gradients, weight_gradients
 from vitedge.prune.importance import Layer
-from vitedge.prune.moments import Moments
 from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
 from vitedge.prune.store import mixed, parts, through
 from vitedge.prune.watch import watching

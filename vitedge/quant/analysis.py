@@ -13,18 +13,18 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.metrics import cosine_of, finite, sqnr_of
 from vitedge.quant.fake import simulate
 from vitedge.quant.scheme import Scheme
-from vitedge.quant.sensitivity import effects, first_images
+from vitedge.quant.sensitivity import first_images, sensitivities
 from vitedge.vit.architecture import Architecture
 
 ADVICE = {
-    "residual": "Rotate the stream (condition.rotate), and scale massive activations (condition.massive).",
+    "residual": "Rotate the stream (condition.rotate); massive activations: condition.registers, else --massive-drop.",
     "norm": "Smooth it (condition.smooth), or leave it in float.",
     "gelu": "Split its units (condition.groups, condition.group_gain), or leave it in float.",
     "fc1": "Split its units (condition.groups, condition.group_gain).",
     "context": "Balance the heads (condition.balance), or leave it in float.",
     "scores": "Balance the heads (condition.balance), or leave attention in float.",
     "probs": "Leave attention in float (preset linear).",
-    "weight": "Round it against more calibration images (quant.rounding gptq, --calib-size).",
+    "weight": 'Round it against more calibration images (quantize.rounding = "gptq", --calib-size).',
 }
 OTHERWISE = "Try another observer, or leave it in float (--max-drop)."
 # Logit SQNR from which a tensor alone is no cause of flipped predictions (about 1 % of images flip at 30 dB).
@@ -67,7 +67,7 @@ def layer_errors(
     accumulated = _accumulated(model, simulate(model, scheme, preprocess), x)
     found: list[LayerError] = []
     nothing: tuple[float | None, float | None] = (None, None)
-    for effect in effects(model, scheme, x, preprocess, progress):
+    for effect in sensitivities(model, scheme, x, preprocess, progress):
         sqnr, cosine = accumulated.get(effect.name, nothing) if effect.kind == "activation" else nothing
         kind = kind_of(effect.name) if effect.kind == "activation" else "weight"
         kind = "fc1" if ".mlp.fc1" in effect.name and kind != "weight" else kind

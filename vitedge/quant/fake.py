@@ -20,7 +20,7 @@ from vitedge.quant.integer import (
     IntegerMatMul,
     KernelNorm,
     KernelSoftmax,
-    Piece,
+    Product,
 )
 from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.uniform import fake_quantize
@@ -156,7 +156,7 @@ def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess)
             bias = torch.from_numpy(scheme.biases[name])
             replaced[id(layer)] = IntegerConv(scheme.weights[name], bias, layer.stride, preprocess)
         else:
-            replaced[id(layer)] = IntegerLinear([_piece(layer, unit, scheme) for unit in parts])
+            replaced[id(layer)] = IntegerLinear([_product_of(layer, unit, scheme) for unit in parts])
     for index, block in enumerate(sim.encoder()):
         if block.attention is None:
             continue
@@ -183,7 +183,7 @@ def _kernels(sim: Architecture, scheme: Scheme) -> None:
             block.norm2 = KernelNorm.of(block.norm2)
 
 
-def _piece(layer: nn.Linear, unit: Unit, scheme: Scheme) -> Piece:
+def _product_of(layer: nn.Linear, unit: Unit, scheme: Scheme) -> Product:
     """The unit's product, from the scheme and, where that leaves its weight in float, from `layer`."""
     rows, columns = (slice(*part) if part else slice(None) for part in (unit.rows, unit.columns))
     bias = None
@@ -191,4 +191,4 @@ def _piece(layer: nn.Linear, unit: Unit, scheme: Scheme) -> Piece:
         stored = scheme.biases.get(unit.name)
         bias = layer.bias[rows] if stored is None else torch.from_numpy(stored)
     weight = scheme.weights.get(unit.name, layer.weight[rows, columns].T)
-    return Piece(rows, columns, scheme.activations.get(unit.source), weight, bias)
+    return Product(rows, columns, scheme.activations.get(unit.source), weight, bias)

@@ -28,7 +28,7 @@ _SQRT2, _SQRT_2_PI = float(np.float32(np.sqrt(2))), float(np.float32(np.sqrt(2 /
 
 
 @dataclass(frozen=True)
-class Piece:
+class Product:
     """One product of a layer, as it stands in the graph.
 
     Attributes:
@@ -48,26 +48,26 @@ class Piece:
 class IntegerLinear(nn.Module):
     """A Linear of one or several products: those of different rows are joined, those of different columns added."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, products: Sequence[Product]) -> None:
         super().__init__()
-        self.pieces = tuple(pieces)
-        for number, piece in enumerate(pieces):
+        self.products = tuple(products)
+        for number, product in enumerate(products):
             scale = None
-            if not isinstance(piece.weight, Weight):
-                weight = piece.weight
-            elif piece.source is None:
-                weight = torch.from_numpy(piece.weight.dequantize())
+            if not isinstance(product.weight, Weight):
+                weight = product.weight
+            elif product.source is None:
+                weight = torch.from_numpy(product.weight.dequantize())
             else:
-                weight = torch.from_numpy(piece.weight.values.astype("float32"))
-                scale = torch.tensor(piece.source.scale) * torch.from_numpy(piece.weight.scale)
+                weight = torch.from_numpy(product.weight.values.astype("float32"))
+                scale = torch.tensor(product.source.scale) * torch.from_numpy(product.weight.scale)
             self.register_buffer(f"weight{number}", weight.T.contiguous())
             self.register_buffer(f"scale{number}", scale)
-            self.register_buffer(f"bias{number}", piece.bias)
+            self.register_buffer(f"bias{number}", product.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        outputs = [self._product(number, x[..., piece.columns]) for number, piece in enumerate(self.pieces)]
-        if len({(piece.rows.start, piece.rows.stop) for piece in self.pieces}) > 1:
+        outputs = [self._product(number, x[..., product.columns]) for number, product in enumerate(self.products)]
+        if len({(product.rows.start, product.rows.stop) for product in self.products}) > 1:
             return torch.cat(outputs, -1)
         total = outputs[0]
         for output in outputs[1:]:
@@ -76,7 +76,7 @@ class IntegerLinear(nn.Module):
 
     def _product(self, number: int, x: Tensor) -> Tensor:
         weight, bias, scale = (getattr(self, f"{kind}{number}") for kind in ("weight", "bias", "scale"))
-        source = self.pieces[number].source
+        source = self.products[number].source
         if scale is None or source is None:
             return F.linear(x, weight, bias)
         y = F.linear(codes(x, source), weight) * scale

@@ -23,7 +23,7 @@ from vitedge.quant.choose import readers_macs
 from vitedge.quant.fake import simulate
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation, Scheme
-from vitedge.quant.sensitivity import Effect, effects, few_images, logits_of
+from vitedge.quant.sensitivity import Sensitivity, few_images, logits_of, sensitivities
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs
@@ -108,7 +108,7 @@ def relax(
     bound = Bound(reference, held_out, options, preprocess)
     tried: list[dict[str, float | bool]] = []
     images = few_images(model.config, held_out())
-    order = rank(model.config, effects(model, scheme, images, preprocess, progress))
+    order = rank(model.config, sensitivities(model, scheme, images, preprocess, progress))
 
     def left(count: int) -> Scheme:
         return without(model.config, scheme, order[:count])
@@ -154,10 +154,11 @@ def relax(
         )
     if high == len(order):
         warnings.append(f"nothing could stay in INT8 within --max-drop {options.max_drop}")
+    warnings = [*relaxed.facts.get("warnings", []), *warnings]
     return replace(relaxed, facts={**relaxed.facts, "mixed": facts, "warnings": warnings})
 
 
-def rank(config: ViTConfig, found: list[Effect]) -> list[Effect]:
+def rank(config: ViTConfig, found: list[Sensitivity]) -> list[Sensitivity]:
     """`found` in the order in which it goes to float: the most harm for the MACs that go with it first."""
     macs: dict[str, dict[str, int]] = {"activation": readers_macs(config), "weight": {}}
     for unit in units(config):
@@ -166,7 +167,7 @@ def rank(config: ViTConfig, found: list[Effect]) -> list[Effect]:
     return sorted(found, key=lambda e: -e.divergence / (NO_PRODUCT + macs[e.kind].get(e.name, 0) / total))
 
 
-def without(config: ViTConfig, scheme: Scheme, dropped: list[Effect]) -> Scheme:
+def without(config: ViTConfig, scheme: Scheme, dropped: list[Sensitivity]) -> Scheme:
     """`scheme` with the given tensors in float."""
     values = {e.name for e in dropped if e.kind == "activation"}
     layers = {e.name for e in dropped if e.kind == "weight"}

@@ -108,7 +108,7 @@ def _pair(g: GraphEditor, value: str, to: Activation | None, placement: Placemen
         raise VitedgeError(
             f"'{value}' has the zero point {zero}, which this target does not take.",
             "It multiplies integers without zero points.",
-            "Calibrate with symmetric ranges (quant.symmetric = true).",
+            "Calibrate with symmetric ranges (quantize.symmetric = true).",
         )
     kind = np.int8 if placement.signed else np.uint8
     inputs = [

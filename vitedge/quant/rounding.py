@@ -1,9 +1,7 @@
 """Rounding of a Linear's weights against its calibration inputs, as pure functions.
 
-GPTQ (Frantar et al., arXiv 2210.17323): columns are rounded one after another, and what each rounding changed
-of the output is made up for by the columns that are still to come. Before that, the float weights are fitted
-to the float model's outputs on the inputs that the quantised layers before deliver (GPTAQ, arXiv 2504.02692,
-has the same aim), so that errors do not add up from layer to layer.
+GPTQ (Frantar et al., arXiv 2210.17323): columns are rounded one after another, and what each rounding changed of the
+output is made up for by the columns that are still to come.
 """
 
 from __future__ import annotations
@@ -11,69 +9,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitedge.moments import Moments
 from vitedge.quant.uniform import round_to
 
-
-class Moments:
-    """Sums over tokens of [x; 1] [x; 1]^T and y [x; 1]^T, weighted; float64."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        self.gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
-        self.cross = torch.zeros(outputs, inputs + 1, dtype=torch.float64)
-        self.tokens = 0
-
-    def update(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
-        """x [n, in], y [n, out], weight [n] (1 by default)."""
-        ones = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        weighted = ones if weight is None else ones * weight[:, None]
-        self.gram += (ones.T @ weighted).double()
-        self.cross += (y.T @ weighted).double()
-        self.tokens += len(x)
+# The most damping that rounding is tried with, as a share of the inputs' mean variance.
+MOST_DAMPING = 10.0
 
 
 def best_bias(values: Tensor, bias: Tensor, moments: Moments) -> Tensor:
     """The bias with which the mean output for weights `values` [out, in] is that of y."""
-    if float(moments.gram[-1, -1]) <= 0:
+    if moments.weight <= 0:
         return bias.double()
-    return (moments.cross[:, -1] - values.double() @ moments.gram[:-1, -1]) / moments.gram[-1, -1]
+    mean_x, mean_y = moments.mean()
+    return mean_y - values.double() @ mean_x
 
 
-def centred_gram(moments: Moments) -> Tensor:
-    """Covariance of x [in, in]: what is left to weights once the bias takes the mean."""
-    total = moments.gram[-1, -1].clamp_min(1e-30)
-    mean = moments.gram[:-1, -1] / total
-    return moments.gram[:-1, :-1] / total - torch.outer(mean, mean)
-
-
-def gptq(weight: Tensor, scale: Tensor, hessian: Tensor, bits: int = 8, damping: float = 0.01) -> Tensor:
-    """Integers [out, in] for `weight` [out, in].
+def gptq(weight: Tensor, scale: Tensor, covariance: Tensor, bits: int = 8, damping: float = 0.01) -> Tensor:
+    """Integers [out, in] for `weight` [out, in]. What is 0 stays 0: a pattern of zeros survives.
 
     Args:
         scale: of each weight, [out, in] (a row may have several, one a group of columns).
-        hessian: covariance of the inputs [in, in].
+        covariance: of the inputs [in, in]; once the bias takes the mean, it is what is left to weights.
         damping: added to the diagonal, as a share of its mean; more where there were few tokens.
+
+    Raises torch.linalg.LinAlgError where the damped covariance is singular all the same.
     """
     w = weight.double().clone()
     n = w.shape[1]
     top = 2 ** (bits - 1) - 1
-    h = hessian.double().clone()
+    h = covariance.double().clone()
     h.diagonal().add_(damping * h.diagonal().mean().clamp_min(1e-30))
     order = h.diagonal().argsort(descending=True, stable=True)
     inverse = torch.linalg.cholesky(torch.linalg.inv(h[order][:, order]), upper=True)
-    w, s = w[:, order], scale.double()[:, order]
+    w, s, alive = w[:, order], scale.double()[:, order], weight[:, order] != 0
     q = torch.zeros_like(w)
     block = 64
     for start in range(0, n, block):
         end = min(start + block, n)
         errors = torch.zeros(len(w), end - start, dtype=torch.float64)
         for j in range(start, end):
-            q[:, j] = (w[:, j] / s[:, j]).round().clamp(-top, top)
+            q[:, j] = (w[:, j] / s[:, j]).round().clamp(-top, top) * alive[:, j]
             errors[:, j - start] = (w[:, j] - q[:, j] * s[:, j]) / inverse[j, j]
             w[:, j + 1 : end] -= torch.outer(errors[:, j - start], inverse[j, j + 1 : end])
         w[:, end:] -= errors @ inverse[start:end, end:]
     out = torch.empty_like(q)
     out[:, order] = q
     return out
+
+
+def gptq_or_nearest(
+    weight: Tensor, scale: Tensor, covariance: Tensor, bits: int, damping: float
+) -> tuple[Tensor, bool]:
+    """(integers [out, in], whether by GPTQ). Inputs that (nearly) never vary have a singular covariance: it is damped
+    ten times as much and again, and where even that does not help, there is nothing to round against."""
+    while damping <= MOST_DAMPING:
+        try:
+            values = gptq(weight, scale, covariance, bits, damping)
+        except torch.linalg.LinAlgError:
+            damping *= 10
+            continue
+        if torch.isfinite(values).all():
+            return values, True
+        damping *= 10
+    return nearest(weight, scale, bits), False
 
 
 def nearest(weight: Tensor, scale: Tensor, bits: int = 8) -> Tensor:

@@ -26,7 +26,7 @@ LARGE_MACS = 8_000_000_000
 
 
 @dataclass(frozen=True)
-class Effect:
+class Sensitivity:
     """What quantising `name` alone does: Kullback-Leibler divergence of the probabilities (mean over images)
     and SQNR of the logits in dB (see `vitedge.metrics`)."""
 
@@ -83,13 +83,13 @@ class Streams:
 
 
 @torch.no_grad()
-def effects(
+def sensitivities(
     model: Architecture,
     scheme: Scheme,
     images: Tensor,
     preprocess: Preprocess,
     progress: Callable[[str], None] = lambda name: None,
-) -> list[Effect]:
+) -> list[Sensitivity]:
     """Each activation and each weight of `scheme` quantised alone, the worst first. `images` [N, C, H, W]."""
     streams = Streams(model, images, preprocess)
     alone = replace(scheme, activations={}, weights={}, biases={})
@@ -109,7 +109,8 @@ def effects(
     for name, kind, one in cases:
         progress(name)
         logits, reference = streams.logits(name, one), streams.reference
-        found.append(Effect(name, kind, kl(reference, logits, model.config.activation), sqnr_db(reference, logits)))
+        divergence = kl(reference, logits, model.config.activation)
+        found.append(Sensitivity(name, kind, divergence, sqnr_db(reference, logits)))
     return sorted(found, key=lambda e: -e.divergence)
 
 

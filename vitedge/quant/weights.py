@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from vitedge.condition.ranges import Batches
 from vitedge.data.preprocess import Preprocess
+from vitedge.moments import Moments
 from vitedge.quant.fake import attention_scale, quantize_sites, set_unit
 from vitedge.quant.options import QuantOptions
-from vitedge.quant.rounding import Moments, best_bias, centred_gram, gptq, nearest
+from vitedge.quant.rounding import best_bias, gptq_or_nearest, nearest
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import weight_scales
 from vitedge.vit.architecture import Architecture
@@ -55,6 +56,7 @@ class WeightRounder:
         self.options, self.preprocess = options, preprocess
         self.weights: dict[str, Weight] = {}
         self.biases: dict[str, Tensor] = {}
+        self.unfitted: list[str] = []
         self.layer_units: dict[str, list[Unit]] = {}
         for unit in units(model.config):
             if layers is None or unit.layer in layers:
@@ -107,7 +109,7 @@ class WeightRounder:
                     # one.
                     weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
                     weight = weight / weight.mean()
-                moments[name].update(mine[name].flatten(0, -2), target.flatten(0, -2), weight)
+                moments[name].add(mine[name], target, weight)
         for name in names:
             self._round(name, moments[name])
 
@@ -126,7 +128,7 @@ class WeightRounder:
         for batch in batches():
             pixels = (batch * std + mean) * 255
             columns = F.unfold(pixels, conv.kernel_size, stride=conv.stride).transpose(1, 2)
-            moments.update(columns.flatten(0, 1), conv(batch).flatten(2).transpose(1, 2).flatten(0, 1))
+            moments.add(columns, conv(batch).flatten(2).transpose(1, 2))
         self._round("patch_embed", moments)
 
     def _float_weight(self, layer: str) -> tuple[Tensor, Tensor]:
@@ -145,6 +147,9 @@ class WeightRounder:
 
     def scheme(self, preset: str, activations: dict[str, Activation], facts: dict[str, Any]) -> Scheme:
         """The scheme that holds these activations and what was rounded."""
+        if self.unfitted:
+            said = f"rounded to nearest, since what they read hardly varies on these images: {', '.join(self.unfitted)}"
+            facts = facts | {"warnings": [*facts.get("warnings", []), said]}
         return Scheme(
             preset=preset,
             activations=activations,
@@ -158,15 +163,16 @@ class WeightRounder:
         weight, bias = self._float_weight(layer)
         bits = self.options.weight_bits
         enough = moments.tokens >= TOKENS_PER_INPUT * weight.shape[1]
-        gram = centred_gram(moments)
+        covariance = moments.covariance()
         parts = self.layer_units[layer]
         scales = torch.empty_like(weight)
         for unit in parts:
             rows, columns = (slice(*p) if p else slice(None) for p in (unit.rows, unit.columns))
-            importance = gram.diagonal()[columns].clamp_min(1e-12)
+            importance = covariance.diagonal()[columns].clamp_min(1e-12)
             scales[rows, columns] = weight_scales(weight[rows, columns], bits, importance)[:, None]
         if self.options.rounding == "gptq":
-            values = gptq(weight, scales, gram, bits, damping=0.01 if enough else 0.3)
+            values, fitted = gptq_or_nearest(weight, scales, covariance, bits, 0.01 if enough else 0.3)
+            self.unfitted += [] if fitted else [layer]
         else:
             values = nearest(weight, scales, bits)
         rounded = values * scales
