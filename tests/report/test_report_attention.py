@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.vit.variants import VARIANTS, images, make  # noqa: E402
 from vitedge.report.attention import colored, rollout, rollouts  # noqa: E402
 from vitedge.vit.config import uniform  # noqa: E402
 from vitedge.vit.model import VisionTransformer, init_weights  # noqa: E402
@@ -37,6 +38,16 @@ def test_the_maps_are_given_block_by_block():
     every = rollouts(model, pixels)
     assert every.shape == (3, 2, 4, 4) and np.array_equal(every[-1], rollout(model, pixels))
     assert not np.allclose(every[0], every[1])
+
+
+@pytest.mark.parametrize("name", ["registers first", "cls and mean", "mean, normalised before", "attention pool"])
+def test_whatever_is_pooled_the_rollout_is_a_distribution_over_the_patches_that_it_reads(name):
+    config = VARIANTS[name]
+    found = rollout(make(config), images(config, 2).numpy())
+    assert found.shape == (2, *config.grid) and found.min() > 0
+    reach = found.sum((1, 2)) / len(config.pool)
+    # What does not come from the patches comes from prefix tokens; where there are none, all comes from the patches.
+    assert np.allclose(reach, 1, atol=1e-5) if not config.prefix else (reach < 1).all()
 
 
 def test_a_map_is_seen_over_its_image():

@@ -18,7 +18,10 @@ from vitedge.report.flips import jpeg_url
 from vitedge.reporter import Reporter
 
 if TYPE_CHECKING:
+    import torch
+
     from vitedge.vit.architecture import Architecture
+    from vitedge.vit.config import ViTConfig
 
 _IMAGES = 4
 _BLOCKS = 6
@@ -83,16 +86,16 @@ def compare_attention(bundle: Bundle, facts: Facts, reporter: Reporter) -> Atten
 
 
 def rollout(model: Architecture, pixels: np.ndarray) -> np.ndarray:
-    """How much each patch reaches [CLS] in the end: the last of `rollouts`, [B, grid, grid]."""
+    """How much each patch reaches what the head reads: the last of `rollouts`, [B, rows, columns]."""
     return np.asarray(rollouts(model, pixels)[-1])
 
 
 def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
-    """How much each patch reaches [CLS] after each block: float32 [B, 3, H, W] -> [blocks, B, grid, grid].
+    """How much each patch reaches what the head reads, after each block: [B, 3, H, W] -> [blocks, B, rows, columns].
 
     Each block's attention is the mean over its heads, with half of the identity for the residual path
-    (S. Abnar and W. Zuidema, "Quantifying Attention Flow in Transformers", 2020). The last block attends from
-    [CLS] alone. Where tokens are merged, so is what reached them.
+    (S. Abnar and W. Zuidema, "Quantifying Attention Flow in Transformers", 2020). Where tokens are merged, so is what
+    reached them.
     """
     import torch
 
@@ -100,12 +103,16 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
     from vitedge.tokens.modules import merge_history
 
     model.eval()
+    pooled: list[torch.Tensor] = []
     with torch.no_grad(), merge_history(model) as seen:  # groups [B, N] of merges, and probs [B, queries, N] here
         hooks = [
             site.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(1)))
             for name, site in model.sites().items()
-            if name.endswith("attention.probs")
+            if name.endswith("attention.probs") and name.startswith("block")
         ]
+        if "pool.attention.probs" in model.sites():
+            site = model.sites()["pool.attention.probs"]
+            hooks.append(site.register_forward_hook(lambda module, inputs, output: pooled.append(output.mean(1)[:, 0])))
         model(torch.from_numpy(pixels))
     for hook in hooks:
         hook.remove()
@@ -115,14 +122,29 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
             flow = torch.eye(step.shape[-1]).expand(len(step), -1, -1)
         if step.is_floating_point():
             flow = 0.5 * flow[:, : step.shape[1]] + 0.5 * step @ flow
-            after.append(flow[:, 0, 1:].numpy())
+            after.append(_read(model.config, flow, sizes, pooled))
         else:
             flow, sizes = merge(flow, sizes, step, int(step.max()) + 1)
     if not after:
         raise ValueError("the model has no attention")
     patches = np.stack(after)
-    grid = round(patches.shape[-1] ** 0.5)
-    return patches.reshape(*patches.shape[:2], grid, grid)
+    return patches.reshape(*patches.shape[:2], *model.config.grid)
+
+
+def _read(config: ViTConfig, flow: torch.Tensor, sizes: torch.Tensor | None, pooled: list[torch.Tensor]) -> np.ndarray:
+    """What of the image's patches the head would read after a block, [B, patches]; flow: [B, tokens, N]."""
+    import torch
+
+    read = torch.zeros(flow.shape[:2])
+    share = torch.ones(flow.shape[:2]) if sizes is None else sizes.float()
+    for part in config.pool:
+        if part == "attention" and pooled[0].shape == read.shape:
+            read += pooled[0]
+        elif part in config.prefix_tokens:
+            read[:, config.prefix_tokens.index(part)] += 1
+        else:
+            read[:, config.prefix :] += share[:, config.prefix :] / config.patches
+    return (read[:, None] @ flow)[:, 0, config.prefix :].numpy()
 
 
 # Dark violet over red and orange to light yellow, evenly brighter: what is printed in grey keeps its order.

@@ -10,7 +10,19 @@ from vitedge import documents
 from vitedge.bundle import Bundle
 from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.macs import attention_macs, block_params, merge_macs, mlp_macs, model_macs, model_params, patch_macs
+from vitedge.vit.macs import (
+    attention_macs,
+    block_params,
+    head_macs,
+    merge_macs,
+    mlp_macs,
+    model_macs,
+    model_params,
+    patch_macs,
+    pool_macs,
+    pool_params,
+    pre_macs,
+)
 
 if TYPE_CHECKING:
     from vitedge.config import SourceSection
@@ -63,8 +75,10 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     """One row a layer: widths (before and after where they differ), shapes, parameters, MACs."""
     w, n = config.width, config.tokens
     stem = config.patch_size**2 * config.channels * w + w
-    rows: list[list[Any]] = [["patch_embed", f"{config.patch_size}x{config.patch_size}", f"[{n - 1}, {w}]"]]
+    rows: list[list[Any]] = [["patch_embed", f"{config.patch_size}x{config.patch_size}", f"[{config.patches}, {w}]"]]
     rows[0] += [stem, patch_macs(config) / 1e6]
+    if config.pre_linear:
+        rows.append(["pre", f"{w} of {w}", f"[{n}, {w}]", w * w + w, pre_macs(config) / 1e6])
     for i, block in enumerate(config.blocks):
         old = before.blocks[i] if before is not None and len(before.blocks) == len(config.blocks) else block
         attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
@@ -82,8 +96,13 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
             units += " in groups of " + ", ".join(map(str, block.groups))
         rest = block_params(config, _only(block, mlp=True))
         rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
-    rows.append(["head", f"{config.classes} classes", f"[{config.classes}]", w * config.classes + config.classes])
-    rows[-1].append(w * config.classes / 1e6)
+    if config.pool_block is not None:
+        pool = f"{config.pool_block.heads} heads, {config.pool_block.hidden} units"
+        rows.append(["pool", pool, f"[1, {w}]", pool_params(config), pool_macs(config) / 1e6])
+    of = "dims" if config.activation == "none" else "classes"
+    for name in config.heads():
+        size = w * config.classes + config.classes
+        rows.append([name, f"{config.classes} {of}", f"[{config.classes}]", size, head_macs(config) / 1e6])
     rows.append(["total", None, None, model_params(config), model_macs(config) / 1e6])
     note = "MACs as exported: a block computes only the tokens that are needed after it."
     columns = ["layer", "widths", "output", "parameters", "MACs (M)"]

@@ -76,14 +76,17 @@ def block_params(config: ViTConfig, block: BlockConfig) -> int:
     return attention + mlp
 
 
+def pool_params(config: ViTConfig) -> int:
+    """Parameters of attention pooling: its query is a constant, and no LayerNorm of its own stands before it."""
+    pool, w = config.pool_block, config.width
+    return block_params(config, pool) - w * pool.heads * pool.qk_dim - 2 * w if pool else 0
+
+
 def model_params(config: ViTConfig) -> int:
     """Parameters of the model."""
     w = config.width
     stem = config.patch_size**2 * config.channels * w + w + config.prefix * w
     stem += (config.tokens * w if config.positions else 0) + (2 * w if config.norm_pre else 0)
     stem += w * w + w if config.pre_linear else 0
-    pool = config.pool_block
-    # The pool's query is a constant, and no LayerNorm of its own stands before it.
-    pooling = block_params(config, pool) - w * pool.heads * pool.qk_dim - 2 * w if pool else 0
     heads = (w * config.classes + config.classes) * len(config.pool)
-    return stem + sum(block_params(config, b) for b in config.blocks) + 2 * w + pooling + heads
+    return stem + sum(block_params(config, b) for b in config.blocks) + 2 * w + pool_params(config) + heads
