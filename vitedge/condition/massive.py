@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vitedge.condition.ranges import Batches, ChannelStats, hooked
 from vitedge.metrics import agreement
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.names import block_index
 
 FACTORS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.09, 0.06)
 # A column is massive where the largest norm that it writes is so many times the stream's typical norm.
@@ -41,7 +42,7 @@ class Column:
 @torch.no_grad()
 def find_massive(model: Architecture, batches: Batches) -> list[Column]:
     """The massive columns of all fc2 and output projections, the largest first."""
-    linears = {n: m for n, m in model.linears().items() if n.endswith((".attention.out", ".mlp.fc2"))}
+    linears = {n: m for n, m in model.linears().items() if block_index(n) is not None and n.endswith((".out", ".fc2"))}
     inputs: dict[str, ChannelStats] = {}
     streams: dict[str, list[Tensor]] = {}
 
