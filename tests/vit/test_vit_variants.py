@@ -91,7 +91,8 @@ def test_counts_of_macs_and_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_conditioning_leaves_the_function(name: str) -> None:
     model, x = make(VARIANTS[name]), images(VARIANTS[name], 12)
-    new, report = condition(model, batched(x), ConditionOptions(registers=False, rotate="random", groups=2, group_size=8))
+    options = ConditionOptions(registers=False, rotate="random", groups=2, group_size=8)
+    new, report = condition(model, batched(x), options)
     expected, found = of(model, x), of(new, x)
     assert apart(expected, found) < 1e-4
     assert [step.name for step in report.steps][:2] == ["fold", "rotate"]
