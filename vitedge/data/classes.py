@@ -138,7 +138,7 @@ def mismatch(
 ) -> VitedgeError:
     """The error for a data set whose classes are not the model's: it shows both."""
     return VitedgeError(
-        f"The {kind} of {source} do not fit the classes.",
+        f"{source} has classes that are not among the known ones.",
         f"There are {len(theirs)} {kind} and {len(classes)} classes; not among the class names: {some(wrong)}. "
         f"{kind[:1].upper()}{kind[1:]}: {some(theirs)}. Known classes: {some(classes)}.",
         "Give a data set of these classes, or name them alike (--classes FILE corrects the model's names).",

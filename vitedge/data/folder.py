@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import logging
+import urllib.parse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from vitedge.data import cifar, flowers, hub, parquet
 from vitedge.data.classes import Names, class_indices, mismatch, named, natural_key, read_classes, some
 from vitedge.data.dataset import Dataset
+from vitedge.data.formats import PART_OF, Opener, Part, Parts, choose, say, to_classes
 from vitedge.data.labels import read_labels
 from vitedge.data.scan import find_images, no_images, subfolders
 from vitedge.errors import VitedgeError
 
-log = logging.getLogger(__name__)
-
-Part = Literal["train", "val", "test"]
-# Names of the parts of a data set, as sub-folders of its root.
-PARTS: dict[Part, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-
 
 def open_dataset(
-    folder: str | Path,
+    data: str | Path,
     classes: Sequence[str] | None = None,
     class_count: int | None = None,
     part: Part = "val",
 ) -> Dataset:
-    """The images of a folder, in one of these layouts:
+    """The images of a data set: of a folder, Parquet files, a name of the Hub, or pickled batches of CIFAR.
+
+    A folder has one of these layouts:
 
     1. `labels.csv` with the columns `file,label` (or `file,labels`: several separated by `;`), as `read_labels` takes
        it. Labels are names of `classes`, or indices: into the folder's own `classes.txt` where it has one.
@@ -44,39 +38,85 @@ def open_dataset(
     4. `train`, `val`, `test` with one of these below them.
 
     Args:
+        data: as `open_parts` takes it.
         classes: the class names of the model, which labels index; else those of `classes.txt` in the folder.
         class_count: how many classes there are, where no names are known.
-        part: which is taken of a folder with parts; where it is missing, the next of val, test, train.
+        part: which is taken of a set with parts; where it is missing, the next of val, test, train.
 
     How labels were read where that is not plain is said as a warning of the log.
 
     Raises:
         VitedgeError: no such folder, no images, or labels that make no sense or are of other classes.
     """
-    root = Path(folder)
+    known = None if classes is None else tuple(classes)
+    return choose(open_parts(data), part, data)(known, class_count if known is None else len(known))
+
+
+def open_parts(data: str | Path) -> Parts:
+    """The parts of a data set, or its whole as "all", each to be opened with the model's classes.
+
+    data: a path, or hf:NAME; `?image=COLUMN&label=COLUMN` after it names the columns of a table.
+    """
+    text, image, label = split_columns(str(data))
+    if parts := hub.find(text, image, label):
+        return parts
+    root = Path(text)
+    if parts := parquet.find(root, image, label):
+        return {name: _with_origin(opener, str(data)) for name, opener in parts.items()}
     if not root.is_dir():
         why = "It is a file." if root.exists() else "There is no such folder."
         raise VitedgeError(f"{root} is not a data set.", why, LAYOUTS)
+    if parts := cifar.find(root) or flowers.find(root):
+        return parts
     own = read_classes(root / "classes.txt") if (root / "classes.txt").is_file() else None
-    if not (root / "labels.csv").is_file() and (parts := find_parts(root, classes or own)):
-        chosen = next(name for name in (part, "val", "test", "train") if name in parts)
-        log.warning("%s has the parts %s: %s is taken", root, ", ".join(p.name for p in parts.values()), parts[chosen])
-        return open_dataset(parts[chosen], classes or own, class_count)
-    if classes is None and own is not None and class_count not in (None, len(own)):
-        raise VitedgeError(
-            f"{root} has other classes than the model.",
-            f"It names {len(own)} classes ({some(own)}), the model has {class_count}, whose names are not known.",
-            "Give the names of the model's classes: --classes FILE.",
-        )
-    known = None if classes is None and own is None else tuple(classes or own or ())
+    if not (root / "labels.csv").is_file() and (folders := find_parts(root, own)):
+        # A model may have classes that are called train and val.
+        return {name: partial(_part, root, folder, own) for name, folder in folders.items()}
+    return {"all": partial(_open_folder, root)}
+
+
+def split_columns(data: str) -> tuple[str, str | None, str | None]:
+    """The path in `data`, and the columns of image and label that it names."""
+    path, mark, query = data.rpartition("?")
+    if not mark or Path(data).exists():
+        return data, None, None
+    values = dict(urllib.parse.parse_qsl(query))
+    return path, values.get("image"), values.get("label")
+
+
+def with_columns(data: str, image: str | None, label: str | None) -> str:
+    """`data` with the names of its columns, as `open_dataset` takes them."""
+    named = {key: value for key, value in (("image", image), ("label", label)) if value}
+    return f"{data}?{urllib.parse.urlencode(named)}" if named else data
+
+
+def _with_origin(opener: Opener, origin: str) -> Opener:
+    return lambda classes, count: replace(opener(classes, count), origin=origin)
+
+
+def _part(
+    root: Path, folder: Path, own: tuple[str, ...] | None, classes: tuple[str, ...] | None, count: int | None
+) -> Dataset:
+    if not find_parts(root, classes):
+        return _open_folder(root, classes, count)
+    if classes is None and own is not None:
+        to_classes(Dataset(root, (), classes=own), None, count)
+    return _open_folder(folder, classes or own, count)
+
+
+def _open_folder(root: Path, classes: tuple[str, ...] | None, class_count: int | None) -> Dataset:
+    own = read_classes(root / "classes.txt") if (root / "classes.txt").is_file() else None
+    if classes is None and own is not None:
+        to_classes(Dataset(root, (), classes=own), None, class_count)
+    known = own if classes is None else classes
     class_count = class_count if known is None else len(known)
     if (root / "labels.csv").is_file():
         # Numbers in a folder with class names of its own are indices into these.
-        theirs = own if own is not None and named(known) and own != known else known
+        theirs = own if own is not None and named(known) else known
         files, labels, said = read_labels(root / "labels.csv", theirs, len(theirs) if theirs else class_count)
-        _say(root / "labels.csv", said)
+        say(root / "labels.csv", said)
         dataset = Dataset(root, files, labels, theirs)
-        return dataset if theirs == known else _mapped(dataset, known or ())
+        return dataset if theirs == known else to_classes(dataset, known, class_count)
     found = find_images(root)
     if not found:
         raise no_images(root, LAYOUTS)
@@ -91,10 +131,9 @@ def open_dataset(
 def find_parts(root: Path, classes: Sequence[str] | None = None) -> dict[Part, Path]:
     """The parts that `root` is split into; none where a sub-folder is anything else, or these are class names."""
     folders = subfolders(root)
-    names = {name: part for part, spelled in PARTS.items() for name in spelled}
-    if not folders or any(name.lower() not in names for name in folders) or set(folders) <= set(classes or ()):
+    if not folders or any(name.lower() not in PART_OF for name in folders) or set(folders) <= set(classes or ()):
         return {}
-    return {names[name.lower()]: root / name for name in reversed(folders)}
+    return {PART_OF[name.lower()]: root / name for name in reversed(folders)}
 
 
 def open_images(paths: Sequence[str | Path]) -> Dataset:
@@ -139,31 +178,8 @@ def _folder_classes(
             said = [f"the sub-folders are the classes in natural order: {some(folders, 3)}"]
     elif numbers and not named(classes):
         said = said or [f"the sub-folders are class indices: {some(folders, 3)}"]
-    _say(root, said)
+    say(root, said)
     return {name: int(found) for name, found in index.items()}, classes or tuple(folders)
-
-
-def _mapped(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The same with the model's class names in the place of its own. Raises VitedgeError that shows both."""
-    own, labels = dataset.classes or (), dataset.labels
-    assert labels is not None
-    used = [own[i] for i in (np.flatnonzero(labels.any(0)) if dataset.multi_label else np.unique(labels))]
-    index, _ = class_indices(own, classes, None, dataset.root)
-    if wrong := [name for name in used if isinstance(index[name], str)]:
-        raise mismatch(dataset.root, used, wrong, classes, "classes of the labels")
-    places = np.array([found if isinstance(found := index[name], int) else -1 for name in own], np.int64)
-    if dataset.multi_label:
-        hot = np.zeros((len(labels), len(classes)), np.uint8)
-        for at, place in enumerate(places.tolist()):
-            if place >= 0:
-                hot[:, place] |= labels[:, at]
-        return replace(dataset, labels=hot, classes=classes)
-    return replace(dataset, labels=places[labels], classes=classes)
-
-
-def _say(source: Path, said: list[str]) -> None:
-    for line in said:
-        log.warning("%s: %s", source, line)
 
 
 LAYOUTS = (

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from vitedge.data.dataset import Dataset
-from vitedge.data.image import UnreadableImage, open_rgb
+from vitedge.data.image import UnreadableImage
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.processors import usable_processors
@@ -84,13 +84,12 @@ class Batches:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _decode(self, index: int) -> np.ndarray | UnreadableImage:
-        path = self.dataset.path(index)
         try:
-            return self.preprocess.apply(open_rgb(path))
+            return self.preprocess.apply(self.dataset.open(index))
         except UnreadableImage as error:
             return error
         except ValueError as error:
-            return UnreadableImage(path, str(error))
+            return UnreadableImage(self.dataset.path(index), str(error))
 
     def _skip(self, index: int, error: UnreadableImage) -> None:
         self.unreadable[index] = error.reason

@@ -77,9 +77,7 @@ class Preprocess:
                 _EXAMPLE,
             )
         if missing := [name for name in ("resize", "crop", "mean", "std") if name not in values]:
-            raise VitedgeError(
-                f"{source} lacks {', '.join(missing)}.", "A guess would ruin the accuracy.", _EXAMPLE
-            )
+            raise VitedgeError(f"{source} lacks {', '.join(missing)}.", "A guess would ruin the accuracy.", _EXAMPLE)
         try:
             return cls(**values)
         except VitedgeError as error:
@@ -91,9 +89,7 @@ class Preprocess:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise VitedgeError(
-                f"{path} could not be read.", f"{error.strerror}.", "Check the path."
-            ) from error
+            raise VitedgeError(f"{path} could not be read.", f"{error.strerror}.", "Check the path.") from error
         except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
             raise VitedgeError(f"{path} is not JSON.", f"{error}.", _EXAMPLE) from error
         return cls.from_dict(values, str(path))

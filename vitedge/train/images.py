@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitedge.data.dataset import Dataset
-from vitedge.data.image import UnreadableImage, open_rgb
+from vitedge.data.image import UnreadableImage
 from vitedge.data.loader import UNREADABLE_SHARE, default_threads
 from vitedge.data.preprocess import FILTERS, Preprocess
 from vitedge.errors import VitedgeError
@@ -80,7 +80,7 @@ class Images:
             ) from error
 
     def _decode(self, index: int) -> Tensor:
-        image = open_rgb(self.dataset.path(index))
+        image = self.dataset.open(index)
         short, size = min(image.size), (self.side, self.side)
         if not self.preprocess.squash:
             size = (self.side * image.width // short, self.side * image.height // short)

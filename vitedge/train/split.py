@@ -8,36 +8,40 @@ import numpy as np
 
 from vitedge.data.classes import read_classes
 from vitedge.data.dataset import Dataset
-from vitedge.data.folder import find_parts, open_dataset
+from vitedge.data.folder import open_parts
 from vitedge.errors import VitedgeError
 
 
 def split_folder(
-    folder: str | Path, fraction: float, seed: int, classes: tuple[str, ...] | None = None
+    data: str | Path, fraction: float, seed: int, classes: tuple[str, ...] | None = None
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Training, validation and test images of a data set.
 
-    A folder with `train` and `val` (or `valid`, `validation`, `dev`) below it is split by them. Else
-    `fraction` of each class is drawn for validation, with the seed. `test` below the folder is the test
-    set; without it there is none.
+    A set with the parts `train` and `val` (or `valid`, `validation`, `dev`) is split by them. Else `fraction` of each
+    class is drawn for validation, with the seed. The part `test` is the test set; without it there is none.
 
     Raises:
         VitedgeError: no labels, one class only, or a class without images in the training or validation part.
     """
-    root = Path(folder)
+    parts, root = open_parts(data), Path(data)
     if classes is None and (root / "classes.txt").is_file():
         classes = read_classes(root / "classes.txt")  # of the whole set, above its parts
-    parts = {} if (root / "labels.csv").is_file() else find_parts(root)
-    test = None
-    if "train" not in parts:
-        train, val = split_dataset(_teaching(root, classes), fraction, seed)
+    source = parts.get("train", parts.get("all"))
+    if source is None:
+        why = f"Its parts are {', '.join(parts)}."
+        raise VitedgeError(f"{data} has no training images.", why, "Give a data set with a part 'train'.")
+    train, test = source(classes, None), None
+    # One sub-folder alone is no class for `open_dataset`: images without labels may lie in one too.
+    if train.labels is None and train.contents is None and all("/" in file for file in train.files):
+        raise _one_class(train.root)
+    if "val" in parts:
+        val = parts["val"](train.classes, None)
     else:
-        train = _teaching(parts["train"], classes)
-        if "val" in parts:
-            val = _held(parts["val"], train)
-        else:
-            train, val = split_dataset(train, fraction, seed)
-        test = _held(parts["test"], train) if "test" in parts else None
+        train, val = split_dataset(train, fraction, seed)
+    if "test" in parts:
+        test = parts["test"](train.classes, None)
+        # A test part without labels, as competitions give it, judges nothing.
+        test = None if test.labels is None else test
     check_parts(train, val)
     return train, val, test
 
@@ -91,24 +95,6 @@ def _one_class(root: Path) -> VitedgeError:
         "A classifier has nothing to tell apart there.",
         "Give images of at least two classes, each in a sub-folder of its own or with a labels.csv.",
     )
-
-
-def _teaching(folder: Path, classes: tuple[str, ...] | None) -> Dataset:
-    dataset = open_dataset(folder, classes)
-    # One sub-folder alone is no class for `open_dataset`: images without labels may lie in one too.
-    if dataset.labels is None and all("/" in file for file in dataset.files):
-        raise _one_class(folder)
-    return dataset
-
-
-def _held(folder: Path, train: Dataset) -> Dataset:
-    try:
-        return open_dataset(folder, train.classes)
-    except VitedgeError as error:
-        if "not among the class names" not in error.why:
-            raise
-        todo = "Add training images of these classes, or remove the others."
-        raise VitedgeError(f"{folder} has classes that {train.root} lacks.", error.why, todo) from error
 
 
 def class_count(dataset: Dataset) -> int:
