@@ -218,7 +218,7 @@ class Run:
             index = write_pack(
                 bundle,
                 Path(chosen.output),
-                data=chosen.data,
+                data=chosen.of(chosen.data),
                 limit=chosen.limit,
                 seed=chosen.seed,
                 only=chosen.only,

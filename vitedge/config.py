@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from vitedge import documents, targets
 from vitedge.bench.options import BenchOptions, SampleOptions
 from vitedge.condition import ConditionOptions
+from vitedge.data.options import DataColumns
 from vitedge.errors import VitedgeError
 from vitedge.files import write_text
 from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
@@ -48,7 +49,7 @@ class ModelSection(SourceSection):
     )
 
 
-class CalibSection(Options):
+class CalibSection(DataColumns):
     """The images that compression is fitted to. No labels needed."""
 
     calib: str | None = Field(None, description="Calibration folder. (default: ./calib where there is one)")
@@ -113,7 +114,7 @@ class SensitivitySection(Options):
         return value
 
 
-class TrainSection(Options):
+class TrainSection(DataColumns):
     """From what to what a fine-tuning goes."""
 
     data: str | None = Field(None, description="Data set; train, val and test below it are its parts.")

@@ -248,7 +248,7 @@ def fine_tune(
         figures = train(
             model.module,
             model.preprocess,
-            Path(chosen.data),
+            chosen.of(chosen.data) or "",
             out,
             settings.fine_tune,
             settings.loop,

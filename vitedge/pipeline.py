@@ -30,7 +30,7 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     from vitedge.steps.source import SOURCE, import_model, need_images, open_calibration, sample_calibration
 
     reporter = reporter or Reporter()
-    images = open_calibration(config.calib.calib)
+    images = open_calibration(config.calib.of(config.calib.calib))
     if images is None and (purpose := _needs_images(config)):
         raise need_images(purpose)
     bundle = Bundle.create(root)

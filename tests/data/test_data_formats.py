@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from vitedge.data import cifar
-from vitedge.data.folder import open_dataset, open_parts, split_columns, with_columns
+from vitedge.data.folder import open_dataset, open_parts
 from vitedge.data.image import UnreadableImage
 from vitedge.data.loader import iter_batches
+from vitedge.data.options import split_columns, with_columns
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 
@@ -63,6 +64,7 @@ def test_parquet_as_datasets_writes_it(tmp_path: Path) -> None:
     assert len(test) == 5 and len(train) == 10 and train.classes == tuple(NAMES)
     assert train.labels.tolist() == [0, 1, 2] * 3 + [0]
     assert [red(train, index) for index in (9, 0, 5, 3)] == [9, 0, 5, 3]
+    assert open_dataset(train.origin).sha256() == train.sha256() and Path(train.origin.partition("?")[0]) == tmp_path
     part = train.subset([7, 2]).subset([1, 0])
     assert [red(part, 0), red(part, 1)] == [2, 7] and part.labels.tolist() == [2, 1]
     pixels, _ = next(iter(iter_batches(train, Preprocess(8, 8), 10)))
@@ -121,7 +123,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
         open_dataset(path)
     dataset = open_dataset(with_columns(str(path), "b", "y"), class_count=2)
     assert red(dataset, 0) == 7 and dataset.labels.tolist() == [1, 0]
-    assert split_columns(with_columns("a?b.parquet", None, "x")) == ("a?b.parquet", None, "x")
+    assert split_columns(with_columns("a?b.parquet", None, "x")) == ("a?b.parquet", None, "x", None)
     with pytest.raises(VitedgeError, match="no column 'z'"):
         open_dataset(with_columns(str(path), "z", None))
 

@@ -21,7 +21,7 @@ from vitedge.bench.schema import Data, Row
 from vitedge.bench.source import DatasetSource, NoiseSource, Source
 from vitedge.bundle import DEFAULT_RUN, Bundle
 from vitedge.data.classes import read_classes
-from vitedge.data.folder import open_dataset
+from vitedge.data.folder import is_there, open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import sample
 from vitedge.data.shapes import SHAPES
@@ -248,7 +248,7 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
     preprocess = find_preprocess(bundle)
     if folder is None:
         return NoiseSource(preprocess.crop)
-    if data is None and not Path(folder).is_dir():
+    if data is None and not is_there(folder):
         raise VitedgeError(
             f"The data that the run was calibrated on is gone: {folder}.", "", "Name a data set with --data DIR."
         )
@@ -268,8 +268,8 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
         dataset = open_dataset(folder, classes, count)
     if dataset.labels is not None and count is not None:
         dataset.require_labels("Accuracy", count)
-    on_calibration = calibrated is not None and Path(folder).resolve() == Path(calibrated).resolve()
-    known = Data(limit=limit, seed=seed, of=len(dataset), calibration=on_calibration)
+    opened = dataset.origin or str(dataset.root.resolve())
+    known = Data(limit=limit, seed=seed, of=len(dataset), calibration=opened == calibrated)
     return DatasetSource(sample(dataset, limit, seed), preprocess, known)
 
 

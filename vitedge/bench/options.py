@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
+from vitedge.data.options import DataColumns
 from vitedge.errors import VitedgeError
-from vitedge.options import EXPERT, SEED_MAX, Cli, Names, Options
+from vitedge.options import EXPERT, SEED_MAX, Cli, Names
 
 if TYPE_CHECKING:
     from vitedge.bench.jobs import Settings
@@ -18,7 +19,7 @@ SCENARIOS = ("single", "throughput", "sustained")
 _MOST_CORES = 4096
 
 
-class SampleOptions(Options):
+class SampleOptions(DataColumns):
     """Which images and artifacts are taken."""
 
     data: str | None = Field(None, description="Labelled images. (default: the run's)")
@@ -97,7 +98,7 @@ class BenchOptions(SampleOptions):
         """What the harness measures."""
         from vitedge.bench.measure import BenchRequest
 
-        return BenchRequest(self.only, self.data, self.limit, self.seed, self.fresh, self.host_name, command, self.gate)
+        return BenchRequest(self.only, self.of(self.data), self.limit, self.seed, self.fresh, self.host_name, command, self.gate)
 
 
 def parse_cores(text: str) -> tuple[int, ...] | None:

@@ -68,11 +68,12 @@ class DatasetSource:
         return None
 
     def files(self, count: int) -> list[Path]:
-        return [self.dataset.path(index) for index in range(min(count, len(self)))]
+        found = [] if self.dataset.contents is not None else range(min(count, len(self)))
+        return [self.dataset.path(index) for index in found]
 
     def facts(self) -> Data:
         skipped = tuple(printable(f"{file}: {reason}") for file, reason in self.skipped.items())
-        path, digest = printable(self.dataset.root, 4096), self.dataset.sha256()
+        path, digest = printable(self.dataset.origin or self.dataset.root, 4096), self.dataset.sha256()
         return replace(self._known, path=path, n=len(self), sha256=digest, skipped=skipped)
 
 

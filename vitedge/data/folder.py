@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vitedge import documents
 from vitedge.data import cifar, flowers, hub, parquet
 from vitedge.data.classes import Names, class_indices, mismatch, named, natural_key, read_classes, some
 from vitedge.data.dataset import Dataset
 from vitedge.data.formats import PART_OF, Opener, Part, Parts, choose, say, to_classes
 from vitedge.data.labels import read_labels
+from vitedge.data.options import split_columns, with_columns
 from vitedge.data.scan import find_images, no_images, subfolders
 from vitedge.errors import VitedgeError
 
@@ -55,14 +56,21 @@ def open_dataset(
 def open_parts(data: str | Path) -> Parts:
     """The parts of a data set, or its whole as "all", each to be opened with the model's classes.
 
-    data: a path, or hf:NAME; `?image=COLUMN&label=COLUMN` after it names the columns of a table.
+    data: a path, or hf:NAME; `?image=COLUMN&label=COLUMN&part=PART` after it names columns and part of a table.
     """
-    text, image, label = split_columns(str(data))
+    text, image, label, part = split_columns(str(data))
     if parts := hub.find(text, image, label):
         return parts
     root = Path(text)
     if parts := parquet.find(root, image, label):
-        return {name: _with_origin(opener, str(data)) for name, opener in parts.items()}
+        place = str(root.resolve())
+        return {
+            name: _with_origin(opener, with_columns(place, image, label, name if len(parts) > 1 else None))
+            for name, opener in parts.items()
+            if part in (None, name)
+        }
+    if root.suffix == ".txt" and root.is_file():
+        return {"all": lambda classes, count: open_list(root)}
     if not root.is_dir():
         why = "It is a file." if root.exists() else "There is no such folder."
         raise VitedgeError(f"{root} is not a data set.", why, LAYOUTS)
@@ -75,19 +83,10 @@ def open_parts(data: str | Path) -> Parts:
     return {"all": partial(_open_folder, root)}
 
 
-def split_columns(data: str) -> tuple[str, str | None, str | None]:
-    """The path in `data`, and the columns of image and label that it names."""
-    path, mark, query = data.rpartition("?")
-    if not mark or Path(data).exists():
-        return data, None, None
-    values = dict(urllib.parse.parse_qsl(query))
-    return path, values.get("image"), values.get("label")
-
-
-def with_columns(data: str, image: str | None, label: str | None) -> str:
-    """`data` with the names of its columns, as `open_dataset` takes them."""
-    named = {key: value for key, value in (("image", image), ("label", label)) if value}
-    return f"{data}?{urllib.parse.urlencode(named)}" if named else data
+def is_there(data: str | Path) -> bool:
+    """Whether `data` still names something; of the Hub that is not asked."""
+    text = split_columns(str(data))[0]
+    return text.startswith(hub.PREFIX) or Path(text).exists()
 
 
 def _with_origin(opener: Opener, origin: str) -> Opener:
@@ -155,6 +154,25 @@ def open_images(paths: Sequence[str | Path]) -> Dataset:
             what = "is no regular file" if there else "does not exist"
             raise VitedgeError(f"{path} {what}.", "", "Pass images, or folders of images.")
     return Dataset(Path("."), tuple(files))
+
+
+def open_list(path: Path) -> Dataset:
+    """Images that a text file lists, a path a line, counted from its folder; without labels.
+
+    As rknn-toolkit2's `dataset.txt`: of several paths in a line, the first is the image. Raises VitedgeError.
+    """
+    lines = [line.strip() for line in documents.read_text(path, most=2**26).splitlines()]
+    listed = [line for line in lines if line and not line.startswith("#")]
+    # A path may hold blanks; else several in a line are the inputs of one run.
+    names = [line if (path.parent / line).is_file() else line.split()[0] for line in listed]
+    if not names:
+        raise VitedgeError(f"{path} lists no images.", "", "Write the path of one image a line.")
+    if wrong := [name for name in names if not (path.parent / name).is_file()]:
+        why = f"{len(wrong)} in all: {some(wrong)}. Paths count from {path.parent}."
+        if all(name.endswith(".npy") for name in names):
+            why = "They are NumPy arrays; vitedge prepares images itself, as the model's preprocessing says."
+        raise VitedgeError(f"{path} lists files that are no images.", why, "List existing images, one a line.")
+    return Dataset(path.parent, tuple(names), origin=str(path.resolve()))
 
 
 def _folder_classes(

@@ -17,6 +17,7 @@ from vitedge.bench.result import BenchResult, load
 from vitedge.bench.schema import Row
 from vitedge.bench.source import DatasetSource
 from vitedge.bundle import Bundle
+from vitedge.data.folder import is_there
 from vitedge.errors import VitedgeError
 from vitedge.report.classes import ByClass, by_class
 from vitedge.report.flips import Flips, find_flips, thumbnail
@@ -113,7 +114,7 @@ def _records(bundle: Bundle, row: Row) -> np.ndarray | None:
 def _source(bundle: Bundle, result: BenchResult) -> DatasetSource | None:
     """The very images that were measured, or None where they are gone or have changed."""
     data = result.data
-    if not data.path or not Path(data.path).is_dir():
+    if not data.path or not is_there(data.path):
         return None
     try:
         source = find_source(bundle, data.path, data.limit, data.seed or 0)
@@ -127,4 +128,4 @@ def _images(source: DatasetSource | None) -> Callable[[int], str]:
     if source is None:
         return lambda index: ""
     dataset = source.dataset
-    return lambda index: thumbnail(dataset.path(index)) if index < len(dataset) else ""
+    return lambda index: thumbnail(dataset, index) if index < len(dataset) else ""

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from vitedge.data.image import UnreadableImage, open_rgb
+from vitedge.data.dataset import Dataset
+from vitedge.data.image import UnreadableImage
 from vitedge.report.classes import class_name
 
 
@@ -77,10 +77,10 @@ def find_flips(
     return Flips(artifact, int(lost.sum()), int(won.sum()), int(changed.size), int(records.size), counted, shown)
 
 
-def thumbnail(path: Path, side: int = 128) -> str:
-    """The image's centre as a small JPEG in a data: URL; empty where it can't be read."""
+def thumbnail(dataset: Dataset, index: int, side: int = 128) -> str:
+    """An image's centre as a small JPEG in a data: URL; empty where it can't be read."""
     try:
-        image = open_rgb(path)
+        image = dataset.open(index)
     except UnreadableImage:
         return ""
     short = min(image.size)

@@ -12,7 +12,7 @@ import numpy as np
 from vitedge.bundle import Bundle, StepRecord, sha256_file
 from vitedge.config import CalibSection, ModelSection
 from vitedge.data.dataset import Dataset
-from vitedge.data.folder import open_dataset
+from vitedge.data.folder import is_there, open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import load_pixels
 from vitedge.errors import VitedgeError
@@ -86,23 +86,21 @@ def _identity(options: ModelSection) -> dict[str, str]:
 
 
 def open_calibration(given: str | None) -> Dataset | None:
-    """The calibration images: of the folder given, or of `./calib` where there is one.
+    """The calibration images: of the data set given, or of `./calib` where there is one.
 
     A folder that only holds one data set (as this repository's `calib/` holds `shapes/`) stands for that set; of one
-    with parts, the training images are taken.
+    with parts, the training images are taken. A text file lists images, as rknn-toolkit2's dataset.txt does.
     """
-    folder = Path(given) if given else Path("calib")
-    if not folder.is_dir():
-        if given:
-            raise VitedgeError(
-                f"There is no calibration folder '{given}'.", "", "Give a folder of images with --calib."
-            )
+    folder = Path(given or "calib")
+    if given and not is_there(given):
+        raise VitedgeError(f"There is no calibration folder '{given}'.", "", "Give a folder of images with --calib.")
+    if not given and not folder.is_dir():
         return None
-    if not (folder / "labels.csv").is_file():
+    if folder.is_dir() and not (folder / "labels.csv").is_file():
         inner = [p for p in sorted(folder.iterdir()) if (p / "labels.csv").is_file()]
         if len(inner) == 1:
             folder = inner[0]
-    return open_dataset(folder, part="train")
+    return open_dataset(folder if folder.is_dir() else given or folder, part="train")
 
 
 def sample_calibration(
@@ -119,7 +117,8 @@ def sample_calibration(
         pixels, used = load_pixels(dataset, preprocess, options.calib_size, options.seed, folder / PIXELS)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
         write_json(folder / DATASET, {"files": list(used.files), "seed": options.seed, "sha256": digest})
-        return {"path": str(root.resolve()), "n": len(pixels), "of": len(dataset), "drawn": is_drawn(dataset)}
+        path = dataset.origin or str(root.resolve())
+        return {"path": path, "n": len(pixels), "of": len(dataset), "drawn": is_drawn(dataset)}
 
     record = bundle.run_step(
         "calib",

@@ -56,7 +56,7 @@ class _Stage:
 def fine_tune(
     model: Architecture,
     preprocess: Preprocess,
-    data: Path,
+    data: str | Path,
     out: Path,
     options: FineTuneOptions,
     loop: LoopOptions,
@@ -91,7 +91,7 @@ def fine_tune(
 def _fine_tune(
     model: Architecture,
     preprocess: Preprocess,
-    data: Path,
+    data: str | Path,
     out: Path,
     options: FineTuneOptions,
     loop: LoopOptions,
