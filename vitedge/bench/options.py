@@ -98,7 +98,9 @@ class BenchOptions(SampleOptions):
         """What the harness measures."""
         from vitedge.bench.measure import BenchRequest
 
-        return BenchRequest(self.only, self.of(self.data), self.limit, self.seed, self.fresh, self.host_name, command, self.gate)
+        return BenchRequest(
+            self.only, self.of(self.data), self.limit, self.seed, self.fresh, self.host_name, command, self.gate
+        )
 
 
 def parse_cores(text: str) -> tuple[int, ...] | None:
