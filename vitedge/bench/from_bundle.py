@@ -163,7 +163,7 @@ def find_reference(bundle: Bundle) -> Job | None:
             facts = bundle.facts("export").get(name, {})
             artifact = Artifact(SOURCE, targets.REFERENCE, "fp32", file, sha256=digest)
             size = file.stat().st_size / 2**20
-            row = new_row(artifact, size_mib=size, macs=facts.get("macs_exported"), params=facts.get("params"))
+            row = new_row(artifact, size_mib=size, macs=facts.get("macs"), params=facts.get("params"))
             return Job(artifact, row)
     return None
 

@@ -42,11 +42,10 @@ def command(
         row = [
             facts["folder"],
             facts["bytes"] / 2**20,
-            check.get("agreement"),
-            check.get("sqnr_db"),
-            check.get("device"),
+            *(check.get(key) for key in ("agreement", "sqnr_db", "source_agreement", "source_sqnr_db", "device")),
         ]
-        columns = ["artifact", "MiB", "agreement with FP32", "logit SQNR (dB)", "compared on"]
+        columns = ["artifact", "size (MiB)", "agreement with its float model", "SQNR (dB)"]
+        columns += ["agreement with the source model", "SQNR to the source (dB)", "compared on"]
         print_table(Table("Built", columns, [row], f"{check['images']} {check.get('kind', '')}".strip()))
         suffix = "" if str(run) == DEFAULT_RUN else f" --run {run}"
         out.print(f"Next: vitedge bench{suffix}")

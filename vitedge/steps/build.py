@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from vitedge import __version__
+from vitedge.bench.from_bundle import find_activation, model_bytes
 from vitedge.bundle import Bundle, StepRecord
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
-from vitedge.metrics import fidelity
+from vitedge.metrics import Activation, fidelity, finite
 from vitedge.reporter import Reporter
-from vitedge.steps.export import LOGITS, check_images
+from vitedge.steps.export import LOGITS, REFERENCE, check_images, run_graph
 from vitedge.steps.source import read_pixels, read_preprocess
 from vitedge.tables import to_json
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
@@ -81,7 +82,19 @@ def build_artifact(
             "macs": export["macs"],
             "params": export["params"],
         } | result.metadata
-        metadata["check"] = check_artifact(target, out / result.artifact, metadata, images, reference, kind, float32)
+        # What pruning or training lost before is no fault of the build, and still what the user gets.
+        source = run_graph(bundle.verified(REFERENCE), images) if bundle.has(REFERENCE) else None
+        metadata["check"] = check_artifact(
+            target,
+            out / result.artifact,
+            metadata,
+            images,
+            reference,
+            kind,
+            float32,
+            source=source,
+            activation=find_activation(bundle),
+        )
         write_json(out / "metadata.json", metadata)
         cost = target.cost(out / result.artifact, metadata)
         if cost is not None and cost.rows:
@@ -89,8 +102,7 @@ def build_artifact(
             write_json(folder / COSTS.format(name), to_json(table))
         for line in result.warnings:
             reporter.warn(line)
-        size = sum(p.stat().st_size for p in out.iterdir() if p.name not in ("metadata.json", "build.log"))
-        return {"folder": f"build/{name}", "bytes": size, "check": metadata["check"]}
+        return {"folder": f"build/{name}", "bytes": model_bytes(out, metadata), "check": metadata["check"]}
 
     return bundle.run_step(
         f"build/{name}",
@@ -173,10 +185,14 @@ def check_artifact(
     reference: np.ndarray,
     kind: str,
     graph: Path | None = None,
+    *,
+    source: np.ndarray | None = None,
+    activation: Activation = "softmax",
 ) -> dict[str, Any]:
-    """Agreement and logit SQNR against FP32, and whether the build is accepted; None figures where it can't
-    run.
+    """Agreement and logit SQNR against the float model that the artifact was built from, by which the build is accepted
+    or not, and as `source_*` against the model as it came; None figures where it can't run.
 
+    reference, source: float32 [n, classes] of the two; `source` None where both compute the same.
     graph: what it was built from. Raises VitedgeError where it gives NaN or infinity, with the place where FP16 ends.
     """
     precision = metadata["precision"]
@@ -191,7 +207,8 @@ def check_artifact(
         runner.close()
     if not np.isfinite(logits).all():
         raise _overflowed(precision, graph, images)
-    near = fidelity(reference, logits)
+    near = fidelity(reference, logits, activation)
+    of_source = near if source is None else fidelity(source[: len(logits)], logits, activation)
     agreement, sqnr = near["agreement"], near["sqnr_db"]
     # Images of noise have no clear class: there, only the logits can be compared.
     close = kind.startswith("images of noise") and (sqnr is None or sqnr > 10)
@@ -200,10 +217,14 @@ def check_artifact(
         "accepted": accepted,
         "reason": ""
         if accepted
-        else f"agreement with FP32 is {agreement:.3f}, at least {MIN_AGREEMENT[precision]} is asked",
+        else f"agreement with the float model that it was built from is {agreement:.3f}, at least "
+        f"{MIN_AGREEMENT[precision]} is asked",
         "images": len(images),
         "kind": kind,
         "device": runner.device,
+        "reference": "the float model that it was built from",
         "agreement": agreement,
-        "sqnr_db": None if sqnr is None else round(sqnr, 2),
+        "sqnr_db": finite(sqnr, 2),
+        "source_agreement": of_source["agreement"],
+        "source_sqnr_db": finite(of_source["sqnr_db"], 2),
     }
