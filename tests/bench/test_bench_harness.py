@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bench_small import SIZE, write_classifier, write_images
 
+from vitedge import metrics
 from vitedge.bench import rounds
 from vitedge.bench.artifact import Artifact
 from vitedge.bench.evaluate import RecordFile
@@ -144,6 +145,14 @@ def test_a_single_logit_says_yes_or_no(small):
     found = RecordFile(folder / "work/one.rec", with_logits=False).found
     assert set(found["pred"]) <= {0, 1} and row.status == "ok"
     assert row.top1 == pytest.approx(float((found["pred"] == source.labels).mean())) and 0.2 < row.top1 < 0.8
+
+
+def test_embeddings_agree_where_each_image_has_the_same_nearest_one(small):
+    result = _harness(small, ONLY_ACCURACY, activation="none").run([_job(_fake("row", noise=0.05))])
+    row, work = result.row("row"), small[2] / "work"
+    own, source = (RecordFile(work / f"{name}.rec", with_logits=True).logits(0, 40) for name in ("row", "source"))
+    assert row.agreement == pytest.approx(metrics.agreement(source, own, "none")) and 0 < row.agreement < 1
+    assert row.top1 is None and row.kl_nats == pytest.approx(metrics.kl(source, own, "none"), rel=1e-4)
 
 
 def test_the_row_limit_stops_a_slow_row_with_a_reason(small):

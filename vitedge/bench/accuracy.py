@@ -11,7 +11,7 @@ import numpy as np
 
 from vitedge.bench import stats
 from vitedge.bench.stats import Interval
-from vitedge.metrics import finite, sqnr_of
+from vitedge.metrics import agreements, finite, sqnr_of
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,21 @@ def confusion(records: np.ndarray) -> np.ndarray:
     size = int(max(labelled["label"].max(), labelled["pred"].max())) + 1
     pairs = labelled["label"].astype(np.int64) * size + labelled["pred"]
     return np.bincount(pairs, minlength=size**2).reshape(size, size)
+
+
+# Each image's nearest other one is looked for among so many at most: their similarities are a square.
+MOST_NEAREST = 4000
+
+
+def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddings: np.ndarray) -> np.ndarray:
+    """The records with `same` by what a retrieval says (see `metrics.agreements`), which needs all images at once;
+    without a reference, or of more than `MOST_NEAREST` images, they say nothing of agreement."""
+    out = records.copy()
+    if reference is None or len(records) > MOST_NEAREST:
+        out["reference"] = -1
+    else:
+        out["same"] = agreements(reference, embeddings, "none")
+    return out
 
 
 def multi_label(scores: np.ndarray, targets: np.ndarray) -> Accuracy:

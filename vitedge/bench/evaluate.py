@@ -138,7 +138,8 @@ def evaluate(
     start = int(done["index"][-1]) + 1 if done.size else 0
     advance(start)
     multi_label = source.labels is not None and source.labels.ndim == 2
-    labels = None if multi_label else source.labels
+    # Embeddings have no classes that a label could name.
+    labels = None if multi_label or activation == "none" else source.labels
     classes: int | None = None
     for positions, pixels in source.batches(start, _BATCH):
         for part, logits in _answers(process, pixels):

@@ -186,17 +186,22 @@ class Harness:
         self, job: Job, process: ArtifactProcess, lookup: evaluate.Reference | None, baseline: np.ndarray | None
     ) -> None:
         is_reference = job.row.role == "source"
-        file = self._file(job.artifact, with_logits=is_reference or self.multi_label)
+        embeds = self.activation == "none"
+        file = self._file(job.artifact, with_logits=is_reference or self.multi_label or embeds)
         with self._progress("the source model in FP32" if is_reference else job.artifact.name) as advance:
             job.records = self._limited(process, file, lookup, advance)
+        digest = hashlib.sha256(job.records.tobytes()).hexdigest()
+        if embeds and lookup and job.records.size:
+            expected = lookup(job.records["index"])
+            job.records = accuracy.judge_embeddings(job.records, expected, file.logits(0, job.records.size))
         same = None if baseline is None else accuracy.on_same_images(job.records, baseline)
         job.update(
             **vars(accuracy.figures(job.records, same)),
             records=f"{file.path.parent.name}/{file.path.name}",
-            records_sha256=hashlib.sha256(job.records.tobytes()).hexdigest(),
+            records_sha256=digest,
             by_image=accuracy.by_image(job.records),
         )
-        if self.multi_label and job.records.size and self.source.labels is not None:
+        if self.multi_label and not embeds and job.records.size and self.source.labels is not None:
             targets = self.source.labels[job.records["index"]].astype(bool)
             scores = file.logits(0, job.records.size)
             found = accuracy.multi_label(scores, targets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -138,8 +137,3 @@ def _from_1(value: dict[str, Any]) -> dict[str, Any]:
         source = row(reference) | {"artifact": SOURCE, "role": "source", "status": "ok", "precision": "fp32"}
         out |= {"reference": SOURCE, "rows": [source, *out["rows"]]}
     return out
-
-
-def without(result: BenchResult, **figures: Any) -> BenchResult:
-    """The result with other values in the fields named."""
-    return dataclasses.replace(result, **figures)

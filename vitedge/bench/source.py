@@ -11,7 +11,7 @@ import numpy as np
 
 from vitedge.bench.schema import Data
 from vitedge.data.dataset import Dataset
-from vitedge.data.loader import Batches, iter_batches
+from vitedge.data.loader import iter_batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.documents import printable
 
@@ -50,7 +50,6 @@ class DatasetSource:
         self.names = None if dataset.classes is None else list(dataset.classes)
         self.skipped: dict[str, str] = {}
         self._known = known or Data()
-        self._current: Batches | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -76,6 +76,8 @@ def collect(bundle: Bundle) -> Facts:
             records = _records(bundle, row)
             if records is None:
                 continue
+            if result.data.activation == "none":
+                continue  # embeddings have no classes
             if (one := find_flips(row.artifact, records, names, _images(source))) is not None and one.changed:
                 facts.flips.append(one)
             if (of_classes := by_class(row.artifact, records, names)) is not None:

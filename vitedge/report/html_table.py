@@ -18,7 +18,7 @@ def table_html(table: Table, *, level: int = 3, bold: Collection[int] = (), sort
     for name, word, right in zip(table.columns, table.headings(), numeric, strict=True):
         kind = ' class="num"' if right else ""
         head.append(f'<th scope="col"{kind}><button type="button">{escape(word)}</button></th>')
-        head += ["<th></th>"] if name in table.bars else []
+        head += ['<th class="bar"></th>'] if name in table.bars else []
     body = []
     for number, (row, texts) in enumerate(zip(table.rows, table.texts(), strict=True)):
         cells = []

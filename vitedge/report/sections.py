@@ -41,8 +41,8 @@ class Machine:
 def overview(result: BenchResult) -> Table:
     """What each artifact costs and saves against the source model, in one table."""
     source = next((row for row in result.ok if row.role == "source"), None)
-    columns = ["artifact", "top-1 (%)", "agreement (%)", "against source (points)", "p50 (ms)", "speed-up"]
-    columns += ["size (MiB)", "times smaller"]
+    columns = ["artifact", "top-1 (%)", "p50 (ms)", "speed-up", "size (MiB)", "times smaller"]
+    columns += ["against source (points)", "agreement (%)"]
     rows: list[list[Cell]] = []
     for row in result.ok:
         faster = _over(source.p50_ms if source else None, row.p50_ms)
@@ -50,7 +50,7 @@ def overview(result: BenchResult) -> Table:
         lost = None if row.role == "source" or row.drop_points is None else -row.drop_points
         quality = show.percent(row.top1 if row.top1 is not None else row.map)
         agreement = show.percent(row.agreement) if row.role == "artifact" else None
-        rows.append([row.artifact, quality, agreement, lost, row.p50_ms, faster, row.size_mib, smaller])
+        rows.append([row.artifact, quality, row.p50_ms, faster, row.size_mib, smaller, lost, agreement])
     digits = dict.fromkeys(columns[1:], 1) | {"p50 (ms)": 2, "speed-up": 2, "times smaller": 2}
     return Table("", columns, rows, bars=["p50 (ms)", "size (MiB)"], decimals=digits).without_empty()
 
