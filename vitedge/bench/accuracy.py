@@ -177,7 +177,7 @@ MOST_NEAREST = 4000
 def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddings: np.ndarray) -> np.ndarray:
     """The records with `same` by what a retrieval says (see `metrics.agreements`), which needs all images at once;
     without a reference, or of more than `MOST_NEAREST` images, they say nothing of agreement."""
-    out = records.copy()
+    out: np.ndarray = records.copy()
     if reference is None or len(records) > MOST_NEAREST:
         out["reference"] = -1
     else:
