@@ -70,23 +70,27 @@ def _needs_images(config: RunConfig) -> str | None:
 def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Transformed] | None]:
     """The transforms of the float model in their order; None for one that is not asked for.
 
-    Conditioning comes after pruning: its choices depend on the weights that are quantised. Training in INT8 is the
-    last: it starts from the static scheme of the conditioned model.
+    Conditioning comes after pruning: its choices depend on the weights that are quantised. Zeros come after its
+    rotation, which would fill them. Training in INT8 is the last: it starts from the static scheme of the float model so
+    far.
     """
     from vitedge.steps.condition import condition_model
     from vitedge.steps.distil import distil_model
     from vitedge.steps.prune import prune_model
     from vitedge.steps.qat import qat_model
+    from vitedge.steps.sparsify import sparsify_model
 
-    cut = config.prune.prune is not None or config.prune.sparsity is not None
+    cut = config.prune.prune is not None
+    widths = config.prune.model_copy(update={"sparsity": None})
     taught = cut and config.prune.recover == "distill"
     return {
-        "prune": (lambda b, m, r: prune_model(b, m, config.prune, config.distill, r)) if cut else None,
+        "prune": (lambda b, m, r: prune_model(b, m, widths, config.distill, r)) if cut else None,
         "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,
         # Without images there is nothing to measure ranges on; a float graph can still be exported.
         "condition": (lambda b, m, r: condition_model(b, m, _condition_options(config), r))
         if config.steps.condition and images
         else None,
+        "sparsify": (lambda b, m, r: sparsify_model(b, m, config.prune, r)) if config.prune.sparsity else None,
         "qat": (lambda b, m, r: qat_model(b, m, config.qat, config.quantize, r))
         if config.steps.quantize == "qat"
         else None,

@@ -16,6 +16,9 @@ from vitedge.prune.statistics import token_weights
 from vitedge.prune.store import mixed
 from vitedge.vit.model import Block
 
+# A weight with more zeros than this share is sparse by intention.
+SPARSE = 0.05
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -38,13 +41,14 @@ def fit_block(
 
     `inputs` [I, N, C] is what the pruned network feeds it, `targets` [I, M, C] what the dense block wrote. The
     loss is the squared error relative to each token's variance (`token_weights`). LayerNorms stay as they are, so
-    folded ones stay folded: what they could learn, the Linears after them can.
+    folded ones stay folded: what they could learn, the Linears after them can. Sparse weights keep their zeros.
     """
     parameters = [p for name, p in block.named_parameters() if not name.startswith("norm")]
     if not fit.steps or not parameters:
         return
     for p in parameters:
         p.requires_grad_(True)
+    kept = [(p, p != 0) for p in parameters if p.ndim > 1 and float((p == 0).float().mean()) > SPARSE]
     optimiser = torch.optim.Adam(parameters, lr=fit.lr, betas=(0.9, 0.99))
     order = torch.empty(0, dtype=torch.long)
     for step in range(fit.steps):
@@ -60,6 +64,9 @@ def fit_block(
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         optimiser.step()
+        with torch.no_grad():
+            for p, where in kept:
+                p.mul_(where)
         advance(3 * fit.batch)
     for p in parameters:
         p.requires_grad_(False)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Errors, Recovery, recover
 from vitedge.prune.result import LayerChange, PruneReport
-from vitedge.prune.sparse import sparsify_model
+from vitedge.prune.sparse import sparse_layers, sparsify_model
 from vitedge.prune.statistics import BlockMoments
 from vitedge.prune.store import embed_all, parts
 from vitedge.prune.surgery import assemble
@@ -150,11 +151,35 @@ def run(
     if options.sparsity:
         with reporter.progress("setting weights to zero: images", images) as advance:
             told = scaled(advance, len(plans) * images, images)
-            sparsity = sparsify_model(pruned, start[:images], options.sparsity, told)
+            sparsity = sparsify_model(pruned, start[:images], options.sparsity, advance=told)
         clock.lap("sparsity")
     small = assemble(pruned)
     facts = report(dense.config, small, options, predicted, errors, fit, images, views, clock.seconds)
     return small, replace(facts, sparsity=sparsity)
+
+
+def sparsify(
+    model: Architecture, batches: Batches, options: PruneOptions, progress: Reporter | None = None
+) -> tuple[Architecture, dict[str, Any]]:
+    """A copy of `model` with the zeros that `options.sparsity` asks for, recovered block by block as pruning is (but
+    for `recover` "none" and "ridge"), and how many. It comes after conditioning, whose rotation would fill them.
+
+    Facts: the pattern, the share of zeros, and the names of the Linears that have them.
+    """
+    assert options.sparsity is not None
+    reporter = progress or Reporter()
+    sparse = copy.deepcopy(model).eval().requires_grad_(False)
+    images = sum(len(x) for x in batches())
+    check(sparse, images, options)
+    steps = default_steps(sparse.config, options.fit_batch) if options.fit_steps is None else options.fit_steps
+    fit = Fit(steps, options.fit_batch, options.fit_lr) if options.recover in ("block", "distill") else None
+    start = embed_all(sparse, batches, 1, options.seed)
+    work = len(sparse.blocks) * (images + (3 * fit.steps * fit.batch if fit else 0))
+    with reporter.progress("sparsifying: images through a block", work) as advance:
+        share = sparsify_model(sparse, start, options.sparsity, fit, options.seed, advance)
+    chosen = {id(layer) for b in sparse.encoder() for _, group in sparse_layers(b, options.sparsity) for layer in group}
+    layers = [name for name, layer in sparse.linears().items() if id(layer) in chosen]
+    return sparse, {"pattern": options.sparsity, "zeros": share, "layers": layers}
 
 
 class Clock:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitedge.errors import VitedgeError
 from vitedge.moments import Moments, damping_for
+from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import damped
 from vitedge.prune.store import mixed, parts, through
 from vitedge.vit.architecture import Architecture
@@ -56,36 +57,47 @@ def sparsify(weight: Tensor, covariance: Tensor, pattern: str, damping: float = 
     return w
 
 
-def inputs_of(block: Block) -> list[tuple[str, list[nn.Linear]]]:
-    """The Linears of a block in the order of the data flow; those that read the same stand together."""
+def sparse_layers(block: Block, pattern: str) -> list[tuple[str, list[nn.Linear]]]:
+    """The Linears of a block that get zeros, in the order of the data flow; those that read the same stand together.
+
+    2:4 is for the speed of GPUs, and an MLP is where the products are large enough for it.
+    """
     found: list[tuple[str, list[nn.Linear]]] = []
-    if block.attention is not None:
+    if block.attention is not None and pattern != "2:4":
         a = block.attention
         found += [("attend", [a.q, a.k, a.v]), ("attend", [a.out])]
     if block.mlp is not None:
-        found += [("feed_forward", [*block.mlp.inputs()]), ("feed_forward", [block.mlp.fc2])]
+        found += [("feed_forward", list(block.mlp.inputs())), ("feed_forward", [block.mlp.fc2])]
     return found
 
 
 @torch.no_grad()
 def sparsify_model(
-    model: Architecture, x: Tensor, pattern: str, advance: Callable[[int], None] = lambda n: None
+    model: Architecture,
+    x: Tensor,
+    pattern: str,
+    fit: Fit | None = None,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> float:
-    """Sparsify the Linears of all blocks in place, each on what it is really fed; returns the share of zeros.
+    """Zeros in the Linears of all blocks, in place, each chosen on what it is really fed; returns the share of zeros.
 
     x: the streams before block 0 [I, N, C]. The patch embedding and the head stay dense.
+    fit: gradient steps with which each block then learns what the dense one writes; its zeros stay.
     """
     zeros = total = 0
+    generator = torch.Generator().manual_seed(seed)
+    dense = x
     for index, block in enumerate(model.encoder()):
+        target = through(block, dense)
         middle: Tensor | None = None
-        for half, layers in inputs_of(block):
+        for half, layers in sparse_layers(block, pattern):
             if half == "feed_forward" and middle is None:
                 middle = through(block.attend, x)
             store, run = (x, block.attend) if half == "attend" else (middle, block.feed_forward)
             assert store is not None
             # Keys read all tokens, also where the queries are one.
-            watched = layers[1] if half == "attend" and len(layers) == 3 else layers[0]
-            covariance = input_covariance(watched, run, store)
+            covariance = input_covariance(layers[min(1, len(layers) - 1)], run, store)
             for layer in layers:
                 try:
                     layer.weight.copy_(sparsify(layer.weight, covariance, pattern))
@@ -95,7 +107,10 @@ def sparsify_model(
                     ) from error
                 zeros += int((layer.weight == 0).sum())
                 total += layer.weight.numel()
-        x = through(block, x)
+        if fit is not None:
+            with torch.enable_grad():
+                fit_block(block, x, target, fit, generator, advance)
+        x, dense = through(block, x), target
         advance(len(x))
     return zeros / max(total, 1)
 

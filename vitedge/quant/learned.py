@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitedge.prune.fit import SPARSE
 from vitedge.quant.scheme import Activation
 from vitedge.vit.model import Site
 
@@ -99,13 +100,17 @@ class LearnedSite(Site):
 
 
 class _Learned:
-    """What Linear and convolution share: integer weights with a step size a row and group of columns."""
+    """What Linear and convolution share: integer weights with a step size a row and group of columns.
+
+    alive: of the weight's shape, where it is sparse: what else is 0 and stays so.
+    """
 
     weight: Tensor
     base: Tensor
     factor: nn.Parameter
     column_groups: tuple[int, ...]
     top: int
+    alive: Tensor | None
 
     def steps(self) -> Tensor:
         """Step sizes, of the weight's shape or broadcast to it."""
@@ -117,12 +122,14 @@ class _Learned:
 
     def rounded(self) -> Tensor:
         """The weight as its integers give it."""
-        return learned_round(self.weight, self.steps(), -self.top, self.top)
+        weight = self.weight if self.alive is None else self.weight * self.alive
+        return learned_round(weight, self.steps(), -self.top, self.top)
 
     @torch.no_grad()
     def integers(self) -> Tensor:
         """int8, of the weight's shape."""
-        return (self.weight / self.steps()).round().clamp(-self.top, self.top).to(torch.int8)
+        integers = (self.weight / self.steps()).round().clamp(-self.top, self.top).to(torch.int8)
+        return integers if self.alive is None else integers * self.alive
 
 
 class LearnedLinear(_Learned, nn.Linear):
@@ -154,4 +161,7 @@ def _adopt(layer: Any, source: nn.Module, base: Tensor, groups: tuple[int, ...],
     layer.column_groups = groups
     layer.top = 2 ** (bits - 1) - 1
     layer.register_buffer("base", base, persistent=False)
+    zero = layer.weight.detach() == 0
+    # A pattern of zeros stays: a sparse weight learns between them.
+    layer.register_buffer("alive", ~zero if float(zero.float().mean()) > SPARSE else None, persistent=False)
     layer.factor = nn.Parameter(torch.ones(len(base), len(groups)))

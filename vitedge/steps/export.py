@@ -50,6 +50,7 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
         for name, source in graphs.items():
             reporter.info(f"writing {name}")
             facts[name] = _write_graph(bundle, folder / name, source, preprocess, batch, images)
+        check_sparsity(bundle, folder / FLOAT32)
         np.save(folder / LOGITS, run_graph(folder / FLOAT32, images))
         return facts
 
@@ -62,6 +63,16 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
         + (["calib/pixels.npy"] if pixels is not None else []),
         modules=("vitedge.steps.export",),
     )
+
+
+def check_sparsity(bundle: Bundle, graph: Path) -> None:
+    """Raises VitedgeError where the zeros that --sparsity made are not in the graph any more."""
+    if bundle.manifest.steps.get("sparsify"):
+        import onnx
+
+        from vitedge.prune.zeros import check_zeros
+
+        check_zeros(onnx.load(graph), bundle.facts("sparsify"))
 
 
 def check_images(pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bundle) -> tuple[np.ndarray, str]:

@@ -15,7 +15,7 @@ from vitedge.metrics import fidelity
 from vitedge.quant.options import METRICS, QuantOptions
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
-from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, run_graph
+from vitedge.steps.export import FLOAT32, LOGITS, REFERENCE, check_images, check_sparsity, run_graph
 from vitedge.steps.model import FINAL
 from vitedge.steps.scheme import make_scheme, quantize_graph
 from vitedge.steps.source import PIXELS, need_pixels, read_pixels, read_preprocess
@@ -52,6 +52,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
         graph = quantize_graph(mode, onnx.load(bundle.path(FLOAT32)), scheme)
         (folder / INT8).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(graph, folder / INT8)
+        check_sparsity(bundle, folder / INT8)
         facts = compare(bundle, folder / INT8, against) | scheme.facts
         for warning in scheme.facts.get("warnings", []) if mode != "qat" else []:
             reporter.warn(warning)

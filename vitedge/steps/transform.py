@@ -91,7 +91,10 @@ def tell_fresh_start(what: str, kept: Path, reporter: Reporter) -> None:
 
 
 def before_conditioning(bundle: Bundle, model: str) -> str:
-    """The folder of the model that conditioning started from; `model` where there was no conditioning."""
+    """The folder of the model that conditioning started from; `model` where there was no conditioning, or where zeros
+    were made after it, whose price is not that of INT8."""
+    if bundle.manifest.steps.get("sparsify"):
+        return model
     step = bundle.manifest.steps.get("condition")
     read = step.inputs if step else {}
     return next((p.rpartition("/")[0] for p in read if p.endswith("/model.safetensors")), model)

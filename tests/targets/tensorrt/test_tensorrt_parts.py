@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from vitedge.errors import VitedgeError
@@ -148,6 +149,19 @@ def test_trtexec_11_has_no_flag_for_types_and_fp32_no_tf32():
     line = trtexec.command(EngineSpec(Path("m.onnx"), tf32=False), Path("m"), (4, 4, 3), version=(11, 4))
     assert "--stronglyTyped" not in line and "--noTF32" in line
     assert not any("Shapes" in part for part in line)
+
+
+def test_sparse_weights_are_named():
+    from vitedge.prune.zeros import has_two_of_four
+
+    dense = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+    sparse = dense.copy()
+    sparse[::2] = 0
+    for weight, found in ((dense, False), (sparse, True)):
+        graph = onnx.helper.make_graph([], "g", [], [], [onnx.numpy_helper.from_array(weight, "a.weight")])
+        assert has_two_of_four(onnx.helper.make_model(graph)) == found
+        line = trtexec.command(EngineSpec(Path("m.onnx"), sparse=found), Path("m"), (4, 4, 3))
+        assert ("--sparsity=enable" in line) == found
 
 
 def test_several_profiles_are_numbered():

@@ -12,6 +12,7 @@ import numpy as np
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.files import write_bytes, write_json, write_text
 from vitedge.metrics import energies, finite, sqnr_of
+from vitedge.prune.zeros import has_two_of_four
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.tensorrt import api, timing, trtexec
 from vitedge.targets.tensorrt.facts import board_facts, machine_facts
@@ -106,6 +107,8 @@ def engine_spec(graph: Path, precision: str, options: TensorRTOptions, facts: di
         )
     if options.dla is not None and precision == "fp32":
         raise VitedgeError("A DLA runs FP16 and INT8 only.", "", "Leave --dla out, or build with --precision fp16.")
+    import onnx
+
     return EngineSpec(
         onnx=graph,
         profiles=profiles,
@@ -115,6 +118,7 @@ def engine_spec(graph: Path, precision: str, options: TensorRTOptions, facts: di
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,
         dla=options.dla,
+        sparse=has_two_of_four(onnx.load(str(graph))),
     )
 
 

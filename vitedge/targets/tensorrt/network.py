@@ -26,6 +26,7 @@ class EngineSpec:
         tf32: whether FP32 products may round their factors to TF32. Not where FP32 was asked for.
         workspace_mib, opt_level: None for TensorRT's own choice.
         dla: DLA core, or None.
+        sparse: whether weights have the 2:4 pattern that sparse tensor cores take.
         timing_cache: content of a timing cache; empty for a new one.
     """
 
@@ -37,6 +38,7 @@ class EngineSpec:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla: int | None = None
+    sparse: bool = False
     timing_cache: bytes = b""
 
 
@@ -112,6 +114,8 @@ def _configure(trt: Any, builder: Any, config: Any, spec: EngineSpec) -> None:
         config.clear_flag(trt.BuilderFlag.TF32)
     if spec.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if spec.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if spec.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if spec.dla is not None:

@@ -68,6 +68,8 @@ def command(
         line.append("--noTF32")
     if spec.version_compatible:
         line.append("--versionCompatible")
+    if spec.sparse:
+        line.append("--sparsity=enable")
     if spec.hardware_compatible:
         line.append("--hardwareCompatibilityLevel=ampere+")
     if spec.dla is not None:
