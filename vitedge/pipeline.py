@@ -71,8 +71,7 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
     """The transforms of the float model in their order; None for one that is not asked for.
 
     Conditioning comes after pruning: its choices depend on the weights that are quantised. Zeros come after its
-    rotation, which would fill them. Training in INT8 is the last: it starts from the static scheme of the float model so
-    far.
+    rotation, which would fill them. Training in INT8 is the last: it starts from the static scheme of what is there.
     """
     from vitedge.steps.condition import condition_model
     from vitedge.steps.distil import distil_model
