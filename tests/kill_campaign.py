@@ -1,11 +1,12 @@
 """Kills a command at its N-th change of the file system, runs it again, and compares with a run that was never killed.
 
-    python kill_campaign.py START WORK POINTS ARGUMENT...
+    python kill_campaign.py START WORK POINTS AGAIN ARGUMENT...
 
 One process imports what the command needs and forks for each point, which takes a tenth of starting Python anew. The
 points are counted by an audit hook: opening a file to write, renaming, removing, making and removing folders, starting
 a process. `START` is the folder as the command finds it; all runs are in `WORK`, so that paths in results are alike.
-Prints a JSON object: the number of changes, the points tried, and what was wrong.
+`AGAIN` is what the next run has beside the arguments, such as --resume. Prints a JSON object: the number of changes,
+the points tried, and what was wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,7 +23,8 @@ from pathlib import Path
 
 EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "subprocess.Popen"}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Of these only what is not measured in seconds is compared.
+EVENT_FILE = re.compile(r"events\.out\.tfevents\..*")  # TensorBoard's names hold the time and the process
+# What differs from run to run in JSON files.
 TIMES = ("seconds", "digest", "key", "tools")
 
 
@@ -88,7 +91,7 @@ def tree(work: Path) -> dict[str, str]:
     """Path -> digest of all files, hidden ones included; a folder has "/" behind it."""
     found = {}
     for path in sorted(work.rglob("*")):
-        name = str(path.relative_to(work))
+        name = EVENT_FILE.sub("events", str(path.relative_to(work)))
         if path.name == ".lock":
             continue
         if path.is_dir():
@@ -120,7 +123,7 @@ def left(token: str) -> list[str]:
     return found
 
 
-def campaign(start: Path, work: Path, points: int, arguments: list[str]) -> dict[str, object]:
+def campaign(start: Path, work: Path, points: int, again: list[str], arguments: list[str]) -> dict[str, object]:
     # Only processes that the command starts have it in their environment, not those that are forked.
     token = f"campaign-{os.getpid()}"
     os.environ["VITEDGE_CAMPAIGN"] = token
@@ -152,7 +155,7 @@ def campaign(start: Path, work: Path, points: int, arguments: list[str]) -> dict
         while (alive := left(token)) and time.monotonic() < deadline:
             time.sleep(0.05)
         wrong += [f"change {stop}: left {one}" for one in alive]
-        status, _ = run(work, arguments)
+        status, _ = run(work, arguments + again)
         if status:
             wrong.append(f"change {stop}: the next run exits with {status}")
             continue
@@ -178,4 +181,5 @@ if __name__ == "__main__":
     import vitedge.train.finetune
     import vitedge.vit.checkpoint  # noqa: F401
 
-    print(json.dumps(campaign(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])))
+    start, work, points, again, *arguments = sys.argv[1:]
+    print(json.dumps(campaign(Path(start), Path(work), int(points), again.split(), arguments)))

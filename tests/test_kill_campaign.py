@@ -30,6 +30,8 @@ COMMANDS = {
     "train": ("train", "--model", "model", "--data", "set", "--out", "trained", "--epochs", "1", "--head-epochs", "0"),
     "pack": ("pack", "--run", "run", "--data", "set", "-o", "out/pack.tar"),
 }
+# A training that was begun is gone on with, or refused: it might be another one.
+AGAIN = {"train": "--resume"}
 POINTS = {"compress": 40, "build": 30, "bench": 12, "report": 30, "train": 26, "pack": 12}
 
 
@@ -47,7 +49,7 @@ def started(tmp_path_factory, tiny_folder: Path, shapes_folder: Path) -> Path:
 
 def killed(started: Path, tmp_path: Path, name: str, points: int) -> None:
     done = subprocess.run(
-        [sys.executable, DRIVER, started, tmp_path / "work", str(points), *COMMANDS[name]],
+        [sys.executable, DRIVER, started, tmp_path / "work", str(points), AGAIN.get(name, ""), *COMMANDS[name]],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(DRIVER.parents[1]), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
@@ -108,4 +110,4 @@ def test_sigterm_ends_a_command_with_its_children_and_the_next_run_finishes(
     assert not list(Path("/dev/shm").glob(f"vitedge-row-{process.pid}-*")) and not list(scratch.iterdir())
     assert not [path for path in work.rglob(".*") if path.name != ".lock" and path.name != ".unfinished"]
     assert left(token) == []
-    vitedge(work, *command)
+    vitedge(work, *command, *AGAIN.get(name, "").split())

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.files import locked, make_folder, write_json, write_text
+from vitedge.files import clean, locked, make_folder, write_json, write_text
 from vitedge.tables import Table, to_json
 from vitedge.train.metrics import Tally
 from vitedge.vit.architecture import Architecture
@@ -32,6 +32,7 @@ def own_folder(folder: Path, *, free: bool) -> Iterator[None]:
     made = not folder.exists()
     try:
         with locked(make_folder(folder) / ".lock", "training into"):
+            clean(folder, below=True)
             if free and (there := [name for name in _FILES if (folder / name).exists()]):
                 raise VitedgeError(
                     f"'{folder}' is not empty.",
