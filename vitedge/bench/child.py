@@ -18,7 +18,6 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from vitedge.bench import energy, latency
 from vitedge.bench.batching import as_batches, infer_all
 from vitedge.host.memory import peak_rss_mib, rss_mib
 from vitedge.targets.base import Runner
+from vitedge.workers import Message
 
 
 class Child:
@@ -35,19 +35,19 @@ class Child:
     def __init__(self) -> None:
         self.runners: list[Runner] = []
         self.inputs: list[np.ndarray] = []
-        self.spec: dict[str, Any] = {}
+        self.spec: Message = {}
 
     def open(
         self,
         *,
         target: str,
         artifact: str,
-        metadata: dict[str, Any],
+        metadata: Message,
         threads: int | None = None,
         module: str | None = None,
         cores: list[int] | None = None,
         memory_limit_mib: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Message:
         """Opens the artifact. `cores` binds the process; `module` holds the TARGET where it is not
         registered."""
         if memory_limit_mib:
@@ -75,7 +75,7 @@ class Child:
         self.runners.append(runner)
         return runner
 
-    def load(self, *, pixels: str, shape: list[int], batch: int = 1) -> dict[str, Any]:
+    def load(self, *, pixels: str, shape: list[int], batch: int = 1) -> Message:
         """Takes the images for timing from a raw uint8 file, in batches of `batch` (or the artifact's
         own)."""
         images = np.fromfile(pixels, np.uint8).reshape(shape)
@@ -83,29 +83,29 @@ class Child:
         self.inputs = as_batches(images, batch)
         return {"batch": batch, "inputs": len(self.inputs)}
 
-    def cold(self, *, calls: int = 10) -> dict[str, Any]:
+    def cold(self, *, calls: int = 10) -> Message:
         """The first inference and the peak memory after a few more; only sensible right after open and
         load."""
         first = latency.time_calls(self.runners[0].infer, self.inputs, 1)[0]
         latency.time_calls(self.runners[0].infer, self.inputs, calls - 1)
         return {"first_ms": first / 1e6, "peak_rss_mib": peak_rss_mib()}
 
-    def warm_up(self, *, least_s: float = 0.5, most_s: float = 5.0) -> dict[str, Any]:
+    def warm_up(self, *, least_s: float = 0.5, most_s: float = 5.0) -> Message:
         """Runs until steady."""
         return vars(latency.warm_up(self.runners[0].infer, self.inputs, least_s=least_s, most_s=most_s))
 
-    def time(self, *, calls: int, untimed: int = 1) -> dict[str, Any]:
+    def time(self, *, calls: int, untimed: int = 1) -> Message:
         """Times `calls` inferences, after `untimed` ones that fill the caches that another process took."""
         for call in range(untimed):
             self.runners[0].infer(self.inputs[call % len(self.inputs)])
         return {"ns": latency.time_calls(self.runners[0].infer, self.inputs, calls)}
 
-    def sustain(self, *, seconds: float) -> dict[str, Any]:
+    def sustain(self, *, seconds: float) -> Message:
         """Back-to-back inferences; the answer holds the start and the duration of each."""
         starts, spent = latency.sustained(self.runners[0].infer, self.inputs, seconds)
         return {"starts_ns": starts, "ns": spent}
 
-    def throughput(self, *, seconds: float, contexts: int = 1) -> dict[str, Any]:
+    def throughput(self, *, seconds: float, contexts: int = 1) -> Message:
         """`contexts` runners at once, each in a thread."""
         while len(self.runners) < contexts:
             self._open()
@@ -114,17 +114,17 @@ class Child:
         images, taken = latency.throughput(runners, self.inputs, seconds)
         return {"images": images, "seconds": taken}
 
-    def energy(self, *, seconds: float) -> dict[str, Any]:
+    def energy(self, *, seconds: float) -> Message:
         """Energy of the rails that can be read over `seconds` of back-to-back inferences, or None."""
         found = energy.measure(self.runners[0].infer, self.inputs, seconds)
         return {"energy": found and asdict(found)}
 
-    def device_times(self, *, calls: int) -> dict[str, Any]:
+    def device_times(self, *, calls: int) -> Message:
         """Copies and compute apart, where the runner reads the device's clock, or None."""
         found = latency.device_times(self.runners[0], self.inputs, calls)
         return {"device_ms": found and {name: asdict(one) for name, one in found.items()}}
 
-    def stages(self, *, files: list[str], preprocess: dict[str, Any], calls: int) -> dict[str, Any]:
+    def stages(self, *, files: list[str], preprocess: Message, calls: int) -> Message:
         """Pre-processing, inference and post-processing of image files, apart and together."""
         # Decoding is not needed by artifacts that get no image files.
         from vitedge.bench.stages import time_stages
@@ -133,7 +133,7 @@ class Child:
         found = time_stages(self.runners[0], [Path(file) for file in files], Preprocess.from_dict(preprocess), calls)
         return {name: asdict(one) for name, one in found.items()}
 
-    def infer(self, *, pixels: str, shape: list[int], logits: str) -> dict[str, Any]:
+    def infer(self, *, pixels: str, shape: list[int], logits: str) -> Message:
         """Runs a raw uint8 file [N, H, W, 3] and writes raw float32 logits [N, classes]."""
         images = np.fromfile(pixels, np.uint8).reshape(shape)
         out = infer_all(self.runners[0], images)
@@ -142,7 +142,7 @@ class Child:
         out.tofile(logits)
         return {"shape": list(out.shape)}
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Message:
         """Closes the runners."""
         for runner in self.runners:
             runner.close()

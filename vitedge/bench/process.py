@@ -18,6 +18,7 @@ import numpy as np
 
 import vitedge
 from vitedge.bench.artifact import Artifact
+from vitedge.workers import Message
 
 
 class ArtifactFailed(Exception):
@@ -94,7 +95,7 @@ class ArtifactProcess:
             pass
         self.kill()
 
-    def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> dict[str, Any]:
+    def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> Message:
         """The answer to one command. Raises ArtifactFailed with the reason; the process is then dead or
         unusable."""
         limit = timeout_s or self.timeout_s
@@ -108,17 +109,17 @@ class ArtifactProcess:
             raise ArtifactFailed(f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped")
         if not line:
             raise ArtifactFailed(self._why_dead(command))
-        answer: dict[str, Any] = json.loads(line)
+        answer: Message = json.loads(line)
         if not answer.pop("ok"):
             raise ArtifactFailed(answer["error"])
         return answer
 
-    def open(self, **options: Any) -> dict[str, Any]:
+    def open(self, **options: Any) -> Message:
         """Opens the artifact (see `child.Child.open`)."""
         a = self.artifact
         return self.ask("open", target=a.target, artifact=str(a.path), metadata=a.metadata, module=a.module, **options)
 
-    def load(self, pixels: np.ndarray, batch: int = 1) -> dict[str, Any]:
+    def load(self, pixels: np.ndarray, batch: int = 1) -> Message:
         """Gives the process its images for timing, uint8 [N, H, W, 3]."""
         return self.ask("load", batch=batch, **self._put(pixels))
 
@@ -128,7 +129,7 @@ class ArtifactProcess:
         shape: list[int] = self.ask("infer", logits=str(out), **self._put(pixels))["shape"]
         return np.fromfile(out, np.float32).reshape(shape)
 
-    def _put(self, pixels: np.ndarray) -> dict[str, Any]:
+    def _put(self, pixels: np.ndarray) -> Message:
         path = self.exchange / "pixels.u8"
         np.ascontiguousarray(pixels, np.uint8).tofile(path)
         return {"pixels": str(path), "shape": list(pixels.shape)}
