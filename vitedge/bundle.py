@@ -220,6 +220,14 @@ class Bundle:
         """The bytes of an artifact, verified. Raises VitedgeError."""
         return documents.read_bytes(self.verified(relative))
 
+    def text(self, relative: str) -> str:
+        """The text of an artifact, verified. Raises VitedgeError, also where it is no UTF-8."""
+        return documents.read_text(self.verified(relative), exit_code=1)
+
+    def json(self, relative: str) -> dict[str, Any]:
+        """The values of an artifact that is a JSON object, verified and bounded. Raises VitedgeError."""
+        return documents.parse(self.read(relative), dict[str, Any], relative, exit_code=1)
+
     def facts(self, step: str) -> Facts:
         """What that step reported; empty where it was not run."""
         entry = self.manifest.steps.get(step)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from vitedge import documents, targets
+from vitedge import targets
 from vitedge.bench.artifact import SOURCE, Artifact
 from vitedge.bench.groups import Job
 from vitedge.bench.records import RECORD
@@ -212,21 +212,21 @@ def find_classes(bundle: Bundle) -> tuple[str, ...] | None:
     """The class names, or None where they are not known."""
     for name in ("model/classes.txt", "source/classes.txt"):
         if bundle.has(name):
-            return tuple(bundle.verified(name).read_text(encoding="utf-8").splitlines())
+            return tuple(bundle.text(name).splitlines())
     return None
 
 
 def class_count(bundle: Bundle) -> int | None:
     """The model's number of outputs, or None."""
     name = "model/arch.json"
-    return documents.parse_json(bundle.read(name), name).get("classes") if bundle.has(name) else None
+    return bundle.json(name).get("classes") if bundle.has(name) else None
 
 
 def find_activation(bundle: Bundle) -> Activation:
     """What turns the model's logits into probabilities: "sigmoid" for several labels an image; "none": embeddings."""
     for name in ("model/arch.json", "source/arch.json"):
         if bundle.has(name):
-            found = documents.parse_json(bundle.read(name), name).get("activation")
+            found: Any = bundle.json(name).get("activation")
             return found if found in get_args(Activation) else "softmax"
     return "softmax"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
@@ -180,7 +181,10 @@ def _exchange_folder() -> Path:
         pid = old.name.split("-")[2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"vitedge-row-{os.getpid()}-", dir=base))
+    made = Path(tempfile.mkdtemp(prefix=f"vitedge-row-{os.getpid()}-", dir=base))
+    # A signal may come before anybody holds what was made: then it goes when this process ends.
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def _fast_folder() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from vitedge.documents import printable
 from vitedge.errors import VitedgeError
 from vitedge.steps.source import read_classes, read_preprocess
 from vitedge.targets.metadata import read_metadata
+from vitedge.vit.config import ViTConfig
 
 
 def command(
@@ -35,7 +35,12 @@ def command(
     path = bundle.verified(f"build/{name}/{metadata['artifact']}")
     dataset = open_images(images)
     classes = read_classes(bundle)
-    multi = jsonlib.loads(bundle.verified("model/arch.json").read_text())["activation"] == "sigmoid"
+    model = ViTConfig.from_dict(bundle.json("model/arch.json"))
+    if classes is not None and len(classes) != model.classes:
+        raise VitedgeError(
+            f"The run has {len(classes)} class names for {model.classes} outputs.", "", "Compress the model again."
+        )
+    multi = model.activation == "sigmoid"
     runner = targets.get(metadata["target"]).open(path, metadata)
     # A broken image is a row with an error among the others.
     batches = iter_batches(dataset, read_preprocess(bundle), 8, most_unreadable=1.0)

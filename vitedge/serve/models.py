@@ -118,6 +118,5 @@ class Models:
 
 
 def _activation(bundle: Bundle) -> str:
-    import json
 
-    return json.loads(bundle.verified("model/arch.json").read_text(encoding="utf-8")).get("activation", "softmax")
+    return bundle.json("model/arch.json").get("activation", "softmax")

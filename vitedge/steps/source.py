@@ -162,7 +162,7 @@ def read_preprocess(bundle: Bundle) -> Preprocess:
 def read_classes(bundle: Bundle) -> list[str] | None:
     """The run's class names, where they are known."""
     name = f"{SOURCE}/classes.txt"
-    return bundle.read(name).decode("utf-8").splitlines() if bundle.has(name) else None
+    return bundle.text(name).splitlines() if bundle.has(name) else None
 
 
 def read_pixels(bundle: Bundle) -> np.ndarray | None:
