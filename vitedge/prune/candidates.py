@@ -23,6 +23,7 @@ class Candidates:
             being made up for by the bias. In bfloat16, as a large model has gigabytes of them: an effect sums over
             all of a change, so that its roundings cancel.
         d_logits: for each head, the matrix [dim, dim] that times q is q's change.
+        tokens: how many would be left, and the groups where all images are merged alike, None where they are matched.
     """
 
     unit_order: list[int] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Candidates:
     d_heads: dict[int, Tensor] = field(default_factory=dict)
     d_values: dict[int, Tensor] = field(default_factory=dict)
     d_logits: dict[int, Tensor] = field(default_factory=dict)
+    tokens: dict[int, tuple[int, ...] | None] = field(default_factory=dict)
 
 
 def levels(width: int, align: int, fewest: int, most: int = 12) -> list[int]:

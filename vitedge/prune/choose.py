@@ -1,7 +1,8 @@
-"""From the effects of all candidates to the widths of the pruned network."""
+"""From the effects of all candidates to the tokens and widths of the pruned network."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -9,15 +10,18 @@ from itertools import product
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.prune.allocate import Choice, allocate
+from vitedge.prune.allocate import Allocation, Choice, Part, allocate
 from vitedge.prune.candidates import Candidates, levels
 from vitedge.prune.effects import Effects
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import BlockPlan, everything
-from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.macs import model_macs, model_params
+from vitedge.vit.config import BlockConfig, BlockTokens, Merge, ViTConfig
+from vitedge.vit.macs import attention_macs, block_params, merging_macs, mlp_macs, model_macs, model_params
 
 Count = Callable[[ViTConfig], int]
+# Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the
+# expected harm by this share.
+STAGES, WORTH = 4, 0.07
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,13 @@ class MLPCut:
     hidden: int
 
 
+# The block that is left of one half, the harm, and what it means.
+Way = tuple[BlockConfig, float, AttentionCut | MLPCut]
+
+
 def count(unit: str) -> Count:
-    """What is counted: MACs of one image with every block on all tokens, or parameters."""
+    """What is counted: MACs of one image as exported, or parameters."""
     return model_macs if unit == "macs" else model_params
-
-
-def planned(block: BlockConfig, attention: AttentionCut, mlp: MLPCut) -> BlockConfig:
-    """The block with these widths."""
-    return replace(
-        block, heads=attention.heads, qk_dim=attention.qk_dim, v_dim=attention.v_dim, hidden=mlp.hidden, groups=()
-    )
 
 
 def curve(effects: dict[int, float], full: int) -> Callable[[int], float]:
@@ -51,74 +52,183 @@ def curve(effects: dict[int, float], full: int) -> Callable[[int], float]:
     return lambda n: float(np.interp(n, left[::-1], harm[::-1]))
 
 
-def choices(config: ViTConfig, index: int, effects: Effects, options: PruneOptions) -> list[list[Choice]]:
-    """The ways to cut one block's attention and its MLP, with what each saves and the harm it does."""
-    block, counted = config.blocks[index], count(options.prune_unit)
-    dense = counted(config)
+@dataclass(frozen=True)
+class Widths:
+    """The ways to cut one block's attention or MLP: the block that each would leave, and the harm it does."""
 
-    def saved(**changes: int) -> int:
-        return dense - counted(config.with_block(index, groups=(), **changes))
+    config: ViTConfig
+    index: int
+    ways: tuple[Way, ...]
+    params: bool
+    merges: bool = False
 
-    found: list[list[Choice]] = []
-    if block.heads:
-        harm_heads = curve(effects.heads, block.heads)
-        harm_qk, harm_v = curve(effects.logits, block.qk_dim), curve(effects.values, block.v_dim)
-        heads = [block.heads, *levels(block.heads, 1, options.min_heads, block.heads + 1)]
-        dims = [
-            [full, *(levels(full, options.head_align, options.head_align, full) if free else ())]
-            for full, free in ((block.qk_dim, block.free_logits), (block.v_dim, True))
-        ]
-        ways = []
-        for h, qk, v in product(heads, *dims):
-            if h == 0 and (qk, v) != (block.qk_dim, block.v_dim):
-                continue
-            harm = harm_heads(h) + (harm_qk(qk) + harm_v(v)) * h / block.heads
-            ways.append(Choice(saved(heads=h, qk_dim=qk, v_dim=v), harm, AttentionCut(h, qk, v)))
-        found.append(ways)
-    if block.hidden:
-        harm_units = curve(effects.units, block.hidden)
-        units = [block.hidden, *levels(block.hidden, options.align, options.min_hidden, block.hidden)]
-        found.append([Choice(saved(hidden=n), harm_units(n), MLPCut(n)) for n in units])
+    def choices(self, tokens: int) -> list[Choice]:
+        """Those that no other beats in both cost and harm."""
+        dense = self._cost(self.ways[0][0], self.config.tokens)
+        found = [Choice(dense - self._cost(block, tokens), harm, cut) for block, harm, cut in self.ways]
+        best, kept = np.inf, []
+        for choice in sorted(found, key=lambda c: (-c.saved, c.harm)):
+            if choice.harm < best:
+                best = choice.harm
+                kept.append(choice)
+        return kept
+
+    def _cost(self, block: BlockConfig, tokens: int) -> int:
+        if self.params:
+            return block_params(self.config, block)
+        needed = self.config.queries(self.index) or tokens
+        at = BlockTokens(tokens, needed, needed)
+        return attention_macs(self.config, block, at) + mlp_macs(self.config, block, at)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ways to merge tokens in one block: to any of `levels` that are at most halved."""
+
+    config: ViTConfig
+    index: int
+    levels: tuple[int, ...]
+    harm: Callable[[int], float]
+    matched: bool
+    merges: bool = True
+
+    def choices(self, tokens: int) -> list[Choice]:
+        """The first leaves all tokens. What was merged before did the same harm already."""
+        prefix = self.config.prefix
+        fewest = prefix + (tokens - prefix) // 2 if self.matched else prefix + 1
+        before, found = self.harm(tokens), [Choice(0, 0.0, tokens)]
+        for left in self.levels:
+            if fewest <= left < tokens:
+                cost = merging_macs(self.config, tokens, left, matched=self.matched)
+                found.append(Choice(-cost, max(0.0, self.harm(left) - before), left))
+        return found
+
+
+def attention_ways(block: BlockConfig, effects: Effects, options: PruneOptions) -> tuple[Way, ...]:
+    """The ways to cut an attention; the block that each leaves has no MLP."""
+    harm_heads = curve(effects.heads, block.heads)
+    harm_qk, harm_v = curve(effects.logits, block.qk_dim), curve(effects.values, block.v_dim)
+    heads = [block.heads, *levels(block.heads, 1, options.min_heads, block.heads + 1)]
+    dims = [
+        [full, *(levels(full, options.head_align, options.head_align, full) if free else ())]
+        for full, free in ((block.qk_dim, block.free_logits), (block.v_dim, True))
+    ]
+    ways = []
+    for h, qk, v in product(heads, *dims):
+        if h == 0 and (qk, v) != (block.qk_dim, block.v_dim):
+            continue
+        harm = harm_heads(h) + (harm_qk(qk) + harm_v(v)) * h / block.heads
+        left = replace(block, heads=h, qk_dim=qk, v_dim=v, hidden=0, groups=())
+        ways.append((left, harm, AttentionCut(h, qk, v)))
+    return tuple(ways)
+
+
+def mlp_ways(block: BlockConfig, effects: Effects, options: PruneOptions) -> tuple[Way, ...]:
+    """The ways to cut an MLP; the block that each leaves has no attention."""
+    harm = curve(effects.units, block.hidden)
+    units = [block.hidden, *levels(block.hidden, options.align, options.min_hidden, block.hidden)]
+    return tuple((replace(block, heads=0, hidden=n, groups=()), harm(n), MLPCut(n)) for n in units)
+
+
+def token_levels(config: ViTConfig) -> tuple[int, ...]:
+    """Numbers of tokens that a merge may leave: in about 48 steps, down to an eighth of the patches."""
+    patches = config.tokens - config.prefix
+    step = max(1, round(patches / 48))
+    return tuple(range(config.tokens - step, config.prefix + max(1, patches // 8) - 1, -step))
+
+
+def find_parts(
+    config: ViTConfig, effects: Sequence[Effects], options: PruneOptions, tokens_weight: float = 1.0
+) -> list[Part]:
+    """The parts of the model, in the order in which tokens reach them; the harm of merging is multiplied by
+    `tokens_weight`."""
+    found: list[Part] = []
+    params, whole = options.prune_unit == "params", options.prune_by == "tokens"
+    for i, (block, e) in enumerate(zip(config.blocks, effects, strict=True)):
+        if block.heads:
+            ways = attention_ways(block, e, options)
+            found.append(Widths(config, i, ways[:1] if whole else ways, params))
+        if e.tokens and options.prune_by != "widths" and not params:
+            harm = curve({left: tokens_weight * value for left, value in e.tokens.items()}, config.tokens)
+            found.append(Tokens(config, i, token_levels(config), harm, options.merge != "constant"))
+        if block.hidden:
+            ways = mlp_ways(block, e, options)
+            found.append(Widths(config, i, ways[:1] if whole else ways, params))
     return found
 
 
 def decide(
-    config: ViTConfig, candidates: Sequence[Candidates], effects: Sequence[Effects], options: PruneOptions
+    config: ViTConfig,
+    candidates: Sequence[Candidates],
+    effects: Sequence[Effects],
+    options: PruneOptions,
+    tokens_weight: float = 1.0,
 ) -> tuple[list[BlockPlan], float]:
     """One plan a block, and the sum of the harms expected before any fitting (KL, nats).
 
     Raises: VitedgeError where the constraints don't allow the share; it names the largest that they do.
     """
     counted = count(options.prune_unit)
+    parts = find_parts(config, effects, options, tokens_weight)
     total = counted(config)
-    need = round((options.prune or 0.0) * total)
-    parts = [part for i, e in enumerate(effects) for part in choices(config, i, e, options)]
-    chosen = allocate(parts, need)
-    if chosen is None:
-        most = sum(max(choice.saved for choice in part) for part in parts) / total
+    need = math.ceil((options.prune or 0.0) * total)
+    found = [a for a in allocate(parts, config.tokens, need, STAGES) if a is not None]
+    if not found:
+        most = _most(parts, config, total) / total
         raise VitedgeError(
             f"Can't remove {options.prune:.0%} of the {options.prune_unit}.",
             f"With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and at "
             f"least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
             f"Ask for at most {int(most * 1000) / 1000}, or lower --align, --min-hidden or --min-heads.",
         )
-    plans, left = [], iter(chosen)
-    for block, found in zip(config.blocks, candidates, strict=True):
-        attention = next(left).cut if block.heads else None
-        mlp = next(left).cut if block.hidden else None
-        plans.append(to_plan(block, found, attention, mlp))
-    return plans, sum(c.harm for c in chosen)
+    chosen = found[0]
+    for more in found[1:]:
+        chosen = more if more.harm < (1 - WORTH) * chosen.harm else chosen
+    return to_plans(config, candidates, parts, chosen), chosen.harm
 
 
-def to_plan(block: BlockConfig, found: Candidates, attention: AttentionCut | None, mlp: MLPCut | None) -> BlockPlan:
-    """A block's plan from the widths chosen; None leaves that half as it is."""
-    plan = everything(block)
-    if attention is not None:
-        heads = found.heads.get(attention.heads, plan.heads)
-        plan = replace(plan, heads=heads, qk_dim=attention.qk_dim, v_dim=attention.v_dim)
-    if mlp is not None:
-        plan = replace(plan, units=pick_units(found, mlp.hidden, block.hidden))
-    return plan
+def _most(parts: Sequence[Part], config: ViTConfig, total: int) -> int:
+    """The most that the parts can save together, by halving."""
+    low, high = 0, total
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = allocate(parts, config.tokens, middle, STAGES, bins=512)[-1] is not None
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def to_plans(
+    config: ViTConfig, candidates: Sequence[Candidates], parts: Sequence[Part], chosen: Allocation
+) -> list[BlockPlan]:
+    """Each block's plan from what was chosen of its parts."""
+    plans, tokens = [everything(block) for block in config.blocks], config.tokens
+    for part, choice in zip(parts, chosen.chosen, strict=True):
+        i = part.index
+        if not part.merges:
+            plans[i] = to_plan(plans[i], config.blocks[i], candidates[i], choice.cut)
+        elif choice.cut != tokens:
+            plans[i], tokens = replace(plans[i], left=choice.cut), choice.cut
+    return plans
+
+
+def to_plan(plan: BlockPlan, block: BlockConfig, found: Candidates, cut: AttentionCut | MLPCut) -> BlockPlan:
+    """The plan with the widths chosen."""
+    if isinstance(cut, MLPCut):
+        return replace(plan, units=pick_units(found, cut.hidden, block.hidden))
+    return replace(plan, heads=found.heads.get(cut.heads, plan.heads), qk_dim=cut.qk_dim, v_dim=cut.v_dim)
+
+
+def cut_config(config: ViTConfig, index: int, cut: AttentionCut | MLPCut | int, options: PruneOptions) -> ViTConfig:
+    """The configuration with this alone cut: it counts right, though constant groups are not chosen yet."""
+    if isinstance(cut, MLPCut):
+        return config.with_block(index, hidden=cut.hidden, groups=())
+    if isinstance(cut, AttentionCut):
+        return config.with_block(index, heads=cut.heads, qk_dim=cut.qk_dim, v_dim=cut.v_dim)
+    tokens = config.block_tokens(index).queries
+    if cut == tokens:
+        return config
+    groups = tuple(min(n, cut - 1) for n in range(tokens)) if options.merge == "constant" else ()
+    return config.with_block(index, merge=Merge(cut, groups, matched=not groups))
 
 
 def pick_units(found: Candidates, left: int, full: int) -> tuple[int, ...]:

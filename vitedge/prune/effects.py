@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vitedge.prune.candidates import Candidates
 from vitedge.prune.store import mixed
 from vitedge.prune.watch import watching
+from vitedge.tokens.matching import change, match_to
 from vitedge.vit.architecture import Architecture
 
 
@@ -24,6 +25,7 @@ class Effects:
     heads: dict[int, float] = field(default_factory=dict)
     values: dict[int, float] = field(default_factory=dict)
     logits: dict[int, float] = field(default_factory=dict)
+    tokens: dict[int, float] = field(default_factory=dict)
 
 
 def log_probability(logits: Tensor, activation: str, generator: torch.Generator) -> Tensor:
@@ -41,16 +43,17 @@ def log_probability(logits: Tensor, activation: str, generator: torch.Generator)
 
 
 Gradients = list[dict[str, Tensor]]
+PLACES = ("q", "attention", "middle", "mlp")
 
 
 def sampled_gradients(
     model: Architecture, batches: Iterable[Tensor], samples: int, generator: torch.Generator
-) -> Iterator[tuple[Gradients, Gradients]]:
+) -> Iterator[tuple[Gradients, list[Gradients]]]:
     """For batches of residual streams before block 0 [B, N, C]: what flows in each block, and its gradients.
 
-    Yields `samples` pairs a batch: for each block, the tensors of `watching`, and the gradients of the log
-    probability of a drawn output at "q", "attention" and "mlp". The expectation over draws of their outer
-    product is the Fisher matrix, half of whose quadratic form is the KL divergence a small change makes.
+    Yields a batch's tensors of `watching` for each block, and, `samples` times, the gradients of the log probability
+    of a drawn output at "q", "attention", "middle" and "mlp". The expectation over draws of their outer product is the
+    Fisher matrix, half of whose quadratic form is the KL divergence a small change makes.
     """
     for x in batches:
         with ExitStack() as stack, torch.enable_grad():
@@ -60,14 +63,16 @@ def sampled_gradients(
                 for index in range(len(model.blocks)):
                     flow = model.run_block(index, flow)
             logits = model.classify(flow.float())
-            places = [(i, name) for i, s in enumerate(seen) for name in ("q", "attention", "mlp") if name in s]
+            places = [(i, name) for i, s in enumerate(seen) for name in PLACES if name in s]
+            drawn = []
             for n in range(samples):
                 log_p = log_probability(logits, model.config.activation, generator)
                 found = torch.autograd.grad(log_p, [seen[i][name] for i, name in places], retain_graph=n + 1 < samples)
                 gradients: Gradients = [{} for _ in seen]
                 for (i, name), gradient in zip(places, found, strict=True):
                     gradients[i][name] = gradient.float()
-                yield [{k: v.detach().float() for k, v in s.items()} for s in seen], gradients
+                drawn.append(gradients)
+            yield [{k: v.detach().float() for k, v in s.items()} for s in seen], drawn
 
 
 def weight_gradients(gradient: Tensor, inputs: Tensor, mean: Tensor) -> Tensor:
@@ -96,20 +101,27 @@ def measure(
         for left, delta in deltas.items():
             to[left] = to.get(left, 0.0) + float((flat @ delta.flatten().float()).double().pow(2).sum()) / 2
 
-    for seen, gradients in sampled_gradients(model, batches, samples, generator):
-        for s, g, c, m, e in zip(seen, gradients, candidates, means, effects, strict=True):
-            if "mlp" in g:
-                add(e.units, c.d_units, weight_gradients(g["mlp"], s["hidden"], m["hidden"]))
-            if "attention" in g:
-                per_weight = weight_gradients(g["attention"], s["context"], m["context"])
-                add(e.heads, c.d_heads, per_weight)
-                add(e.values, c.d_values, per_weight)
-                dim = next(iter(c.d_logits.values())).shape[-1] if c.d_logits else s["q"].shape[-1]
-                q, gq = s["q"].unflatten(-1, (-1, dim)), g["q"].unflatten(-1, (-1, dim))
-                add(e.logits, c.d_logits, torch.einsum("bnhd,bnhe->bhde", gq, q))
-        seen_images += len(next(iter(seen[0].values())))
+    for seen, drawn in sampled_gradients(model, batches, samples, generator):
+        for i, (s, c, m, e) in enumerate(zip(seen, candidates, means, effects, strict=True)):
+            for g in (gradients[i] for gradients in drawn):
+                if "mlp" in g:
+                    add(e.units, c.d_units, weight_gradients(g["mlp"], s["hidden"], m["hidden"]))
+                if "attention" in g:
+                    per_weight = weight_gradients(g["attention"], s["context"], m["context"])
+                    add(e.heads, c.d_heads, per_weight)
+                    add(e.values, c.d_values, per_weight)
+                    dim = next(iter(c.d_logits.values())).shape[-1] if c.d_logits else s["q"].shape[-1]
+                    q, gq = s["q"].unflatten(-1, (-1, dim)), g["q"].unflatten(-1, (-1, dim))
+                    add(e.logits, c.d_logits, torch.einsum("bnhd,bnhe->bhde", gq, q))
+            for left, groups in c.tokens.items():
+                x = s["middle"]
+                found = match_to(x, left, model.config.prefix) if groups is None else torch.as_tensor(groups)
+                delta = change(x, found.expand(len(x), -1), left)
+                products = torch.stack([(gradients[i]["middle"] * delta).sum((1, 2)) for gradients in drawn])
+                e.tokens[left] = e.tokens.get(left, 0.0) + float(products.double().pow(2).sum()) / 2
+        seen_images += samples * len(next(iter(seen[0].values())))
     for e in effects:
-        for table in (e.units, e.heads, e.values, e.logits):
+        for table in (e.units, e.heads, e.values, e.logits, e.tokens):
             for left in table:
                 table[left] /= max(seen_images, 1)
     return effects

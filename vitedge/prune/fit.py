@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitedge.prune.statistics import token_weights
 from vitedge.prune.store import mixed
+from vitedge.tokens.matching import split_sizes
 from vitedge.vit.model import Block
 
 # A weight with more zeros than this share is sparse by intention.
@@ -33,15 +34,17 @@ def fit_block(
     block: Block,
     inputs: Tensor,
     targets: Tensor,
+    groups: Tensor | None,
     fit: Fit,
     generator: torch.Generator,
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Fit the block in place, so that block(inputs) comes near `targets`.
 
-    `inputs` [I, N, C] is what the pruned network feeds it, `targets` [I, M, C] what the dense block wrote. The
-    loss is the squared error relative to each token's variance (`token_weights`). LayerNorms stay as they are, so
-    folded ones stay folded: what they could learn, the Linears after them can. Sparse weights keep their zeros.
+    `inputs` [I, N, C] is what the pruned network feeds it, `targets` [I, M, C] what the dense block wrote, `groups`
+    [I, N] what it merges while it is fitted. The loss is the squared error relative to each token's variance
+    (`token_weights`). LayerNorms stay as they are, so folded ones stay folded: what they could learn, the Linears after
+    them can. Sparse weights keep their zeros.
     """
     parameters = [p for name, p in block.named_parameters() if not name.startswith("norm")]
     if not fit.steps or not parameters:
@@ -59,8 +62,9 @@ def fit_block(
             group["lr"] = fit.lr * schedule(step, fit.steps)
         target = targets[picked].float()
         with mixed():
-            out = block(inputs[picked].float())
-        value = ((out.float() - target).pow(2).mean(-1) * token_weights(target)).mean()
+            stream = block(inputs[picked].float(), None if groups is None else groups[picked])
+        out, sizes = split_sizes(stream.float(), block.width)
+        value = ((out - target).pow(2).mean(-1) * token_weights(target, sizes)).mean()
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         optimiser.step()

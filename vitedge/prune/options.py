@@ -19,6 +19,14 @@ class PruneOptions(Options):
         None, allow_inf_nan=True, description="Share of the model's MACs to remove, over 0 and up to 0.9."
     )
     prune_unit: Literal["macs", "params"] = Field("macs", description="What that share is counted in.")
+    prune_by: Literal["auto", "tokens", "widths"] = Field(
+        "auto", description="Where: auto: tokens are merged and widths cut, wherever it does least harm; or one alone."
+    )
+    merge: Literal["auto", "matched", "constant"] = Field(
+        "auto",
+        description="Merge each image's own most similar tokens (matched), or the same for all images (constant); "
+        "auto: as --prune-target can. With matched, constant groups are chosen too, for builds that need them.",
+    )
     importance: Importance = Field("obs", description="What ranks MLP units and heads.")
     align: int = Field(
         32, ge=1, le=4096, description="MLP units stay in multiples of this (NPU channels, tensor cores)."
@@ -41,7 +49,9 @@ class PruneOptions(Options):
         None, description="Also zero this share of the weights left, such as 0.5, or 2:4 (no faster on most targets)."
     )
     prune_target: str | None = Field(
-        None, description="Only widths that the hardware of rknn, tensorrt, onnxruntime or openvino turns into speed."
+        None,
+        description="Only widths, and a way to merge tokens, that the hardware of rknn, tensorrt, onnxruntime or "
+        "openvino turns into speed.",
     )
     fit_steps: int | None = Field(
         None, ge=0, le=1_000_000, description="Gradient steps a block. (default: by the model's size)"

@@ -9,12 +9,14 @@ from vitedge.vit.config import BlockConfig
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What stays of one block: which heads and how large, and which MLP units. Empty: that half goes."""
+    """What stays of one block: which heads and how large, which MLP units (empty: that half goes), and how many tokens
+    `left` after its attention; None leaves them as they are."""
 
     heads: tuple[int, ...]
     qk_dim: int
     v_dim: int
     units: tuple[int, ...]
+    left: int | None = None
 
     @property
     def attention_gone(self) -> bool:

@@ -14,11 +14,15 @@ from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import ridge
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.statistics import AttentionMoments, token_weights
-from vitedge.prune.store import mixed, parts, through
+from vitedge.prune.store import matched, mixed, parts, pooled, through
 from vitedge.prune.surgery import set_linear
 from vitedge.prune.watch import watching
+from vitedge.tokens.constant import cluster, mean_distances
+from vitedge.tokens.matching import compose, split_sizes
+from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import Block
+from vitedge.vit.config import Merge
+from vitedge.vit.model import Block, Site
 
 # Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration images of a
 # ViT-Ti/16 at 0.3, 10 was better than 1.
@@ -49,9 +53,11 @@ class Errors:
     fitted: float
 
 
-def relative_error(out: Tensor, target: Tensor) -> float:
+def relative_error(stream: Tensor, target: Tensor, width: int) -> float:
     """Mean over tokens of the squared error, relative to the token's variance."""
-    return float(((out.float() - target.float()).pow(2).mean(-1) * token_weights(target)).mean())
+    out, sizes = split_sizes(stream.float(), width)
+    counted = target.new_ones(target.shape[:2]).float() if sizes is None else sizes
+    return float(((out - target.float()).pow(2).mean(-1) * token_weights(target, sizes)).sum() / counted.sum())
 
 
 def gather(layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Moments:
@@ -64,7 +70,8 @@ def gather(layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Te
     with watching(block) as seen, mixed():
         for before, after in parts(x, y):
             run(before)
-            moments.add(seen[name], after - before[:, : after.shape[1]], token_weights(after))
+            tokens, sizes = split_sizes(before[:, : after.shape[1]], block.width)
+            moments.add(seen[name], after - tokens, token_weights(after, sizes))
     return moments
 
 
@@ -77,33 +84,48 @@ def solve(layer: nn.Linear, moments: Moments, damping: float) -> None:
 
 
 @torch.no_grad()
-def cut_block(
-    block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, out: Tensor, how: Recovery
-) -> None:
-    """Cut one block in place and reconstruct it in closed form.
+def cut_attention(block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, how: Recovery) -> None:
+    """Cut a block's attention in place; the rest makes up for what goes.
 
-    `x` [I, N, C] is what the pruned network feeds it, `middle` and `out` [I, M, C] the dense stream between its
-    halves and after it.
+    `x` [I, N, C] is what the pruned network feeds it, `middle` [I, M, C] the dense stream between the halves.
     """
-    compensate = how.method != "none"
-    if block.attention is not None:
-        stats = AttentionMoments(block.attention.config)
-        with watching(block) as seen, mixed():
-            for before, after in parts(x, middle):
-                block.attend(before)
-                stats.add(seen, after)
-        plan_attention(block, plan, stats, compensate, damping_for(how.damping, stats.context))
-    if block.attention is not None and compensate:
-        # Where the MLP goes, the attention's layer makes up for it as well.
-        wanted = out if plan.mlp_gone else middle
+    if block.attention is None:
+        return
+    stats = AttentionMoments(block.attention.config)
+    with watching(block) as seen, mixed():
+        for before, after in parts(x, middle):
+            block.attend_unmerged(before)
+            stats.add(seen, after)
+    plan_attention(block, plan, stats, how.method != "none", damping_for(how.damping, stats.context))
+    if block.attention is not None and how.method != "none":
         layer = block.attention.out
-        solve(layer, gather(layer, "context", block, block.attend, x, wanted), how.damping)
-    if block.mlp is not None:
-        layer = block.mlp.fc2
-        moments = gather(layer, "hidden", block, block.feed_forward, through(block.attend, x), out)
-        plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
-        if block.mlp is not None and compensate:
-            solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
+        solve(layer, gather(layer, "context", block, block.attend_unmerged, x, middle), how.damping)
+
+
+@torch.no_grad()
+def cut_mlp(block: Block, plan: BlockPlan, x: Tensor, out: Tensor, how: Recovery) -> None:
+    """Cut a block's MLP in place, its last layer solved for the dense stream `out` [I, M, C] after it.
+
+    `x` [I, M, C] is the pruned network's stream between the halves, merged.
+    """
+    if block.mlp is None:
+        return
+    compensate = how.method != "none"
+    moments = gather(block.mlp.fc2, "hidden", block, block.feed_forward, x, out)
+    plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
+    if block.mlp is not None and compensate:
+        solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
+
+
+def choose_merge(block: Block, plan: BlockPlan, middle: Tensor, prefix: int, constant: bool) -> TokenMerge | None:
+    """The merge that the plan asks for; constant groups are those that suit the streams `middle` [I, N, C]."""
+    if plan.left is None:
+        return block.merge
+    groups: tuple[int, ...] = ()
+    if constant:
+        distances, sizes = mean_distances((x for (x,) in parts(middle)), block.width, prefix)
+        groups = cluster(distances, sizes, plan.left, prefix)
+    return TokenMerge(Merge(plan.left, groups, not constant), block.width, prefix, Site())
 
 
 def recover(
@@ -114,26 +136,56 @@ def recover(
     how: Recovery,
     seed: int,
     advance: Callable[[int], None],
+    *,
+    constant: bool = False,
 ) -> list[Errors]:
     """Carry out the plans in `pruned`, a copy of `dense`, block after block; returns each block's errors.
 
     `start` [I, N, C] is the stream before block 0. `advance(n)` is told of n images that went through a block.
+    constant: whether all images are merged alike. What a merged token should be is the mean of those of the dense
+    network's tokens that it stands for; while a block is solved and fitted, its groups stay as they are. Where the
+    dense model merges already, the pruned one merges the same tokens here.
     """
     generator = torch.Generator().manual_seed(seed)
     x_dense = x = start
+    history: Tensor | None = None  # where each token of the dense stream is in the pruned one, [I, N]
     found = []
     for old, block, plan in zip(dense.encoder(), pruned.encoder(), plans, strict=True):
-        middle = through(old.attend, x_dense)
-        target = through(old.feed_forward, middle)
         # A block that computes only the tokens that the head reads has few an image: it needs all images.
         few = len(x) if block.queries else min(how.images, len(x))
-        cut_block(block, plan, x[:few], middle[:few], target[:few], how)
+        middle = through(old.attend_unmerged, x_dense)
+        own = None if old.merge is None else matched(old.merge, middle)
+        wanted = pooled(middle, history)[..., : block.width]
+        if old.merge is not None and own is not None:
+            middle = through(old.merge, middle, own)
+        x_dense = through(old.feed_forward, middle)
+        if plan.mlp_gone and block.attention is not None and plan.left is None and own is None:
+            wanted = pooled(x_dense, history)[..., : block.width]  # the attention's layer makes up for the MLP as well
+        cut_attention(block, plan, x[:few], wanted[:few], how)
+        merging = plan.left is not None or block.merge is not None
+        between = through(block.attend_unmerged, x if merging else x[:few])
+        block.merge = choose_merge(block, plan, between, dense.config.prefix, constant)
+        groups, new = own, history
+        if block.merge is not None:
+            groups = matched(block.merge, between) if own is None else own
+            new = compose(history, groups) if own is None else history
+            between = through(block.merge, between, groups)
+        target = pooled(x_dense, new)[..., : block.width]
+        cut_mlp(block, plan, between[:few], target[:few], how)
         sample = min(256, len(x))
-        cut = relative_error(through(block, x[:sample]), target[:sample])
+        cut = relative_error(through(block.feed_forward, between[:sample]), target[:sample], block.width)
         if how.method == "block":
-            fit_block(block, x, target, how.fit, generator, advance)
-        x = through(block, x)
-        x_dense = target
+            fit_block(block, x, target, groups, how.fit, generator, advance)
+        if block.merge is None:
+            x = through(block, x)
+        else:
+            between = through(block.attend_unmerged, x)  # fitting has moved it, and so what is near
+            groups = matched(block.merge, between) if own is None else own
+            history = compose(history, groups) if own is None else history
+            x = through(block.feed_forward, through(block.merge, between, groups))
+        fitted = relative_error(
+            x[:sample], pooled(x_dense[:sample], None if history is None else history[:sample]), block.width
+        )
         advance(len(x))
-        found.append(Errors(cut, relative_error(x[:sample], target[:sample])))
+        found.append(Errors(cut, fitted))
     return found

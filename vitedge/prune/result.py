@@ -10,7 +10,7 @@ from vitedge.tables import Table
 
 @dataclass(frozen=True)
 class LayerChange:
-    """Widths of one block, (before, after) each, and its error.
+    """Tokens after its attention and widths of one block, (before, after) each, and its error.
 
     Attributes:
         error_cut, error: mean squared error of what the block writes, relative to each token's variance, against
@@ -19,6 +19,7 @@ class LayerChange:
     """
 
     block: int
+    tokens: tuple[int, int]
     heads: tuple[int, int]
     qk_dim: tuple[int, int]
     v_dim: tuple[int, int]
@@ -39,6 +40,8 @@ class PruneReport:
         sparsity: share of zeros in the Linears of the blocks, 0 where none was asked for.
         images, views, steps, batch: what the fit saw.
         seconds: stage -> time.
+        held_out: images that nothing was measured, solved or fitted on. agreement, kl: with the dense model on these
+            (kl in nats), before any distillation; None without any.
     """
 
     unit: str
@@ -54,6 +57,15 @@ class PruneReport:
     steps: int
     batch: int
     seconds: dict[str, float]
+    held_out: int = 0
+    agreement: float | None = None
+    kl: float | None = None
+
+    def on_others(self) -> str:
+        """How near the dense model is on images that were held out; empty where none were."""
+        if self.agreement is None:
+            return ""
+        return f" On {self.held_out} others: agreement {self.agreement:.3f}, KL {self.kl:.3f}, with the dense model."
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -61,12 +73,12 @@ class PruneReport:
 
     def tables(self) -> list[Table]:
         """What was removed, and each block's widths."""
-        columns = ["block", "heads", "dims of q and k", "dims of v", "MLP units", "share of units left"]
+        columns = ["block", "tokens", "heads", "dims of q and k", "dims of v", "MLP units", "share of units left"]
         columns += ["error when cut", "error when fitted"]
         rows = [
             [
                 layer.block,
-                *(shown(pair) for pair in (layer.heads, layer.qk_dim, layer.v_dim, layer.hidden)),
+                *(shown(pair) for pair in (layer.tokens, layer.heads, layer.qk_dim, layer.v_dim, layer.hidden)),
                 layer.hidden[1] / layer.hidden[0] if layer.hidden[0] else None,
                 layer.error_cut,
                 layer.error,
@@ -83,10 +95,13 @@ class PruneReport:
                     ("parameters", self.params),
                 )
             ],
-            f"{self.images} calibration images in {self.views} views, no labels.",
+            f"{self.images} calibration images in {self.views} views, no labels.{self.on_others()}",
         )
         note = "Errors are relative to each token's variance, against the dense model's block."
-        return [total, Table("Widths before and after pruning", columns, rows, note, bars=["share of units left"])]
+        return [
+            total,
+            Table("Tokens and widths before and after pruning", columns, rows, note, bars=["share of units left"]),
+        ]
 
 
 def shown(pair: tuple[int, int]) -> str:

@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitedge import metrics
 from vitedge.errors import VitedgeError
 from vitedge.prune.candidates import Candidates, find_candidates
 from vitedge.prune.choose import count, decide
@@ -19,13 +21,14 @@ from vitedge.prune.effects import Effects, measure
 from vitedge.prune.fit import Fit
 from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.importance import IMPORTANCES, NEEDS_GRADIENTS
+from vitedge.prune.merging import token_candidates, with_groups
 from vitedge.prune.options import PruneOptions
-from vitedge.prune.plan import everything
+from vitedge.prune.plan import BlockPlan, everything
 from vitedge.prune.recover import Errors, Recovery, recover
 from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparse_layers, sparsify_model
 from vitedge.prune.statistics import BlockMoments
-from vitedge.prune.store import embed_all, parts
+from vitedge.prune.store import embed_all, parts, through
 from vitedge.prune.surgery import assemble
 from vitedge.prune.survey import layers, survey
 from vitedge.reporter import Reporter, scaled
@@ -36,12 +39,16 @@ from vitedge.vit.macs import block_macs, model_macs, model_params
 Batches = Callable[[], Iterator[Tensor]]
 # Drawn outputs an image, and images of the measurement of the effects.
 SAMPLES, EFFECT_IMAGES = 2, 96
+# Images that a plan is tried on and judged by, at most; how much more, or less, than measured merging may weigh.
+TRIAL_IMAGES, HELD_OUT, WEIGHTS = 128, 64, (0.5, 1.0, 2.0)
+# Images that constant groups are chosen on.
+GROUP_IMAGES = 256
 # Images of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
 RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 384, 1.2e12, 40, 150
 
 
 @dataclass
-class Look:
+class Measurement:
     """The dense model measured once: what any share is then chosen from.
 
     Attributes:
@@ -74,7 +81,7 @@ def check(model: Architecture, images: int, options: PruneOptions) -> None:
         )
 
 
-def look(model: Architecture, start: Tensor, options: PruneOptions) -> Look:
+def measure_cuts(model: Architecture, start: Tensor, options: PruneOptions) -> Measurement:
     """All candidates of all blocks, and the effect of each on the logits.
 
     Three quarters of the images give the moments, the others the effects: a closed form looks too good on
@@ -83,7 +90,7 @@ def look(model: Architecture, start: Tensor, options: PruneOptions) -> Look:
     generator = torch.Generator().manual_seed(options.seed)
     cut = max(1, len(start) - min(EFFECT_IMAGES, max(1, len(start) // 4)))
     solved, tried = start[:cut][:RIDGE_IMAGES], start[cut:]
-    moments = survey(model, solved)
+    moments = survey(model, solved, distances=options.merge == "constant" and options.prune_by != "widths")
     gradients = options.importance in NEEDS_GRADIENTS
     score = IMPORTANCES[options.importance]
     candidates = []
@@ -103,10 +110,14 @@ def look(model: Architecture, start: Tensor, options: PruneOptions) -> Look:
                 head_scores=score(own["heads"]) if "heads" in own else None,
             )
         )
+    if not any(block.merge for block in model.encoder()) and options.prune_by != "widths":
+        for block, stats, found in zip(model.encoder(), moments, candidates, strict=True):
+            if block.queries is None:
+                found.tokens = token_candidates(stats, model.config, constant=options.merge == "constant")
     means = [stats.means() for stats in moments]
     small = (p for (whole,) in parts(tried) for p in whole.split(8))
     effects = measure(model, small, candidates, means, samples=SAMPLES, generator=generator)
-    return Look(moments, candidates, effects, cut)
+    return Measurement(moments, candidates, effects, cut)
 
 
 def default_steps(config: ViTConfig, batch: int) -> int:
@@ -131,31 +142,87 @@ def run(
     fit = Fit(steps, options.fit_batch, options.fit_lr)
     views = options.fit_views or min(2, max(1, math.ceil(fit.steps * fit.batch / images)))
     start = embed_all(dense, batches, views, options.seed)
+    own = images - held_images(images)
+    held, start = start[own:images], torch.cat([view[:own] for view in start.split(images)])
     clock.lap("embed")
 
     plans, predicted = [everything(b) for b in dense.config.blocks], 0.0
+    constant = options.merge == "constant"
     if options.prune:
-        with reporter.busy(f"measuring on {images} images what each cut would do to the logits"):
-            seen = look(dense, start[:images], options)
-        plans, predicted = decide(dense.config, seen.candidates, seen.effects, options)
-        del seen  # gigabytes, for a large model
+        with reporter.busy(f"measuring on {own} images what each cut would do to the logits"):
+            measured = measure_cuts(dense, start[:own], options)
+        plans, predicted = choose_plans(dense, measured, start[:own], held, options, reporter)
+        del measured  # gigabytes, for a large model
     clock.lap("choose")
 
     pruned = copy.deepcopy(dense)
     how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
     work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
     with reporter.progress(f"fitting {len(plans)} blocks to the dense model: images", images) as advance:
-        errors = recover(dense, pruned, plans, start, how, options.seed, scaled(advance, work, images))
+        told = scaled(advance, work, images)
+        errors = recover(dense, pruned, plans, start, how, options.seed, told, constant=constant)
     clock.lap("recover")
     sparsity = 0.0
     if options.sparsity:
         with reporter.progress("setting weights to zero: images", images) as advance:
-            told = scaled(advance, len(plans) * images, images)
-            sparsity = sparsify_model(pruned, start[:images], options.sparsity, advance=told)
+            told = scaled(advance, len(plans) * own, images)
+            sparsity = sparsify_model(pruned, start[:own], options.sparsity, advance=told)
         clock.lap("sparsity")
     small = assemble(pruned)
-    facts = report(dense.config, small, options, predicted, errors, fit, images, views, clock.seconds)
-    return small, replace(facts, sparsity=sparsity)
+    if not constant:
+        small = with_groups(small, start[:GROUP_IMAGES])
+    agreement, kl = fidelity(dense, small, held)
+    facts = report(dense.config, small, options, predicted, errors, fit, own, views, clock.seconds)
+    return small, replace(facts, sparsity=sparsity, held_out=len(held), agreement=agreement, kl=kl)
+
+
+def held_images(images: int) -> int:
+    """How many images are left out of all that is measured, solved and fitted."""
+    return min(HELD_OUT, images // 8)
+
+
+def choose_plans(
+    dense: Architecture, measured: Measurement, start: Tensor, held: Tensor, options: PruneOptions, reporter: Reporter
+) -> tuple[list[BlockPlan], float]:
+    """The plan whose model, solved in closed form, is nearest to the dense one on the held-out images.
+
+    The harms of single cuts are added up, and those of tokens and of widths are made up for unequally well: so plans
+    are made with several weights between the two.
+    """
+    mixed = any(c.tokens for c in measured.candidates) and options.prune_by == "auto" and options.prune_unit == "macs"
+    found: dict[tuple[BlockPlan, ...], float] = {}
+    for weight in WEIGHTS if mixed and len(held) else (1.0,):
+        plans, harm = decide(dense.config, measured.candidates, measured.effects, options, weight)
+        found.setdefault(tuple(plans), harm)
+    if len(found) == 1:
+        return list(next(iter(found))), next(iter(found.values()))
+    how = Recovery("ridge" if options.recover != "none" else "none", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3))
+    constant, tried = options.merge == "constant", start[:TRIAL_IMAGES]
+    divergence: dict[tuple[BlockPlan, ...], float] = {}
+    with reporter.progress("trying plans: blocks", len(found) * len(dense.blocks)) as advance:
+        for trial in found:
+            small = copy.deepcopy(dense)
+            recover(dense, small, trial, tried, how, options.seed, lambda n: advance(1), constant=constant)
+            divergence[trial] = fidelity(dense, assemble(small), held)[1] or 0.0
+    best = min(divergence, key=divergence.__getitem__)
+    return list(best), found[best]
+
+
+def fidelity(dense: Architecture, small: Architecture, held: Tensor) -> tuple[float | None, float | None]:
+    """Agreement and KL divergence (nats) with the dense model, on streams before block 0; None without any."""
+    if not len(held):
+        return None, None
+    expected, found = logits(dense, 0, held), logits(small, 0, held)
+    activation = dense.config.activation
+    return metrics.agreement(expected, found, activation), metrics.kl(expected, found, activation)
+
+
+@torch.no_grad()
+def logits(model: Architecture, first: int, x: Tensor) -> Tensor:
+    """The model's logits [I, classes], from the streams before block `first` [I, N, C] on."""
+    for index in range(first, len(model.blocks)):
+        x = through(partial(model.run_block, index), x)
+    return torch.cat([model.classify(part) for (part,) in parts(x)])
 
 
 def sparsify(
@@ -211,7 +278,14 @@ def report(
     counted = count(options.prune_unit)
     changes = tuple(
         LayerChange(
-            i, (a.heads, b.heads), (a.qk_dim, b.qk_dim), (a.v_dim, b.v_dim), (a.hidden, b.hidden), e.cut, e.fitted
+            i,
+            (before.block_tokens(i).mlp, after.block_tokens(i).mlp),
+            (a.heads, b.heads),
+            (a.qk_dim, b.qk_dim),
+            (a.v_dim, b.v_dim),
+            (a.hidden, b.hidden),
+            e.cut,
+            e.fitted,
         )
         for i, (a, b, e) in enumerate(zip(before.blocks, after.blocks, errors, strict=True))
     )

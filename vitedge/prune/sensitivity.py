@@ -5,26 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitedge.errors import VitedgeError
 from vitedge.moments import damping_for
-from vitedge.prune.choose import AttentionCut, choices, count, decide, to_plan
+from vitedge.prune.choose import AttentionCut, count, cut_config, decide, find_parts, to_plan
 from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit
 from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.options import PruneOptions
+from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
-from vitedge.prune.run import RIDGE_IMAGES, Look, check, look
-from vitedge.prune.store import embed_all, parts, through
+from vitedge.prune.run import RIDGE_IMAGES, Measurement, check, logits, measure_cuts
+from vitedge.prune.store import embed_all, through
 from vitedge.prune.surgery import assemble
 from vitedge.reporter import Advance, Reporter
+from vitedge.tokens.constant import cluster
+from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import Block
+from vitedge.vit.config import Merge
+from vitedge.vit.model import Block, Site
 
 Batches = Callable[[], Iterator[Tensor]]
 # Shares of a layer's own MACs that are tried on it alone.
@@ -36,7 +38,7 @@ class Point:
     """One measurement.
 
     Attributes:
-        layer: "total", or a half of a block such as "block3.mlp".
+        layer: "total", or a part of a block such as "block3.mlp", "block3.tokens".
         removed: share of the whole model's MACs (or parameters) that is gone. of_layer: share of what that layer's
             cuts can save at most, None for "total".
         agreement: share of images that keep the dense model's class: closed form only, no gradient steps, on
@@ -82,9 +84,9 @@ def sensitivity(
     check(dense, images, options)
     start = embed_all(dense, batches, 1, options.seed)
     with reporter.busy(f"measuring on {images} images what each cut would do to the logits"):
-        seen = look(dense, start, options)
+        seen = measure_cuts(dense, start, options)
     held = start[seen.solved :]
-    wanted = classes(dense, 0, held)
+    wanted = logits(dense, 0, held).argmax(1)
     with reporter.progress("pruning at each share: blocks", len(dense.blocks) * len(shares)) as advance:
         points = total(dense, start, seen, options, shares, wanted, advance)
     with reporter.progress("pruning each layer alone: blocks", len(dense.blocks)) as advance:
@@ -95,7 +97,7 @@ def sensitivity(
 def total(
     dense: Architecture,
     start: Tensor,
-    seen: Look,
+    seen: Measurement,
     options: PruneOptions,
     shares: Sequence[float],
     wanted: Tensor,
@@ -116,52 +118,63 @@ def total(
                 raise
             break
         small = copy.deepcopy(dense)
-        recover(dense, small, plans, solved, how, options.seed, lambda n: advance(int(n == len(solved))))
+        recover(
+            dense,
+            small,
+            plans,
+            solved,
+            how,
+            options.seed,
+            lambda n: advance(int(n == len(solved))),
+            constant=options.merge == "constant",
+        )
         small = assemble(small)
-        agreement = float((classes(small, 0, start[seen.solved :]) == wanted).float().mean())
+        agreement = float((logits(small, 0, start[seen.solved :]).argmax(1) == wanted).float().mean())
         removed = 1 - counted(small.config) / counted(dense.config)
         found.append(Point("total", removed, None, agreement, predicted))
     return found
 
 
 def each(
-    dense: Architecture, held: Tensor, seen: Look, options: PruneOptions, wanted: Tensor, advance: Advance
+    dense: Architecture, held: Tensor, seen: Measurement, options: PruneOptions, wanted: Tensor, advance: Advance
 ) -> list[Point]:
-    """Points of each half of each block, everything else dense."""
+    """Points of each half of each block, and of merging its tokens, everything else dense."""
     found = []
-    whole = count(options.prune_unit)(dense.config)
+    counted = count(options.prune_unit)
+    whole, parts_of = counted(dense.config), find_parts(dense.config, seen.effects, options)
     x = held
     for index, block in enumerate(dense.encoder()):
-        for ways in choices(dense.config, index, seen.effects[index], options):
-            most = max(way.saved for way in ways)
-            half = "attention" if isinstance(ways[0].cut, AttentionCut) else "mlp"
+        for part in (part for part in parts_of if part.index == index):
+            ways = part.choices(dense.config.tokens)
+            saved = [whole - counted(cut_config(dense.config, index, way.cut, options)) for way in ways]
+            most = max(saved)
             for share in OF_LAYER:
-                way = min((w for w in ways if w.saved >= share * most), key=lambda w: w.harm)
-                cut = (way.cut, None) if half == "attention" else (None, way.cut)
+                best = min((n for n in range(len(ways)) if saved[n] >= share * most), key=lambda n: ways[n].harm)
                 small = copy.deepcopy(dense)
-                small.blocks[index] = cut_alone(block, seen, index, cut, options)
-                agreement = float((classes(small, index, x) == wanted).float().mean())
-                of_layer = way.saved / most if most else 0.0
-                found.append(Point(f"block{index}.{half}", way.saved / whole, of_layer, agreement, way.harm))
+                small.blocks[index] = cut_alone(dense, block, seen, index, ways[best].cut, options)
+                agreement = float((logits(small, index, x).argmax(1) == wanted).float().mean())
+                of_layer = saved[best] / most if most else 0.0
+                name = "tokens" if part.merges else "attention" if isinstance(ways[0].cut, AttentionCut) else "mlp"
+                found.append(Point(f"block{index}.{name}", saved[best] / whole, of_layer, agreement, ways[best].harm))
         x = through(block, x)
         advance(1)
     return found
 
 
-def cut_alone(block: Block, seen: Look, index: int, cut: tuple[Any, Any], options: PruneOptions) -> Block:
+def cut_alone(
+    dense: Architecture, block: Block, seen: Measurement, index: int, cut: Any, options: PruneOptions
+) -> Block:
     """A copy of one block, cut and made up for on the dense model's moments."""
     new, stats = copy.deepcopy(block), seen.moments[index]
-    plan = to_plan(block.config, seen.candidates[index], *cut)
+    if isinstance(cut, int):
+        groups: tuple[int, ...] = ()
+        if stats.distances is not None:
+            groups = cluster(*stats.distances, cut, dense.config.prefix)
+        new.merge = TokenMerge(Merge(cut, groups, matched=not groups), block.width, dense.config.prefix, Site())
+        return new
+    plan = to_plan(everything(block.config), block.config, seen.candidates[index], cut)
     if stats.attention is not None:
         plan_attention(new, plan, stats.attention, True, damping_for(options.damping, stats.attention.context))
     if stats.hidden is not None:
         plan_mlp(new, plan, stats.hidden, True, damping_for(options.damping, stats.hidden))
     return new
-
-
-@torch.no_grad()
-def classes(model: Architecture, first: int, x: Tensor) -> Tensor:
-    """The model's class of each image [I], from the streams before block `first` [I, N, C] on."""
-    for index in range(first, len(model.blocks)):
-        x = through(partial(model.run_block, index), x)
-    return torch.cat([model.classify(part) for (part,) in parts(x)]).argmax(1)

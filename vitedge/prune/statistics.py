@@ -11,13 +11,13 @@ from vitedge.moments import Moments
 from vitedge.vit.config import BlockConfig
 
 
-def token_weights(x: Tensor) -> Tensor:
-    """The weight of each token's error, [B, N] from the residual stream [B, N, C].
+def token_weights(x: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """The weight of each token's error, [B, N] from the residual stream [B, N, C], times the token's size.
 
     The LayerNorm that follows divides a token by its standard deviation, so an error counts relative to it; the
     few massive tokens of a ViT (arXiv 2309.16588) would else outweigh all others together.
     """
-    return 1 / x.detach().float().var(-1).clamp_min(1e-12)
+    return (1 if sizes is None else sizes) / x.detach().float().var(-1).clamp_min(1e-12)
 
 
 @dataclass
@@ -53,10 +53,12 @@ class AttentionMoments:
 
 @dataclass
 class BlockMoments:
-    """Of one block; None where it has no MLP or no attention."""
+    """Of one block; None where it has no MLP or no attention. `distances`: see `tokens.constant.mean_distances`, of the
+    stream between the halves."""
 
     hidden: Moments | None
     attention: AttentionMoments | None
+    distances: tuple[Tensor, Tensor] | None = None
 
     def means(self) -> dict[str, Tensor]:
         """The mean "hidden" and "context", float32."""

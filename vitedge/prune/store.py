@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from vitedge.prune.views import augment
+from vitedge.tokens.matching import merge, split_sizes
+from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
 
 Batches = Callable[[], Iterator[Tensor]]
@@ -46,11 +48,29 @@ def parts(*stores: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 @torch.no_grad()
-def through(run: Callable[[Tensor], Tensor], store: Tensor) -> Tensor:
-    """A store through a block, or through a half of one."""
+def matched(merge: TokenMerge, store: Tensor) -> Tensor:
+    """The groups [I, N] that a merge chooses for the streams of a store."""
+    return torch.cat([merge.groups(*split_sizes(x, merge.width)) for (x,) in parts(store)])
+
+
+@torch.no_grad()
+def pooled(store: Tensor, history: Tensor | None) -> Tensor:
+    """Streams [I, N, C] of the dense model with the tokens of the pruned one, [I, left, C]: the mean of all those that
+    each stands for. As they are where nothing was merged, and where only the first tokens are computed."""
+    if history is None or store.shape[1] != history.shape[1]:
+        return store
+    left = int(history.max()) + 1
+    chunks = zip(parts(store), history.split(CHUNK), strict=True)
+    return torch.cat([pack(merge(x, None, groups, left)[0]) for (x,), groups in chunks])
+
+
+@torch.no_grad()
+def through(run: Callable[..., Tensor], store: Tensor, *others: Tensor) -> Tensor:
+    """A store through a block, or through a half of one; `others` go with it as further arguments."""
     done = []
-    for (x,) in parts(store):
+    others_by_chunk = [other.split(CHUNK) for other in others]
+    for number, (x,) in enumerate(parts(store)):
         with mixed():
-            out = run(x)
+            out = run(x, *(chunks[number] for chunks in others_by_chunk))
         done.append(pack(out.float()))
     return torch.cat(done)

@@ -81,6 +81,7 @@ def settle(block: Block) -> BlockConfig:
         if mlp is None
         else {"hidden": mlp.config.hidden, "groups": mlp.config.groups}
     )
+    changes["merge"] = block.merge.config if block.merge is not None else None
     block.config = replace(block.config, **changes)
     if attention is None:
         block.norm1, block.norm1_register = None, None

@@ -9,27 +9,32 @@ from vitedge.moments import Moments
 from vitedge.prune.effects import sampled_gradients, weight_gradients
 from vitedge.prune.importance import Layer
 from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
-from vitedge.prune.store import mixed, parts, through
+from vitedge.prune.store import mixed, pack, parts, through
 from vitedge.prune.watch import watching
+from vitedge.tokens.constant import mean_distances
 from vitedge.vit.architecture import Architecture
 
 
 @torch.no_grad()
-def survey(model: Architecture, x: Tensor) -> list[BlockMoments]:
-    """Every block's moments on a store of streams before block 0 [I, N, C]."""
+def survey(model: Architecture, x: Tensor, distances: bool = False) -> list[BlockMoments]:
+    """Every block's moments on a store of streams before block 0 [I, N, C]; with `distances`, those of tokens too."""
     found = []
     for block in model.encoder():
         stats = BlockMoments(
             Moments(block.mlp.fc2.in_features) if block.mlp is not None else None,
             AttentionMoments(block.attention.config) if block.attention is not None else None,
         )
+        middles: list[Tensor] = []
         with watching(block) as seen, mixed():
             for (part,) in parts(x):
-                out = block(part).float()
+                out = block(part).float()[..., : block.width]
+                middles += [pack(seen["middle"])] if distances and "middle" in seen else []
                 if stats.hidden is not None:
                     stats.hidden.add(seen["hidden"], weights=token_weights(out))
                 if stats.attention is not None:
                     stats.attention.add(seen, out)
+        if middles:
+            stats.distances = mean_distances(middles, block.width, model.config.prefix)
         found.append(stats)
         x = through(block, x)
     return found
@@ -46,7 +51,8 @@ def layers(
     sums: list[dict[str, list[Tensor]]] = [{} for _ in moments]
     drawn = 0
     if gradients:
-        for seen, found in sampled_gradients(model, (p for (p,) in parts(x)), 2, generator):
+        drawings = sampled_gradients(model, (p for (p,) in parts(x)), 2, generator)
+        for seen, found in ((seen, gradients) for seen, drawn in drawings for gradients in drawn):
             for block, s, g, m, total in zip(model.encoder(), seen, found, moments, sums, strict=True):
                 means = m.means()
                 for name, layer, source, key in (

@@ -14,8 +14,9 @@ from vitedge.vit.model import Block
 def watching(block: Block) -> Iterator[dict[str, Tensor]]:
     """A dict that each forward of the block fills.
 
-    `q`, `k` [B, N, heads * qk_dim] as computed, `context` [B, N, heads * v_dim] as the output projection reads it,
-    `attention` [B, N, C] as it writes it, `hidden` [B, N, hidden] as fc2 reads it, `mlp` [B, N, C] as it writes it.
+    `middle` [B, N, C] is the stream between the halves, before any merge. `q`, `k` [B, N, heads * qk_dim] as computed,
+    `context` [B, N, heads * v_dim] as the output projection reads it, `attention` [B, N, C] as it writes it, `hidden`
+    [B, N, hidden] as fc2 reads it, `mlp` [B, N, C] as it writes it.
     """
     seen: dict[str, Tensor] = {}
     handles = []
@@ -31,9 +32,12 @@ def watching(block: Block) -> Iterator[dict[str, Tensor]]:
         outputs(block.attention.k, "k")
         inputs(block.attention.out, "context")
         outputs(block.attention.out, "attention")
+        outputs(block.residual1_site, "middle")
     if block.mlp is not None:
         inputs(block.mlp.fc2, "hidden")
         outputs(block.mlp.fc2, "mlp")
+        if block.attention is None and block.norm2 is not None:
+            inputs(block.norm2, "middle")
     try:
         yield seen
     finally:

@@ -25,6 +25,7 @@ from vitedge.quant.options import QuantOptions
 from vitedge.quant.rounding import best_bias, gptq_or_nearest, nearest
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.quant.uniform import weight_scales
+from vitedge.tokens.modules import following
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.names import block_index
 from vitedge.vit.products import Unit, units
@@ -65,6 +66,10 @@ class WeightRounder:
     @torch.no_grad()
     def run(self, batches: Batches, progress: Progress = lambda name: None) -> None:
         """Rounds every layer asked for. `batches` is called three times."""
+        with following(self.float, self.sim):
+            self._run(batches, progress)
+
+    def _run(self, batches: Batches, progress: Progress) -> None:
         if "patch_embed" in self.layer_units:
             self._patches(batches, progress)
         if "pre" in self.layer_units:
@@ -76,8 +81,8 @@ class WeightRounder:
             for stage in STAGES:
                 names = [f"block{i}.{part}" for part in stage]
                 self._stage(names, partial(_run_block, index=i), ours, theirs, progress)
-            ours = [self.sim.run_block(i, x) for x in ours]
-            theirs = [self.float.run_block(i, x) for x in theirs]
+            for n in range(len(ours)):
+                ours[n], theirs[n] = self.sim.run_block(i, ours[n]), self.float.run_block(i, theirs[n])
         for names in [*([f"pool.{part}" for part in stage] for stage in STAGES), [*self.float.config.heads()]]:
             self._stage(names, lambda model, x: model.classify(x), ours, theirs, progress)
 
@@ -116,8 +121,8 @@ class WeightRounder:
     def _after(self, index: int, name: str, y: Tensor) -> Tensor:
         """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
         if name.endswith(".out"):
-            return list(self.float.encoder())[index].attend(y)
-        return self.float.run_block(index, y)
+            return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.width]
+        return self.float.run_block(index, y)[..., : self.float.config.width]
 
     def _patches(self, batches: Batches, progress: Progress) -> None:
         """The patch embedding, on raw pixels: its input is exact, so it only needs rounding."""

@@ -16,7 +16,8 @@ from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
 from vitedge.metrics import Activation, fidelity, finite
 from vitedge.reporter import Reporter
-from vitedge.steps.export import LOGITS, REFERENCE, check_images, run_graph
+from vitedge.steps.export import CONSTANT, CONSTANT_LOGITS, FLOAT32, LOGITS, REFERENCE, check_images, run_graph
+from vitedge.steps.model import read_config
 from vitedge.steps.source import read_pixels, read_preprocess
 from vitedge.tables import to_json
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
@@ -50,16 +51,17 @@ def build_artifact(
     """
     _check_request(target, precision, platform, options)
     name = folder_name(target.name, precision, platform)
-    graphs = [f"onnx/{g}.onnx" for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")]
-    extra = [p for p in ("calib/pixels.npy", LOGITS) if bundle.has(p)]
+    graphs = [f"onnx/{g}.onnx" for g in (*_GRAPHS, "constant") if bundle.has(f"onnx/{g}.onnx")]
+    extra = [p for p in ("calib/pixels.npy", LOGITS, CONSTANT_LOGITS) if bundle.has(p)]
     extra += bundle.files("quant/")
 
     def work(folder: Path) -> dict[str, Any]:
         out = folder / "build" / name
         out.mkdir(parents=True)
         images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
-        reference = np.load(bundle.verified(LOGITS))
-        float32 = bundle.verified("onnx/float32.onnx")
+        source, logits = float_graph(bundle, target)
+        reference = np.load(bundle.verified(logits))
+        float32 = bundle.verified(source)
         problems = target.check(float32, precision, platform)
         if problems:
             first = problems[0]
@@ -68,10 +70,16 @@ def build_artifact(
                 f"'{first.node}' ({first.op}): {first.reason}",
                 "Export again with `vitedge compress`, or choose another target.",
             )
-        request = _request(bundle, out, precision, platform, options)
+        request = _request(bundle, target, out, precision, platform, options)
         with reporter.busy(f"building {name}"):
             result = target.build(request)
-        export = bundle.facts("export")["onnx/float32.onnx"]
+        export = bundle.facts("export")[source]
+        if source == CONSTANT:
+            result.warnings.append(
+                "This compiler cannot sort: the artifact merges all images alike. In float that model has "
+                f"the class of the one that matches each image's on {export['agreement_with_matched']:.3f} of the "
+                f"calibration images; `compress --prune-target {target.name}` fits the weights to it."
+            )
         metadata: dict[str, Any] = {
             "target": target.name,
             "precision": precision,
@@ -123,18 +131,32 @@ def preview_artifact(
     What the command needs is left in `build/<target>-<precision>-preview/`.
     """
     out = bundle.root / "build" / f"{folder_name(target.name, precision, platform)}-preview"
-    return target.preview(lambda: _request(bundle, make_folder(out), precision, platform, options), options)
+    return target.preview(lambda: _request(bundle, target, make_folder(out), precision, platform, options), options)
 
 
-def _request(bundle: Bundle, out: Path, precision: str, platform: str | None, options: TargetOptions) -> BuildRequest:
+def float_graph(bundle: Bundle, target: Target) -> tuple[str, str]:
+    """The float graph that the target's compiler takes, and the file of its logits on the images of the check: where it
+    cannot sort, the one that merges all images alike. Raises VitedgeError where there is none."""
+    config = read_config(bundle)
+    if target.sorts or not any(block.merge and block.merge.matched for block in config.blocks):
+        return FLOAT32, LOGITS
+    if not bundle.has(CONSTANT):
+        config.merged_alike()  # says what to do
+    return CONSTANT, CONSTANT_LOGITS
+
+
+def _request(
+    bundle: Bundle, target: Target, out: Path, precision: str, platform: str | None, options: TargetOptions
+) -> BuildRequest:
+    source, logits = float_graph(bundle, target)
     return BuildRequest(
-        onnx=bundle.verified("onnx/float32.onnx"),
+        onnx=bundle.verified(source),
         out=out,
         precision=precision,
         platform=platform,
         options=options,
         pixels=read_pixels(bundle),
-        reference_logits=np.load(bundle.verified(LOGITS)),
+        reference_logits=np.load(bundle.verified(logits)),
         onnx_by_precision={g: bundle.path(f"onnx/{g}.onnx") for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")},
         quant=bundle.path("quant") if bundle.path("quant").is_dir() else None,
     )

@@ -15,6 +15,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
 from vitedge.reporter import Reporter
+from vitedge.steps.model import read_config
 from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FLOAT32 = "onnx/float32.onnx"
 REFERENCE = "onnx/reference.onnx"
+# The same weights with all images merged alike, for compilers that cannot sort, and its logits.
+CONSTANT, CONSTANT_LOGITS = "onnx/constant.onnx", "onnx/constant-logits.npy"
 LOGITS = "onnx/logits.npy"
 # Images that graphs and builds are compared on.
 CHECK_IMAGES = 64
@@ -47,11 +50,19 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
         images, kind = check_images(pixels, preprocess, bundle)
         facts: dict[str, Any] = {"check_images": f"{len(images)} {kind}"}
         graphs = {FLOAT32: model} | ({REFERENCE: SOURCE} if changed else {})
+        merges = [block.merge for block in read_config(bundle, model).blocks if block.merge]
+        if merges and all(merge.matched and merge.groups for merge in merges):
+            graphs[CONSTANT] = model
         for name, source in graphs.items():
             reporter.info(f"writing {name}")
             facts[name] = _write_graph(bundle, folder / name, source, preprocess, batch, images)
         check_sparsity(bundle, folder / FLOAT32)
         np.save(folder / LOGITS, run_graph(folder / FLOAT32, images))
+        if CONSTANT in graphs:
+            np.save(folder / CONSTANT_LOGITS, run_graph(folder / CONSTANT, images))
+            facts[CONSTANT]["agreement_with_matched"] = agreement(
+                np.load(folder / LOGITS), np.load(folder / CONSTANT_LOGITS)
+            )
         return facts
 
     return bundle.run_step(
@@ -103,10 +114,14 @@ def _write_graph(
     bundle: Bundle, path: Path, source: str, preprocess: Preprocess, batch: int | None, images: np.ndarray
 ) -> dict[str, Any]:
     from vitedge.vit.checkpoint import read_model
+    from vitedge.vit.checkpoint.save import build_model
 
     bundle.verified(f"{source}/model.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_graph(read_model(bundle.path(source)), path, preprocess, batch, images)
+    model = read_model(bundle.path(source))
+    if path.name == Path(CONSTANT).name:
+        model = build_model(model.config.merged_alike(), model.state_dict())
+    return write_graph(model, path, preprocess, batch, images)
 
 
 def write_graph(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from vitedge.bundle import Bundle, StepRecord
 from vitedge.steps.source import SOURCE
+from vitedge.vit.config import ViTConfig
 
 FINAL = "model"
+
+
+def read_config(bundle: Bundle, folder: str = FINAL) -> ViTConfig:
+    """The configuration of the model in a folder of the bundle."""
+    return ViTConfig.from_dict(json.loads(bundle.verified(f"{folder}/arch.json").read_text()))
 
 
 def finish_model(bundle: Bundle, last: str, *, function_changed: bool = False) -> StepRecord:

@@ -196,6 +196,7 @@ class Target(Protocol):
     name: str
     precisions: tuple[str, ...]
     platforms: tuple[str, ...] = ()  # empty where the target has none; the first is the default
+    sorts: bool = True  # whether its compiler takes what matching each image's tokens needs (TopK, Gather by values)
     tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 

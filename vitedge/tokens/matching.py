@@ -72,6 +72,24 @@ def merge(x: Tensor, sizes: Tensor | None, groups: Tensor, left: int) -> tuple[T
     return x.new_zeros(len(x), left, x.shape[-1]).scatter_add(1, index, shares), total
 
 
+def match_to(x: Tensor, left: int, prefix: int) -> Tensor:
+    """Groups [B, N] of as many matchings, one on what the other left, as it takes to come down to `left` tokens."""
+    history, sizes = None, None
+    while history is None or x.shape[1] > left:
+        half = prefix + (x.shape[1] - prefix) // 2
+        groups = match(x, sizes, max(left, half), prefix)
+        x, sizes = merge(x, sizes, groups, max(left, half))
+        history = compose(history, groups)
+    return history
+
+
+def change(x: Tensor, groups: Tensor, left: int) -> Tensor:
+    """What merging adds to each token of x [B, N, C]: its group's mean in its place. With sizes in the attention, all
+    that follows computes as if that were done, and nothing merged."""
+    merged, _ = merge(x, None, groups, left)
+    return merged.gather(1, groups.expand(len(x), -1)[..., None].expand_as(x)) - x
+
+
 def compose(before: Tensor | None, groups: Tensor) -> Tensor:
     """The history [B, tokens of the image] of a further merge: where each of the image's own tokens is now."""
     return groups if before is None else groups.gather(1, before)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vitedge.tokens.matching import compose, join_sizes, match, merge, split_sizes
 from vitedge.vit.config import Merge
+
+if TYPE_CHECKING:
+    from vitedge.vit.architecture import Architecture
 
 
 class TokenMerge(nn.Module):
@@ -24,6 +28,9 @@ class TokenMerge(nn.Module):
         self.config, self.width, self.prefix = config, width, prefix
         self.site = site
         self.listeners: list[list[Tensor]] = []
+        self.chosen: Tensor | None = None
+        # In a tuple, so that the other model's merge is no part of this one.
+        self.leader: tuple[TokenMerge] | None = None
 
     def groups(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         """The group of each token [B, N]; the choice itself has no gradient."""
@@ -32,13 +39,48 @@ class TokenMerge(nn.Module):
         with torch.no_grad():
             return match(x, sizes, self.config.left, self.prefix)
 
-    def forward(self, stream: Tensor) -> Tensor:
+    def forward(self, stream: Tensor, groups: Tensor | None = None) -> Tensor:
         x, sizes = split_sizes(stream, self.width)
-        groups = self.groups(x, sizes)
+        if groups is None:
+            groups = self.groups(x, sizes) if self.leader is None else self.leader[0].chosen
+        assert groups is not None
+        self.chosen = groups
         for heard in self.listeners:
             heard.append(groups)
         merged, total = merge(x, sizes, groups, self.config.left)
         return join_sizes(self.site(merged), total)
+
+
+@contextmanager
+def following(model: Architecture, leader: Architecture) -> Iterator[None]:
+    """Within it, `model` merges the tokens that `leader` merged in its last forward pass, so that their streams can be
+    compared token by token."""
+    pairs = [
+        (block.merge, other.merge)
+        for block, other in zip(model.encoder(), leader.encoder(), strict=True)
+        if block.merge is not None and other.merge is not None
+    ]
+    for follower, leading in pairs:
+        follower.leader = (leading,)
+    try:
+        yield
+    finally:
+        for follower, _ in pairs:
+            follower.leader = None
+
+
+def goals(outputs: list[Tensor], model: Architecture, leader: Architecture) -> list[Tensor]:
+    """The outputs of the blocks of `model`, as tokens of `leader` after its last forward pass [B, left, C]: the mean of
+    those that each stands for, where the leader merges and `model` does not."""
+    history, found = None, []
+    for output, block, other in zip(outputs, model.encoder(), leader.encoder(), strict=True):
+        if other.merge is not None and block.merge is None and other.merge.chosen is not None:
+            history = compose(history, other.merge.chosen)
+        goal = output[..., : block.width]
+        if history is not None and goal.shape[1] == history.shape[1]:
+            goal, _ = merge(goal, None, history, int(history.max()) + 1)
+        found.append(goal)
+    return found
 
 
 @contextmanager
@@ -53,11 +95,3 @@ def merge_history(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for module in merges:
             module.listeners = [other for other in module.listeners if other is not heard]
-
-
-def whole_history(merges: list[Tensor]) -> Tensor | None:
-    """Where each of the image's own tokens is after all of these merges [B, N]; None where there was none."""
-    history: Tensor | None = None
-    for groups in merges:
-        history = compose(history, groups)
-    return history

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.prune.store import mixed, pack, through
+from vitedge.prune.store import matched, mixed, pack, through
 from vitedge.reporter import Reporter
 from vitedge.train import state as states
 from vitedge.train.feed import Order, Samples
@@ -26,6 +26,7 @@ from vitedge.train.schedule import lr_factor
 from vitedge.train.state import State
 from vitedge.train.stream import Rotated
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.model import Block
 
 MOST_VIEWS = 3
 WARMUP = 0.05
@@ -77,7 +78,10 @@ def fit_blocks(
     ours, theirs = _embedded(student, teacher, samples, Normalizer(preprocess), views, seed)
     generator = torch.Generator().manual_seed(seed)
     for index, (block, other) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
-        goal = through(other, theirs)
+        # While a block learns, both merge the tokens that ours does now.
+        assert isinstance(block, Block)
+        merged = () if block.merge is None else (matched(block.merge, through(block.attend_unmerged, ours)),)
+        goal = through(other, theirs, *merged)
         optimizer = torch.optim.Adam(groups(block), lr=lr, betas=(0.9, 0.99))
         drawn, started = _drawn(len(ours), batch, steps, generator), time.monotonic()
         # A block that an earlier run has done takes its draws, and only delivers what the next one reads.
@@ -88,8 +92,8 @@ def fit_blocks(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["scale"] * lr_factor(max(done, 1 / steps), WARMUP, 0.0)
             with mixed():
-                made = block(ours[picked].float())
-            loss = compare(made, goal[picked].float())
+                made = block(ours[picked].float(), *(part[picked] for part in merged))[..., : block.width]
+            loss = compare(made, goal[picked].float()[..., : block.width])
             if not torch.isfinite(loss):
                 raise VitedgeError(
                     f"The loss of block {index} is no longer a number at step {step + 1}.",
@@ -101,7 +105,7 @@ def fit_blocks(
             loss.backward()
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ours, theirs = through(block, ours), goal
+        ours, theirs = through(block, ours, *merged), goal
         if state_file is not None and index >= state.step:
             state = State(index + 1, earlier + time.monotonic() - began, weights=student.state_dict())
             states.save(state_file, state, {}, identity)

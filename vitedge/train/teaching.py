@@ -18,6 +18,7 @@ from vitedge.data.sample import held_out
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 from vitedge.tables import Table
+from vitedge.tokens.modules import following, goals
 from vitedge.train.augment import make_augment, make_mix
 from vitedge.train.features import block_outputs
 from vitedge.train.feed import Samples
@@ -92,15 +93,17 @@ class Teaching:
 
     def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
         x, o = self.normalize(pixels), self.options
-        with torch.no_grad(), block_outputs(self.teacher) as goal:
-            expected = self.teacher(x)
         with block_outputs(self.student) as made:
             logits = model(x)
+        with torch.no_grad(), block_outputs(self.teacher) as outputs, following(self.teacher, self.student):
+            expected = self.teacher(x)
+            goal = goals(outputs, self.teacher, self.student)
         losses = []
         if o.logit_weight:
             losses.append(o.logit_weight * distillation(logits, expected, o.temperature))
         if o.feature_weight:
-            apart = [self.compare(a, b) for a, b in zip(made, goal, strict=True)]
+            width = self.student.config.width
+            apart = [self.compare(a[..., :width], b) for a, b in zip(made, goal, strict=True)]
             losses.append(o.feature_weight * torch.stack(apart).mean())
         return torch.stack(losses).sum()
 

@@ -41,16 +41,18 @@ def patch_macs(config: ViTConfig) -> int:
     return config.patches * config.patch_size**2 * config.channels * config.width
 
 
-def merge_macs(config: ViTConfig, index: int) -> int:
-    """MACs of merging in block `index`: similarities and a one-hot product, or one product with a constant."""
-    merge = config.blocks[index].merge
-    if merge is None:
-        return 0
-    tokens = config.block_tokens(index).queries
-    if not merge.matched:
-        return tokens * merge.left * config.width
+def merging_macs(config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
+    """MACs of merging `tokens` into `left`: similarities and a one-hot product, or one product with a constant."""
+    if not matched:
+        return tokens * left * config.width
     second = (tokens - config.prefix) // 2
-    return ((tokens - config.prefix - second) + (tokens - merge.left)) * second * config.width
+    return ((tokens - config.prefix - second) + (tokens - left)) * second * config.width
+
+
+def merge_macs(config: ViTConfig, index: int) -> int:
+    """MACs of the merge in block `index`."""
+    merge, tokens = config.blocks[index].merge, config.block_tokens(index).queries
+    return merging_macs(config, tokens, merge.left, matched=merge.matched) if merge else 0
 
 
 def block_macs(config: ViTConfig, index: int) -> int:

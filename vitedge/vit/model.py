@@ -228,18 +228,23 @@ class Block(nn.Module):
         if self.mlp is not None:
             self.mlp.set_config(config)
 
-    def attend(self, x: Tensor) -> Tensor:
-        """The first half: x + attention(norm1(x)), for the tokens that are needed after it; then they are merged."""
+    def attend(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        """The first half: x + attention(norm1(x)), for the tokens that are needed after it, merged.
+
+        groups: of each token [B, N], in the place of those that the merge would choose.
+        """
+        stream = self.attend_unmerged(x)
+        return stream if self.merge is None else self.merge(stream, groups)
+
+    def attend_unmerged(self, x: Tensor) -> Tensor:
+        """The first half before the merge."""
         x, sizes = split_sizes(x, self.width)
         residual = x if self.queries is None else x[:, : self.queries]
         if self.attention is not None and self.norm1 is not None:
             normed = self.norm1(x) if self.norm1_register is None else self.norm1_register(self.norm1(x))
             attended = self.attention(self.norm1_site(normed), self.queries, sizes)
             residual = self.residual1_site(residual + attended)
-        if self.queries is not None:
-            return residual
-        stream = join_sizes(residual, sizes)
-        return stream if self.merge is None else self.merge(stream)
+        return residual if self.queries is not None else join_sizes(residual, sizes)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: x + mlp(norm2(x))."""
@@ -252,8 +257,8 @@ class Block(nn.Module):
             written = written + self.norm2_marker(normed)
         return join_sizes(self.residual2_site(x + written), sizes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.feed_forward(self.attend(x))
+    def forward(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        return self.feed_forward(self.attend(x, groups))
 
 
 class Query(nn.Module):

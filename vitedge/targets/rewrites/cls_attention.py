@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph, Linear, float_attention
+from vitedge.targets.rewrites.graph import Graph, Linear, float_attention, scores_bias
 
 
 def rewrite(g: Graph) -> int:
@@ -32,6 +32,7 @@ def _fold(g: Graph, name: str) -> bool:
     if k is None or v is None or context is None or value_shape is None or not float_attention(g, name):
         return False
     batch, heads, dim, value_dim = int(shape[0]), int(shape[2]), int(shape[3]), int(value_shape[3])
+    tokens, bias = int(value_shape[1]), scores_bias(g, name)
     width, x = len(k.floats), k.x
 
     def reshape(value: str, to: tuple[int, ...], result: str) -> str:
@@ -44,6 +45,8 @@ def _fold(g: Graph, name: str) -> bool:
     query = g.add("Transpose", [query], f"{name}.q.columns", perm=[0, 2, 1])
     scores = g.add("MatMul", [x, query], f"{name}.scores.columns")
     scores = g.add("Transpose", [scores], f"{name}.scores.rows", perm=[0, 2, 1])
+    if bias is not None:
+        scores = g.add("Add", [scores, reshape(bias, (-1, 1, tokens), f"{name}.bias.rows")], f"{name}.scores.biased")
     probs = g.add("Softmax", [scores], f"{name}.probs.rows", axis=-1)
     mean = g.add("MatMul", [probs, x], f"{name}.mean")
     mean = reshape(mean, (batch, heads, 1, width), f"{name}.mean.heads")

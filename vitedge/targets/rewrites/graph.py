@@ -174,12 +174,22 @@ class Graph:
         return order
 
 
+def scores_bias(g: Graph, name: str) -> str | None:
+    """What is added to the scores of the attention `name` [N, heads, queries, tokens]: [N, 1, 1, tokens], the logarithm
+    of the tokens' sizes, where tokens were merged; else None."""
+    node = g.maker(f"{name}.scores.weighted", "Add")
+    return node.input[1] if node is not None else None
+
+
 def float_attention(g: Graph, name: str) -> bool:
     """Whether the q, k and v of the attention `name` reach its context with no Q/DQ between: nothing but reshaping,
-    two products and softmax."""
+    two products, the sizes of merged tokens and softmax."""
+    bias = scores_bias(g, name)
+    scores = f"{name}.scores" if bias is None else f"{name}.scores.weighted"
     expected = {
+        **({} if bias is None else {scores: ("Add", [f"{name}.scores", bias])}),
         f"{name}.scores": ("MatMul", [f"{name}.q.heads", f"{name}.k.transposed"]),
-        f"{name}.probs": ("Softmax", [f"{name}.scores"]),
+        f"{name}.probs": ("Softmax", [scores]),
         f"{name}.context.heads": ("MatMul", [f"{name}.probs", f"{name}.v.heads"]),
         f"{name}.context.joined": ("Transpose", [f"{name}.context.heads"]),
         **{f"{name}.{part}.heads": ("Transpose", [f"{name}.{part}.split"]) for part in "qv"},

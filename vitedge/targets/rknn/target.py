@@ -20,6 +20,7 @@ class RknnTarget(Target):
     name = "rknn"
     precisions = ("int8", "fp16")
     platforms = PLATFORMS
+    sorts = False
     tiles = (32, 32)  # the NPU's INT8 products take channels by 32
     Options = RknnOptions
 

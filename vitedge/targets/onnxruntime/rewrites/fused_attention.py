@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import MICROSOFT, Graph, Linear, float_attention
+from vitedge.targets.rewrites.graph import MICROSOFT, Graph, Linear, float_attention, scores_bias
 
 
 def rewrite(g: Graph, form: Literal["packed", "heads"]) -> int:
@@ -33,25 +33,37 @@ def _fuse(g: Graph, name: str, form: str) -> bool:
     found = [g.array(g.makers[f"{name}.{part}.split"].input[1]) for part in "qkv"]
     shapes = [shape for shape in found if shape is not None]
     heads, dims = int(shapes[0][2]), [int(shape[3]) for shape in shapes]
-    if form == "packed":
-        if not _packed(g, name, linears, heads, dims):
-            return False
-    else:
-        values = [part.result for part in linears]
-        g.add("MultiHeadAttention", values, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0)
-        g.remove([context])
+    bias = _square(g, name)
+    if form == "packed" and (bias is None or linears[0].scale is None):
+        return _packed(g, name, linears, heads, dims, bias)
+    # QAttention takes no bias.
+    values = [*(part.result for part in linears), *(["", "", bias] if bias else [])]
+    g.add("MultiHeadAttention", values, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0)
+    g.remove([context])
     return True
 
 
-def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int]) -> bool:
+def _square(g: Graph, name: str) -> str | None:
+    """The bias of the scores [N, 1, tokens, tokens] where tokens were merged: the kernels want a row for each query."""
+    bias, shape = scores_bias(g, name), g.array(g.makers[f"{name}.q.split"].input[1])
+    if bias is None or shape is None:
+        return None
+    square = f"{bias}.square"
+    if square not in g.makers:
+        rows = g.constant(f"{square}.shape", np.array([1, 1, shape[1], 1], np.int64))
+        g.add("Expand", [bias, rows], square)
+    return square
+
+
+def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int], bias: str | None) -> bool:
     context = g.makers[f"{name}.context"]
     weight = np.concatenate([part.weight for part in parts], 1)
-    bias = np.concatenate([part.bias for part in parts if part.bias is not None])
+    biases = np.concatenate([part.bias for part in parts if part.bias is not None])
     scales = [part.scale for part in parts if part.scale is not None]
     stored = g.constant(f"{name}.qkv.weight", weight)
     if not scales:
         sizes = {} if len(set(dims)) == 1 else {"qkv_hidden_sizes": [heads * dim for dim in dims]}
-        inputs = [parts[0].x, stored, g.constant(f"{name}.qkv.bias", bias)]
+        inputs = [parts[0].x, stored, g.constant(f"{name}.qkv.bias", biases), *(["", "", bias] if bias else [])]
         g.add("Attention", inputs, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0, **sizes)
         g.remove([context])
         return True
@@ -61,9 +73,9 @@ def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int
     # QAttention divides by sqrt(dim) itself, and has no attribute against it: q is made that much larger.
     scale, up = np.concatenate(scales).astype(np.float32), np.float32(np.sqrt(dims[0]))
     scale[: heads * dims[0]] *= up
-    bias = bias.copy()
-    bias[: heads * dims[0]] *= up
-    inputs = [x.input[0], stored, g.constant(f"{name}.qkv.bias", bias), x.input[1]]
+    biases = biases.copy()
+    biases[: heads * dims[0]] *= up
+    inputs = [x.input[0], stored, g.constant(f"{name}.qkv.bias", biases), x.input[1]]
     inputs += [g.constant(f"{name}.qkv.scale", scale), "", x.input[2]]
     g.add("QAttention", inputs, f"{name}.context", MICROSOFT, num_heads=heads)
     g.remove([context])
