@@ -16,7 +16,7 @@ from vitedge.export.float16_ranges import float_values, measure_ranges
 from vitedge.export.float16_rescale import rescale_residual
 from vitedge.export.typed import typed_graph
 from vitedge.export.vit import export_vit
-from vitedge.vit.config import uniform
+from vitedge.vit.config import Merge, uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=36, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -259,3 +259,16 @@ def test_the_ranges_of_a_large_vit_in_fp16(trained, photographs):
     logits = run(emulate_float16(result.model), photographs["val"], 8)
     assert (logits.argmax(1) == reference.argmax(1)).mean() >= 0.97
     assert sqnr(logits, reference) > 45
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_merged_tokens_are_chosen_in_float32(batch) -> None:
+    config, weights = tiny_weights()
+    config = config.with_block(0, merge=Merge(11))
+    graph = export_vit(config, weights, PREPROCESS, batch=batch)
+    result = to_float16(graph, measure_ranges(graph, images()))
+    kept = {k.node for k in result.kept}
+    assert {"block0.merge.cosine", "block0.merge.best", "block0.merge.sorted"} <= kept
+    assert types(result.model)["block0.merged"] == TensorProto.FLOAT16
+    before, after = run(graph, images(), batch or 4), run(result.model, images(), batch or 4)
+    assert np.median(np.abs(after - before).max(1)) < 5e-3 * np.ptp(before)

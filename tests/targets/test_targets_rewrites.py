@@ -13,10 +13,11 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, calibrate, insert_qdq
+from vitedge.targets.onnxruntime.rewrites import Form, apply
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
-from vitedge.vit.config import uniform
+from vitedge.vit.config import Merge, uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -116,3 +117,32 @@ def test_a_removed_node_takes_what_only_it_read() -> None:
     left = {node.name for node in g.nodes}
     assert not left & {"block0.attention.k", "block0.attention.k.split", "block0.attention.k.matmul"}
     assert "block0.norm1" in left and len(left) == count - 4
+
+
+def merged_graph(batch: int | None, int8: bool) -> tuple[onnx.ModelProto, VisionTransformer]:
+    """Tokens merged in two blocks, each image's own."""
+    config = uniform(image_size=32, patch_size=8, width=32, depth=4, heads=2, hidden=64, classes=10)
+    config = config.with_block(0, merge=Merge(12)).with_block(2, merge=Merge(8))
+    model = init_weights(VisionTransformer(config), seed=3).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".attention." in name or name.endswith("bias"):
+                parameter.normal_(0, 0.5)
+    graph = export_vit(config, {name: t.numpy() for name, t in model.state_dict().items()}, PREPROCESS, batch)
+    if int8:
+        batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(PIXELS))])  # noqa: E731
+        graph = insert_qdq(graph, calibrate(model, batches, QuantOptions(rounding="nearest"), PREPROCESS))
+    return graph, model
+
+
+@pytest.mark.parametrize("batch", [1, 4, None])
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("attention", ["packed", "heads"])
+def test_merged_tokens_keep_attention_fused(batch, int8, attention) -> None:
+    """The sizes go into the fused kernels as a bias of the scores."""
+    graph, _ = merged_graph(batch, int8)
+    rewritten, counts = apply(graph, Form(attention, "joined"))
+    assert counts["fused_attention"] == 3 and counts["cls_attention"] == 1
+    assert len(kinds(rewritten, "Softmax")) == 1
+    before, after = run(graph), run(rewritten)
+    assert np.abs(after - before).max() <= (0.05 if int8 else 1e-5) * np.ptp(before)

@@ -36,8 +36,10 @@ def _summary(bundle: Bundle) -> None:
     print_table(Table(str(dense["origin"]), columns, rows, f"Compared on {export['check_images']}."))
     pruned, taught, trained = (bundle.facts(name) for name in ("prune", "distill", "qat"))
     if pruned and pruned["asked"]:
+        same = pruned["agreement"]
         out.print(
-            f"Pruned: {pruned['removed']:.1%} of the dense model's {pruned['unit']} ({pruned['asked']:.0%} asked)."
+            f"Pruned: {pruned['removed']:.1%} of the dense model's {pruned['unit']} ({pruned['asked']:.0%} asked)"
+            + ("." if same is None else f"; agreement with it {same:.3f} on {pruned['held_out']} held-out images.")
         )
     if taught:
         before, after = taught["agreement"]

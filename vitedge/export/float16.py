@@ -64,6 +64,8 @@ class Float16Graph:
         return [k for k in self.kept if k.reason != _BY_OPERATOR]
 
 
+# What compares tokens (see `export.merging`).
+_CHOOSING = tuple(f".merge.{name}" for name in ("cosine", "distance", "scores", "best", "sorted", "nearest"))
 _BY_OPERATOR = "sums of squares overflow FP16"
 
 
@@ -126,6 +128,8 @@ def _keep(
             )
     if node.op_type in options.keep_ops and touched:
         return Kept(node.name, node.op_type, _BY_OPERATOR, largest)
+    if node.name.endswith(_CHOOSING):
+        return Kept(node.name, node.op_type, "it chooses which tokens are merged, by small differences", largest)
     return None
 
 

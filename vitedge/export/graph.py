@@ -66,7 +66,9 @@ class GraphBuilder:
 
     def build(self) -> onnx.ModelProto:
         """The checked model, with inferred shapes."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.initializers.values()))
+        used = {name for node in self.nodes for name in node.input}
+        constants = [tensor for name, tensor in self.initializers.items() if name in used]
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -175,6 +175,12 @@ def decide(
     found = [a for a in allocate(parts, config.tokens, need, STAGES) if a is not None]
     if not found:
         most = _most(parts, config, total) / total
+        if options.prune_by == "tokens":
+            raise VitedgeError(
+                f"Can't remove {options.prune:.0%} of the {options.prune_unit} by merging tokens.",
+                f"In up to {STAGES} blocks, {most:.3f} is the most.",
+                f"Ask for at most {int(most * 1000) / 1000}, or leave --prune-by out: widths are cut too then.",
+            )
         raise VitedgeError(
             f"Can't remove {options.prune:.0%} of the {options.prune_unit}.",
             f"With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and at "

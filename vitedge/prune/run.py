@@ -110,7 +110,8 @@ def measure_cuts(model: Architecture, start: Tensor, options: PruneOptions) -> M
                 head_scores=score(own["heads"]) if "heads" in own else None,
             )
         )
-    if not any(block.merge for block in model.encoder()) and options.prune_by != "widths":
+    fresh = model.config.mergeable and not any(block.merge for block in model.encoder())
+    if fresh and options.prune_by != "widths":
         for block, stats, found in zip(model.encoder(), moments, candidates, strict=True):
             if block.queries is None:
                 found.tokens = token_candidates(stats, model.config, constant=options.merge == "constant")

@@ -239,6 +239,11 @@ class ViTConfig:
         """Tokens before the patches, which are never merged."""
         return len(self.prefix_tokens)
 
+    @property
+    def mergeable(self) -> bool:
+        """Whether tokens may be merged: none is turned by its place, nor is the output."""
+        return self.rope is None and "patches" not in self.pool
+
     def merged_alike(self) -> ViTConfig:
         """A copy in which all images are merged by the same groups, for compilers that cannot sort.
 

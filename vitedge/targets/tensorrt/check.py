@@ -1,7 +1,8 @@
 """What TensorRT won't take, and whether each attention stands as the fused kernel wants it: read from the
 graph.
 
-The kernel wants MatMul-Softmax-MatMul with nothing in between, the scale on Q or K before the first product,
+The kernel wants MatMul-Softmax-MatMul with nothing but an additive mask in between (the sizes of merged tokens are
+one), the scale on Q or K before the first product,
 head sizes from 16 to 256 in steps of 8, and 16-bit types; quantised attention wants Q/DQ on all four factors,
 and kernels for it exist only for certain head sizes and lengths (NVIDIA's guide, "Fused Attention").
 """
@@ -24,24 +25,32 @@ KNOWN = frozenset(
     (
         "Abs",
         "Add",
+        "ArgMax",
         "Cast",
         "Concat",
         "Conv",
         "DequantizeLinear",
         "Div",
+        "Equal",
         "Erf",
         "Expand",
         "Flatten",
         "Gather",
+        "GatherND",
         "Gelu",
         "Gemm",
         "Identity",
         "LayerNormalization",
+        "Log",
         "MatMul",
         "Mul",
+        "Pad",
         "Pow",
         "QuantizeLinear",
+        "Reciprocal",
+        "ReduceMax",
         "ReduceMean",
+        "ReduceSum",
         "Reshape",
         "Shape",
         "Slice",
@@ -51,6 +60,7 @@ KNOWN = frozenset(
         "Squeeze",
         "Sub",
         "Tanh",
+        "TopK",
         "Transpose",
         "Unsqueeze",
     )
@@ -176,6 +186,8 @@ class _Graph:
 
 def _attention(graph: _Graph, softmax: onnx.NodeProto) -> Attention:
     first, _ = graph.source(softmax.input[0])
+    if first is not None and first.op_type == "Add":
+        first, _ = graph.source(first.input[0])
     after = graph.sink(softmax.output[0])
     if first is None or first.op_type != "MatMul":
         found = first.op_type if first is not None else "an input"

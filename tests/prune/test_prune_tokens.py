@@ -1,0 +1,93 @@
+"""Pruning that merges tokens: alone, with widths, matched and constant."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.prune.test_prune_run import images, model, run  # noqa: F401 (fixtures)
+from vitedge.errors import VitedgeError
+from vitedge.prune import PruneOptions
+from vitedge.prune.fit import Fit
+from vitedge.prune.plan import everything
+from vitedge.prune.recover import Recovery, recover
+from vitedge.prune.sensitivity import sensitivity
+from vitedge.prune.store import embed_all
+from vitedge.prune.surgery import assemble
+from vitedge.tokens.constant import cluster, mean_distances
+from vitedge.tokens.modules import following, goals
+from vitedge.train.features import block_outputs
+from vitedge.vit.macs import model_macs
+
+
+def merges(config) -> list:
+    return [block.merge for block in config.blocks if block.merge]
+
+
+def test_tokens_alone(model, images) -> None:  # noqa: F811
+    small, report = run(model, images, prune=0.12, prune_by="tokens")
+    (merge,) = merges(small.config)
+    assert merge.matched and len(merge.groups) == 17 and merge.left < 17
+    assert [b.hidden for b in small.config.blocks] == [b.hidden for b in model.config.blocks]
+    assert 0.12 <= 1 - model_macs(small.config) / model_macs(model.config) == report.removed
+    assert report.layers[0].tokens == (17, merge.left) and report.held_out == 8 and report.kl is not None
+    alike, _ = run(model, images, prune=0.12, prune_target="rknn", align=32, prune_by="tokens")
+    assert not merges(alike.config)[0].matched
+
+
+def test_what_cannot_be_is_said(model, images) -> None:  # noqa: F811
+    with pytest.raises(VitedgeError, match="cannot sort"):
+        run(model, images, prune_target="rknn", merge="matched", align=32)
+    with pytest.raises(VitedgeError, match="is the most"):
+        run(model, images, prune=0.8, prune_by="tokens")
+
+
+def test_the_mean_of_the_dense_tokens_is_what_a_merged_one_is_solved_for(model, images) -> None:  # noqa: F811
+    """Closed form and gradient steps bring each block's merged tokens nearer to the means of the dense ones."""
+    plans = [everything(block) for block in model.config.blocks]
+    plans[0] = replace(plans[0], left=9)
+    start = embed_all(model, lambda: iter(images.split(16)), 1, 0)
+    found = {}
+    for method in ("none", "block"):
+        small = copy.deepcopy(model)
+        how = Recovery(method, 1e-4, 96, Fit(40, 16, 1e-3))
+        found[method] = [e.fitted for e in recover(model, small, plans, start, how, 0, lambda n: None)]
+        assert assemble(small).config.block_tokens(0).mlp == 9
+    assert all(fitted < plain for fitted, plain in zip(found["block"], found["none"], strict=True))
+
+
+def test_clusters_are_what_is_near(model, images) -> None:  # noqa: F811
+    distances = torch.full((6, 6), 2.0)
+    for pair in ((0, 3), (1, 4)):
+        distances[pair] = distances[pair[::-1]] = 0.1
+    distances[2, 5] = distances[5, 2] = 0.5
+    groups = cluster(distances, torch.ones(6), 5, prefix=1)
+    assert groups == (0, 1, 2, 3, 1, 2, 4)
+    assert cluster(distances, torch.ones(6), 4, prefix=1) == (0, 1, 2, 3, 1, 2, 3)
+    streams = [torch.randn(4, 9, 16) for _ in range(2)]
+    found, sizes = mean_distances(streams, 16, 1)
+    assert found.shape == (8, 8) and torch.equal(sizes, torch.ones(8)) and found.diagonal().abs().max() < 1e-4
+
+
+def test_the_teachers_tokens_are_those_of_the_student(model, images) -> None:  # noqa: F811
+    small, _ = run(model, images, prune=0.12, prune_by="tokens", recover="ridge")
+    with torch.no_grad(), block_outputs(small) as made, block_outputs(model) as outputs, following(model, small):
+        small(images[:4])
+        model(images[:4])
+        wanted = goals(outputs, model, small)
+    assert [g.shape[1] for g in wanted] == [m.shape[1] for m in made]
+    merge = next(small.encoder()).merge
+    assert torch.allclose(wanted[0][:, 0], outputs[0][:, 0])
+    alone = merge.chosen[0].bincount() == 1
+    first = int((merge.chosen[0] == int(alone.nonzero()[-1])).nonzero()[0])
+    assert torch.allclose(wanted[0][0, int(alone.nonzero()[-1])], outputs[0][0, first], atol=1e-6)
+
+
+def test_the_price_of_tokens_is_told(model, images) -> None:  # noqa: F811
+    options = PruneOptions(align=16, min_hidden=16)
+    found = sensitivity(model, lambda: iter(images[:64].split(16)), options, [0.2])
+    assert {p.layer for p in found.points} >= {"total", "block0.tokens", "block0.mlp", "block1.attention"}
+    assert "block1.tokens" not in {p.layer for p in found.points}  # nothing after the last block reads fewer
