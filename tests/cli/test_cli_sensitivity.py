@@ -52,7 +52,7 @@ def test_curve_of_the_whole_and_of_each_layer(vitedge, run: Path) -> None:
     assert layers == halves | {"block0.tokens"}  # after the last block nothing reads fewer
     assert all(0 <= p["agreement"] <= 1 and p["predicted_kl"] >= 0 for p in points)
     tables = json.loads((run / "analysis" / "25-sensitivity.json").read_text())["tables"]
-    assert len(tables[0]["rows"]) == 2 and len(tables[1]["rows"]) == 12 and tables[1]["columns"][4] == "95 %"
+    assert len(tables[0]["rows"]) == 2 and len(tables[1]["rows"]) == 15 and tables[1]["columns"][4] == "95 %"
 
 
 def test_tables_on_stdout(vitedge, run: Path) -> None:

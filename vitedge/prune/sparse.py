@@ -15,7 +15,7 @@ from vitedge.errors import VitedgeError
 from vitedge.moments import Moments, damping_for
 from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import damped
-from vitedge.prune.store import mixed, parts, through
+from vitedge.prune.store import matched, mixed, parts, through
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.model import Block
 
@@ -89,7 +89,9 @@ def sparsify_model(
     generator = torch.Generator().manual_seed(seed)
     dense = x
     for index, block in enumerate(model.encoder()):
-        target = through(block, dense)
+        # Both merge the tokens that the model merges now.
+        merged = () if block.merge is None else (matched(block.merge, through(block.attend_unmerged, x)),)
+        target = through(block, dense, *merged)
         middle: Tensor | None = None
         for half, layers in sparse_layers(block, pattern):
             if half == "feed_forward" and middle is None:
@@ -109,8 +111,8 @@ def sparsify_model(
                 total += layer.weight.numel()
         if fit is not None:
             with torch.enable_grad():
-                fit_block(block, x, target, fit, generator, advance)
-        x, dense = through(block, x), target
+                fit_block(block, x, target[..., : block.width], next(iter(merged), None), fit, generator, advance)
+        x, dense = through(block, x, *merged), target
         advance(len(x))
     return zeros / max(total, 1)
 

@@ -59,9 +59,9 @@ def build_artifact(
         out = folder / "build" / name
         out.mkdir(parents=True)
         images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
-        source, logits = float_graph(bundle, target)
+        graph, logits = float_graph(bundle, target)
         reference = np.load(bundle.verified(logits))
-        float32 = bundle.verified(source)
+        float32 = bundle.verified(graph)
         problems = target.check(float32, precision, platform)
         if problems:
             first = problems[0]
@@ -73,8 +73,8 @@ def build_artifact(
         request = _request(bundle, target, out, precision, platform, options)
         with reporter.busy(f"building {name}"):
             result = target.build(request)
-        export = bundle.facts("export")[source]
-        if source == CONSTANT:
+        export = bundle.facts("export")[graph]
+        if graph == CONSTANT:
             result.warnings.append(
                 "This compiler cannot sort: the artifact merges all images alike. In float that model has "
                 f"the class of the one that matches each image's on {export['agreement_with_matched']:.3f} of the "
