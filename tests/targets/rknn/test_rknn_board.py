@@ -3,9 +3,13 @@ returns takes the runtime's place: control flow alone, no hardware."""
 
 from __future__ import annotations
 
+import ast
 import inspect
+import os
+import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ METADATA = {"platform": "rk3588", "toolkit": "2.5.0", "npu_cores": "auto"}
 
 
 class RKNNLite:
-    """rknn-toolkit-lite2 2.3.2: signatures, defaults, returns."""
+    """rknn-toolkit-lite2 2.3.2 to 2.5.0: signatures, defaults, returns."""
 
     NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1, NPU_CORE_0_1_2 = 0, 1, 2, 4, 3, 7
     NPU_CORE_ALL = 0xFFFF
@@ -30,7 +34,7 @@ class RKNNLite:
         self.path, self.started, self.released, self.seen = "", None, False, 0
         RKNNLite.made.append(self)
 
-    def load_rknn(self, path: str) -> int:
+    def load_rknn(self, path: str, key_path: str | None = None) -> int:
         self.path = path
         return -1 if self.refuses == "load" else 0
 
@@ -48,6 +52,7 @@ class RKNNLite:
         data_format: Any = None,
         inputs_pass_through: Any = None,
         get_frame_id: bool = False,
+        reuse_outputs: bool = False,
     ) -> list[np.ndarray] | None:
         if self.refuses == "run":
             return None
@@ -73,6 +78,7 @@ def lite(monkeypatch: pytest.MonkeyPatch) -> type[RKNNLite]:
     monkeypatch.setitem(sys.modules, "rknnlite", types.ModuleType("rknnlite"))
     monkeypatch.setitem(sys.modules, "rknnlite.api", api)
     monkeypatch.setattr(board, "device_trouble", lambda: None)
+    monkeypatch.setattr(board, "library_trouble", lambda: None)
     monkeypatch.setattr(RKNNLite, "made", [])
     monkeypatch.setattr(RKNNLite, "refuses", "")
     return RKNNLite
@@ -137,7 +143,11 @@ def test_no_runtime_no_device_no_permission(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setitem(sys.modules, "rknnlite", None)
     with pytest.raises(VitedgeError) as error:
         board.import_lite()
-    assert "github.com/airockchip" in error.value.todo
+    assert "pip install rknn-toolkit-lite2" in error.value.todo
+    trouble = board.library_trouble((str(tmp_path / "librknnrt.so"),))
+    assert trouble is not None and "librknnrt.so is missing" in trouble[0] and "github.com/airockchip" in trouble[1]
+    (tmp_path / "librknnrt.so").touch()
+    assert board.library_trouble((str(tmp_path / "librknnrt.so"),)) is None
     trouble = board.device_trouble((str(tmp_path / "rknpu"),))
     assert trouble is not None and "no NPU device" in trouble[0]
     device = tmp_path / "renderD129"
@@ -173,4 +183,43 @@ def test_the_stand_in_keeps_to_the_documented_signatures() -> None:
         "data_format",
         "inputs_pass_through",
         "get_frame_id",
+        "reuse_outputs",
     ]
+
+
+def _real_class() -> ast.ClassDef:
+    """The class RKNNLite of rknn-toolkit-lite2 2.5.0, read from its wheel: an aarch64 package can't be imported here."""
+    cache = Path(os.environ.get("VITEDGE_TEST_CACHE") or Path.home() / ".cache" / "vitedge-tests") / "rknn-lite2"
+    name = "rknn_toolkit_lite2-2.5.0-*.whl"
+    if not list(cache.glob(name)):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command += ["--platform", "manylinux2014_aarch64", "--python-version", "3.11", "--dest", str(cache)]
+        done = subprocess.run([*command, "rknn-toolkit-lite2==2.5.0"], capture_output=True, text=True)
+        if done.returncode and "VITEDGE_REQUIRE_BINDINGS" not in os.environ:
+            pytest.skip("rknn-toolkit-lite2's wheel can't be downloaded here")
+        assert not done.returncode, done.stderr
+    with zipfile.ZipFile(next(cache.glob(name))) as wheel:
+        tree = ast.parse(wheel.read("rknnlite/api/rknn_lite.py"))
+    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "RKNNLite")
+
+
+def test_the_stand_in_has_the_signatures_and_constants_of_the_vendors_own_class() -> None:
+    real = _real_class()
+    methods = {node.name: node.args for node in real.body if isinstance(node, ast.FunctionDef)}
+    for name in ("__init__", "load_rknn", "init_runtime", "inference", "get_sdk_version", "release"):
+        ours = inspect.signature(getattr(RKNNLite, name)).parameters
+        args = methods[name]
+        assert [a.arg for a in args.args] == list(ours), name
+        defaults = [ours[a.arg].default for a in args.args[len(args.args) - len(args.defaults) :]]
+        constants = [
+            ast.literal_eval(d) if isinstance(d, ast.Constant) else getattr(RKNNLite, ast.unparse(d).split(".")[-1])
+            for d in args.defaults
+        ]
+        assert constants == defaults, name
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in real.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for name, value in board.MASKS.items():
+        assert values[f"NPU_CORE_{name.upper()}"] == value

@@ -27,7 +27,9 @@ CHIPS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 CORES = {"rk3588": 3, "rk3576": 2}
 # Names and values of RKNNLite.NPU_CORE_*.
 MASKS = {"auto": 0, "0": 1, "1": 2, "2": 4, "0_1": 3, "0_1_2": 7, "all": 0xFFFF}
-INSTALL = "https://github.com/airockchip/rknn-toolkit2/tree/master/rknn-toolkit-lite2/packages"
+# Where the vendor's runtime looks for its library (rknn-toolkit-lite2 2.5.0), and where that is published.
+LIBRARIES = ("/usr/lib/librknnrt.so", "/usr/lib64/librknnrt.so", "/usr/lib/aarch64-linux-gnu/librknnrt.so")
+LIBRARY = "https://github.com/airockchip/rknn-toolkit2/tree/master/rknpu2/runtime/Linux/librknn_api/aarch64"
 
 
 def platform_here(compatible: Path = COMPATIBLE) -> str | None:
@@ -50,8 +52,8 @@ def import_lite() -> Any:
     except ImportError as error:
         raise VitedgeError(
             "The NPU's Python runtime (rknn-toolkit-lite2) is not installed.",
-            f"{error}. It is not on the package index.",
-            f"Install the wheel for your Python from {INSTALL}, and librknnrt.so into /usr/lib.",
+            f"{error}.",
+            "Install it: pip install rknn-toolkit-lite2 (aarch64, CPython 3.7 to 3.12).",
             exit_code=1,
         ) from error
     return RKNNLite
@@ -69,7 +71,7 @@ def probe(target: str, chip: str) -> Probe:
         pass
     if driver := driver_version():
         versions["driver"] = driver
-    if trouble := device_trouble():
+    if trouble := device_trouble() or library_trouble():
         return Probe(target, False, False, versions, trouble[0], trouble[1], "npu")
     return Probe(target, False, True, versions, device="npu")
 
@@ -98,6 +100,16 @@ def device_trouble(devices: tuple[str, ...] = DEVICES) -> tuple[str, str] | None
     return None
 
 
+def library_trouble(paths: tuple[str, ...] = LIBRARIES) -> tuple[str, str] | None:
+    """Why the NPU's library can't be used and what fixes it, or None where it is there: no package brings it."""
+    if any(os.path.exists(path) for path in paths):
+        return None
+    return (
+        "The NPU's library librknnrt.so is missing.",
+        f"Download the one of your toolkit's version from {LIBRARY} and copy it to /usr/lib.",
+    )
+
+
 class BoardRunner(Runner):
     """One runtime context, or one a core where `npu_cores` is "all": more contexts are what adds throughput, one
     image gains little from three cores."""
@@ -113,7 +125,7 @@ class BoardRunner(Runner):
                 "A .rknn holds one chip's instructions.",
                 f"Build it with `vitedge build --target rknn --platform {chip}`.",
             )
-        if trouble := device_trouble():
+        if trouble := device_trouble() or library_trouble():
             raise VitedgeError("The NPU can't be used.", *trouble, exit_code=1)
         lite = import_lite()
         wanted = metadata.get("npu_cores", "auto")
