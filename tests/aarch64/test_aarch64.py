@@ -26,7 +26,7 @@ def root() -> Iterator[Path]:
     """The emulated machine's root folder, with vitedge's core installed."""
     missing = [tool for tool in ("qemu-aarch64-static", "debootstrap") if shutil.which(tool) is None]
     if os.geteuid() or missing:
-        pytest.skip(f"needs root and {', '.join(missing) or 'nothing else'} (apt-get install qemu-user-static debootstrap)")
+        pytest.skip("needs root, and: apt-get install qemu-user-static debootstrap")
     base = Path(os.environ.get("VITEDGE_TEST_CACHE") or Path.home() / ".cache" / "vitedge-tests") / "aarch64"
     done = subprocess.run(["bash", HERE / "make_root.sh", base, HERE.parents[1]], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +63,8 @@ def inside(root: Path, *command: object, code: int = 0) -> str:
 def run(root: Path, tiny_folder: Path, shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder made here, with an FP32 and an INT8 artifact, copied onto the emulated machine with its images."""
     made = tmp_path_factory.mktemp("aarch64") / "run"
-    vitedge(made.parent, "compress", "--run", made, "--model", tiny_folder, "--calib", shapes_folder, "--quantize", "static")
+    source = ("--model", tiny_folder, "--calib", shapes_folder)
+    vitedge(made.parent, "compress", "--run", made, *source, "--quantize", "static")
     for precision in ("fp32", "int8"):
         vitedge(made.parent, "build", "--run", made, "--precision", precision)
     shutil.rmtree(root / "work", ignore_errors=True)
@@ -94,8 +95,8 @@ def test_the_same_answers_as_on_this_machine(root: Path, run: Path, shapes_folde
 
 
 def test_bench_and_doctor(root: Path, run: Path, with_proc) -> None:
-    quick = ("--seconds", 0.05, "--launches", 1, "--limit", 20)
-    inside(root, "vitedge", "bench", "--run", "/work/run", "--data", "/work/images", *quick, "--json", "/work/bench.json")
+    data = ("--run", "/work/run", "--data", "/work/images", "--limit", 20, "--json", "/work/bench.json")
+    inside(root, "vitedge", "bench", *data, "--seconds", 0.05, "--launches", 1)
     result = json.loads((root / "work/bench.json").read_text())
     assert result["host"]["machine"] == "aarch64"
     assert [row["status"] for row in result["rows"] if row["artifact"].startswith("onnxruntime")] == ["ok", "ok"]

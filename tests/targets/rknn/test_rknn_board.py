@@ -188,7 +188,7 @@ def test_the_stand_in_keeps_to_the_documented_signatures() -> None:
 
 
 def _real_class() -> ast.ClassDef:
-    """The class RKNNLite of rknn-toolkit-lite2 2.5.0, read from its wheel: an aarch64 package can't be imported here."""
+    """The class RKNNLite of rknn-toolkit-lite2 2.5.0, read from its aarch64 wheel, which can't be imported here."""
     cache = Path(os.environ.get("VITEDGE_TEST_CACHE") or Path.home() / ".cache" / "vitedge-tests") / "rknn-lite2"
     name = "rknn_toolkit_lite2-2.5.0-*.whl"
     if not list(cache.glob(name)):
