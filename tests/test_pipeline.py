@@ -168,11 +168,19 @@ def test_prune_condition_quantize(tmp_path, tiny_folder, shapes_folder) -> None:
     assert "no int8 graph" in vitedge(tmp_path, "build", "--precision", "int8", code=2).stderr
 
 
-def test_dynamic_needs_no_images_and_static_does(tmp_path, tiny_folder) -> None:
-    vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "dynamic")
+def test_dynamic_needs_no_images_and_for_static_some_are_drawn(tmp_path, tiny_folder) -> None:
+    done = vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "dynamic")
+    assert "drawn" not in done.stderr
     vitedge(tmp_path, "build", "--precision", "int8")
-    done = vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "static", code=2)
-    assert "needs calibration images" in done.stderr and "--calib" in done.stderr
+    assert "needs calibration images" in vitedge(tmp_path, "analyze", code=2).stderr
+    static = ("--quantize", "static", "--prune", 0.3, "--calib-size", 16, "--recover", "ridge")
+    done = vitedge(tmp_path, "compress", "--model", tiny_folder, *static)
+    assert "16 drawn ones stand in" in done.stderr and "--calib DIR" in done.stderr
+    vitedge(tmp_path, "build", "--precision", "int8")
+    result = vitedge(tmp_path, "bench", "--seconds", 0.05, "--launches", 1, "--json", "bench.json")
+    data = json.loads((tmp_path / "bench.json").read_text())["data"]
+    assert data["n"] == 16 and data["path"].startswith("drawn:textures") and data["calibration"]
+    assert "has no labels" in result.stderr
 
 
 def test_a_bound_that_int8_can_not_keep(tmp_path, tiny_folder, shapes_folder) -> None:

@@ -27,17 +27,15 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     from vitedge.steps.export import export_graphs
     from vitedge.steps.model import finish_model
     from vitedge.steps.quantize import quantize_model
-    from vitedge.steps.source import SOURCE, import_model, need_images, open_calibration, sample_calibration
+    from vitedge.steps.source import SOURCE, import_model, open_calibration, sample_calibration
 
     reporter = reporter or Reporter()
     images = open_calibration(config.calib.of(config.calib.calib))
-    if images is None and (purpose := _needs_images(config)):
-        raise need_images(purpose)
     bundle = Bundle.create(root)
     with bundle.lock():
         _tell(import_model(bundle, config.model, reporter), reporter)
         save_config(root / CONFIG, config)
-        record = sample_calibration(bundle, images, config.calib, reporter)
+        record = sample_calibration(bundle, images, config.calib, reporter, drawn=_needs_images(config))
         if record:
             _tell(record, reporter)
         model, changed = SOURCE, False
@@ -60,11 +58,10 @@ def compress(root: Path, config: RunConfig, reporter: Reporter | None = None) ->
     return bundle
 
 
-def _needs_images(config: RunConfig) -> str | None:
-    """What the run is asked for that can't be done without calibration images, as the subject of a sentence."""
-    if config.prune.prune is not None or config.prune.sparsity is not None:
-        return "Pruning"
-    return "Static INT8" if config.steps.quantize in ("static", "qat") else None
+def _needs_images(config: RunConfig) -> bool:
+    """Whether something is asked for that can't be done without calibration images."""
+    cut = config.prune.prune is not None or config.prune.sparsity is not None
+    return cut or config.steps.quantize in ("static", "qat")
 
 
 def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Transformed] | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vitedge import documents
-from vitedge.data import cifar, flowers, hub, parquet
+from vitedge.data import cifar, flowers, hub, parquet, textures
 from vitedge.data.classes import Names, class_indices, mismatch, named, natural_key, read_classes, some
 from vitedge.data.dataset import Dataset
 from vitedge.data.formats import PART_OF, Opener, Part, Parts, choose, say, to_classes
@@ -59,6 +59,8 @@ def open_parts(data: str | Path) -> Parts:
     data: a path, or hf:NAME; `?image=COLUMN&label=COLUMN&part=PART` after it names columns and part of a table.
     """
     text, image, label, part = split_columns(str(data))
+    if (drawn := textures.open_textures(text)) is not None:
+        return {"all": lambda classes, count: drawn}
     if parts := hub.find(text, image, label):
         return parts
     root = Path(text)
@@ -86,7 +88,7 @@ def open_parts(data: str | Path) -> Parts:
 def is_there(data: str | Path) -> bool:
     """Whether `data` still names something; of the Hub that is not asked."""
     text = split_columns(str(data))[0]
-    return text.startswith(hub.PREFIX) or Path(text).exists()
+    return text.startswith((hub.PREFIX, textures.NAME)) or Path(text).exists()
 
 
 def _with_origin(opener: Opener, origin: str) -> Opener:

