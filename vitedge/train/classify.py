@@ -12,7 +12,7 @@ from vitedge.data.dataset import Dataset
 from vitedge.data.loader import iter_batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.train.images import Normalizer, one_hot
-from vitedge.train.losses import multi_label_loss, soft_cross_entropy
+from vitedge.train.losses import distillation, multi_label_loss, soft_cross_entropy
 from vitedge.train.metrics import Tally
 
 
@@ -43,12 +43,32 @@ class Holdout:
         self.held = kept
 
 
+class Teacher:
+    """Another model of the same classes; of any size and preprocessing: images uint8 [B, 3, H, W] -> logits [B, C].
+
+    order: its outputs in the order of the student's classes.
+    """
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess, order: list[int], device: torch.device) -> None:
+        self.module = module.eval().requires_grad_(False).to(device)
+        self.normalize, self.side, self.order = Normalizer(preprocess), preprocess.crop, order
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        x = self.normalize(pixels)
+        if x.shape[-1] != self.side:
+            x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return self.module(x)[:, self.order]
+
+
 class Classification:
     """What `loop.fit` teaches a classifier.
 
     Args:
         holdout: what the best weights are chosen by; processes share its batches.
         weights: of the classes [C], or None.
+        trim: share of each batch, of the largest loss, that does not teach.
+        teacher: gives a share `teacher_weight` of the loss; None for none.
     """
 
     def __init__(
@@ -60,16 +80,23 @@ class Classification:
         activation: Literal["softmax", "sigmoid"] = "softmax",
         smoothing: float = 0.0,
         weights: Tensor | None = None,
+        trim: float = 0.0,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 0.0,
     ) -> None:
+        self.trim, self.teacher, self.teacher_weight = trim, teacher, teacher_weight
         self.normalize, self.holdout, self.accelerator = Normalizer(preprocess), holdout, accelerator
         self.activation, self.smoothing = activation, smoothing
         self.weights = None if weights is None else weights.to(accelerator.device)
 
     def loss(self, model: nn.Module, pixels: Tensor, targets: Tensor) -> Tensor:
         criterion = soft_cross_entropy if self.activation == "softmax" else multi_label_loss
-        return criterion(
-            model(self.normalize(pixels)), targets, smoothing=self.smoothing, weights=self.weights
-        )
+        logits = model(self.normalize(pixels))
+        loss = criterion(logits, targets, smoothing=self.smoothing, weights=self.weights, trim=self.trim)
+        if self.teacher is None:
+            return loss
+        taught = distillation(logits, self.teacher(pixels), 1.0)
+        return (1 - self.teacher_weight) * loss + self.teacher_weight * taught
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return self.tally(model, self.holdout).figures()

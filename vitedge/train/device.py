@@ -30,9 +30,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The context in which a forward pass runs: matrix products in bf16, or as they are."""
-    enabled = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """The context in which a forward pass runs: matrix products in bf16 or fp16, or as they are."""
+    enabled = precision in ("bf16", "fp16") or (precision == "auto" and has_fast_bf16(device))
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

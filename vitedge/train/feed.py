@@ -48,13 +48,16 @@ class Order:
         world: int = 1,
         seed: int = 0,
         start: int = 0,
+        weights: Tensor | None = None,
     ) -> None:
-        self.count, self.batch, self.accumulate = count, batch, accumulate
+        self.count, self.batch, self.accumulate, self.weights = count, batch, accumulate, weights
         self.rank, self.world, self.seed, self.start = rank, world, seed, start
 
     def epoch(self, number: int) -> list[int]:
-        """The permutation of epoch `number`."""
+        """The permutation of epoch `number`; with weights, as many images drawn by them, repeatedly."""
         generator = torch.Generator().manual_seed(draw_seed(self.seed, number))
+        if self.weights is not None:
+            return torch.multinomial(self.weights, self.count, replacement=True, generator=generator).tolist()
         return torch.randperm(self.count, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -73,12 +76,21 @@ class Order:
 
 
 class Samples(Dataset):
-    """A source with its augmentation; fetches a whole batch by its keys."""
+    """A source with its augmentation; fetches a whole batch by its keys.
+
+    weights: how often each image is shown [N], relative to the others; evenly where None.
+    """
 
     def __init__(
-        self, source: Source, *, augment: Augment | None = None, mix: Mix | None = None, seed: int = 0
+        self,
+        source: Source,
+        *,
+        augment: Augment | None = None,
+        mix: Mix | None = None,
+        seed: int = 0,
+        weights: Tensor | None = None,
     ) -> None:
-        self.source, self.augment, self.mix, self.seed = source, augment, mix, seed
+        self.source, self.augment, self.mix, self.seed, self.weights = source, augment, mix, seed, weights
 
     def __len__(self) -> int:
         return len(self.source)

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
+from vitedge.data.classes import class_indices, mismatch, some
+from vitedge.data.dataset import Dataset
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 from vitedge.train.augment import make_augment, make_mix
-from vitedge.train.classify import Classification, Holdout
+from vitedge.train.classify import Classification, Holdout, Teacher
 from vitedge.train.feed import Samples
-from vitedge.train.images import Images
+from vitedge.train.fewshot import choose_shots, features, fit_linear, fit_prototypes
+from vitedge.train.images import Images, Normalizer
 from vitedge.train.loop import Fit, Row, fit, make_accelerator
 from vitedge.train.losses import class_weights
 from vitedge.train.metrics import MetricsLog
@@ -26,6 +30,9 @@ from vitedge.train.output import own_folder, save_folder, write_figures
 from vitedge.train.schedule import freeze, parameter_groups
 from vitedge.train.split import class_count, class_counts, split_folder
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.checkpoint import load_model
+from vitedge.vit.checkpoint.save import build_model
+from vitedge.vit.resize import resize_model
 
 # The head alone gets at most this share of `--minutes`.
 HEAD_SHARE = 0.25
@@ -46,9 +53,10 @@ def with_new_head(model: Architecture, classes: int, multi_label: bool) -> Archi
 
 @dataclass(frozen=True)
 class _Stage:
-    """One call of the loop: what learns in it, with which options, and where its state is kept."""
+    """One call of the loop: what learns in it, at which resolution, with which options, where its state is kept."""
 
     what: str
+    size: int
     options: LoopOptions
     state_file: Path
 
@@ -82,7 +90,11 @@ def fine_tune(
         VitedgeError: data that can't be trained on, an `out` that holds a model or that another process trains into, a
             run that diverges (its best weights are in `out`), or a full memory.
     """
-    with own_folder(out, free=not (resume or overwrite)) if make_accelerator().is_main_process else nullcontext():
+    with (
+        own_folder(out, free=not (resume or overwrite))
+        if make_accelerator(precision=loop.precision).is_main_process
+        else nullcontext()
+    ):
         return _fine_tune(
             model, preprocess, data, out, options, loop, augment, classes, known, resume, reporter or Reporter()
         )
@@ -101,57 +113,78 @@ def _fine_tune(
     resume: bool,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    started, accelerator = time.monotonic(), make_accelerator()
-    train, val, test = split_folder(data, options.val_share, loop.seed, classes)
+    started, accelerator = time.monotonic(), make_accelerator(precision=loop.precision)
+    fold = None if options.fold is None else parse_fold(options.fold)
+    train, val, test = split_folder(data, options.val_share, loop.seed, classes, fold)
     if known and classes is None and train.classes != tuple(known) and set(train.classes or ()) == set(known):
-        train, val, test = split_folder(data, options.val_share, loop.seed, tuple(known))
+        train, val, test = split_folder(data, options.val_share, loop.seed, tuple(known), fold)
     names = list(train.classes or [str(i) for i in range(class_count(train))])
-    if empty := [name for name, n in zip(names, class_counts(train, len(names)), strict=True) if n == 0]:
-        more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        reporter.warn(f"{data} has no images of {', '.join(empty[:5])}{more}: the model will not know them")
+    counts = class_counts(train, len(names))
+    if empty := [name for name, n in zip(names, counts, strict=True) if n == 0]:
+        reporter.warn(f"{data} has no images of {some(empty)}: the model will not know them")
     if names != known or (model.config.activation == "sigmoid") != train.multi_label:
         model = with_new_head(model, len(names), train.multi_label)
-    images = Images(train, preprocess, len(names))
-    for file, reason in images.skipped[:5]:
-        reporter.warn(f"left out {file}: {reason}")
-    weights = class_weights(images.targets.sum(0)) if options.reweight else None
-    task = Classification(
-        preprocess,
-        Holdout(val, preprocess, len(names)),
-        accelerator,
-        activation="sigmoid" if model.config.activation == "sigmoid" else "softmax",
-        smoothing=options.smoothing,
-        weights=weights,
-    )
-    samples = Samples(images, augment=make_augment(augment, preprocess), mix=make_mix(augment), seed=loop.seed)
+    activation: Literal["softmax", "sigmoid"] = "sigmoid" if train.multi_label else "softmax"
+    teacher = None if options.teacher is None else load_teacher(options.teacher, names, accelerator.device)
+    log: MetricsLog | None = None
+    judge = Classification(preprocess, Holdout(val, preprocess, len(names)), accelerator, activation=activation)
+    result: Fit | None = None
+    if options.shots is not None:
+        reporter.info(f"fitting a {options.shots_head} head to {options.shots} images a class")
+        judge.normalize = Normalizer(preprocess)
+        _fit_head(model.to(accelerator.device).eval(), train, preprocess, options, loop.seed, accelerator.device)
     identity = {
-        "arch": model.config.to_dict(),
         "data": train.sha256(),
         "training": {**options.model_dump(), **augment.model_dump()},
     }
-    log = MetricsLog(out) if accelerator.is_main_process else None
+    images: Images | None = None
     used = (time.monotonic() - started) / 60
-    result: Fit | None = None
+    stages = [] if options.shots is not None else _stages(options, loop, out / "state", used, resume, preprocess.crop)
     try:
-        for stage in _stages(options, loop, out / "state", used, resume):
-            freeze(model, len(model.config.blocks), stage.what)
-            groups = parameter_groups(
-                model,
-                len(model.config.blocks),
-                layer_decay=stage.options.layer_decay,
-                weight_decay=stage.options.weight_decay,
+        for stage in stages:
+            if stage.size != preprocess.crop:
+                preprocess = preprocess.with_image_size(stage.size)
+                config, state = resize_model(model.config, model.state_dict(), (stage.size, stage.size))
+                model, images = build_model(config, state), None
+            if images is None:
+                images = Images(train, preprocess, len(names))
+                for file, reason in images.skipped[:5]:
+                    reporter.warn(f"left out {file}: {reason}")
+                judge = Classification(
+                    preprocess,
+                    Holdout(val, preprocess, len(names)),
+                    accelerator,
+                    activation=activation,
+                    smoothing=options.smoothing,
+                    weights=class_weights(images.targets.sum(0)) if options.reweight else None,
+                    teacher=teacher,
+                    teacher_weight=options.teacher_weight,
+                )
+            if log is None and accelerator.is_main_process:
+                log = MetricsLog(out, options.tracker)
+            # A head that starts from zeros fits nothing yet: its largest losses tell nothing about labels.
+            judge.trim = options.wrong_labels if stage.what != "head" or len(stages) == 1 else 0.0
+            samples = Samples(
+                images,
+                augment=make_augment(augment, preprocess),
+                mix=make_mix(augment),
+                seed=loop.seed,
+                weights=balanced(images.targets) if options.balance else None,
             )
-            reporter.info(f"training {stage.what} on {len(images)} images of {len(names)} classes")
+            blocks = len(model.config.blocks)
+            freeze(model, blocks, stage.what)
+            decays = {"layer_decay": stage.options.layer_decay, "weight_decay": stage.options.weight_decay}
+            reporter.info(f"training {stage.what} on {len(images)} images of {len(names)} classes, {stage.size} pixels")
             result = fit(
                 model,
-                task,
+                judge,
                 samples,
                 stage.options,
-                groups,
+                parameter_groups(model, blocks, **decays),
                 accelerator=accelerator,
                 state_file=stage.state_file,
                 resume=resume,
-                identity={**identity, "stage": stage.what},
+                identity={**identity, "arch": model.config.to_dict(), "stage": stage.what},
                 log=log,
                 progress=_teller(reporter),
             )
@@ -162,21 +195,18 @@ def _fine_tune(
                 error.what, f"{error.why} {out} has the best weights so far.", error.todo, exit_code=1
             ) from error
         raise
-    assert result is not None
-    judged = task.holdout if test is None else Holdout(test, preprocess, len(names))
+    finally:
+        if log is not None:
+            log.close()
+    judged = judge.holdout if test is None else Holdout(test, preprocess, len(names))
     with torch.no_grad():
-        tally = task.tally(model.to(accelerator.device).eval(), judged)
+        tally = judge.tally(model.to(accelerator.device).eval(), judged)
     figures = {
         **tally.figures(),
         "part": "validation" if test is None else "test",
         "images": int(tally.sums[0]),
-        "validation_score": result.best["score"],
-        "best_step": result.best["step"],
-        "steps": result.steps,
-        "images_seen": result.images,
-        "images_per_second": result.images / max(result.seconds, 1e-9),
         "seconds": time.monotonic() - started,
-        "ended": result.ended,
+        **(_of_run(result) if result is not None else {"steps": 0, "ended": "fitted in closed form"}),
     }
     if accelerator.is_main_process:
         save_folder(out, model, preprocess, names)
@@ -184,16 +214,88 @@ def _fine_tune(
     return figures
 
 
+def _of_run(result: Fit) -> dict[str, Any]:
+    return {
+        "validation_score": result.best["score"],
+        "best_step": result.best["step"],
+        "steps": result.steps,
+        "images_seen": result.images,
+        "images_per_second": result.images / max(result.seconds, 1e-9),
+        "ended": result.ended,
+    }
+
+
+def load_teacher(source: str, names: list[str], device: torch.device) -> Teacher:
+    """The model that `source` names, its outputs in the order of `names`. Raises VitedgeError for other classes."""
+    loaded = load_model(source)
+    order = list(range(loaded.model.config.classes))
+    if loaded.classes is not None:
+        index, _ = class_indices(names, loaded.classes, len(loaded.classes))
+        if wrong := [name for name in names if isinstance(index[name], str)]:
+            raise mismatch(f"The training data, for the teacher {source},", names, wrong, loaded.classes, "classes")
+        order = [int(index[name]) for name in names]
+    elif len(order) != len(names):
+        raise VitedgeError(
+            f"The teacher {source} has other classes.",
+            f"It has {len(order)}, the training data {len(names)}; its names are not known.",
+            "Give a teacher that was trained on these classes.",
+        )
+    return Teacher(loaded.model, loaded.preprocess, order, device)
+
+
+def balanced(targets: Tensor) -> Tensor:
+    """How often each image is to be shown [N], so that every class is shown equally often; `targets` [N, classes]."""
+    rarity = 1 / targets.sum(0).clamp_min(1)
+    return (targets * rarity).amax(1).clamp_min(1 / len(targets))
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """(k, n) of "k/n". Raises VitedgeError where there is no such fold."""
+    k, n = map(int, text.split("/"))
+    if k > n or n < 2:
+        raise VitedgeError(f"There is no fold {text}.", "", "Write --fold 1/5 to --fold 5/5.")
+    return k, n
+
+
+def _fit_head(
+    model: Architecture,
+    train: Dataset,
+    preprocess: Preprocess,
+    options: FineTuneOptions,
+    seed: int,
+    device: torch.device,
+) -> None:
+    if train.multi_label or train.labels is None:
+        raise VitedgeError("--shots needs one label an image.", "This set has several.", "Train without --shots.")
+    few = train.subset(choose_shots(train.labels, options.shots or 1, seed))
+    classes = model.config.classes
+    x, targets = features(model, Holdout(few, preprocess, classes), Normalizer(preprocess), device)
+    weight, bias = (fit_linear if options.shots_head == "linear" else fit_prototypes)(x, targets)
+    with torch.no_grad():
+        model.head.weight.copy_(weight)
+        model.head.bias.copy_(bias)
+
+
 def _stages(
-    options: FineTuneOptions, loop: LoopOptions, states: Path, used: float, resume: bool
+    options: FineTuneOptions, loop: LoopOptions, states: Path, used: float, resume: bool, side: int
 ) -> list[_Stage]:
-    """The head alone first, then what `options.train` names; one stage where that is the head."""
+    """The head alone first, then what `options.train` names, at each of the resolutions in turn."""
+    sizes = options.image_sizes or (side,)
     minutes = None if loop.minutes is None else max(loop.minutes - used, 0.01)
-    main = _Stage(options.train, loop.model_copy(update={"minutes": minutes}), states / "main.pt")
-    if options.train == "head" or options.head_epochs == 0 or (resume and main.state_file.is_file()):
-        return [main]
+    head = options.train != "head" and options.head_epochs > 0
+    later = states / "main.pt"
+    if resume and (later.is_file() or (states / "main-1.pt").is_file()):
+        head = False
+    share = (1 - HEAD_SHARE if head else 1) / len(sizes)
+    main = {"epochs": loop.epochs / len(sizes), "minutes": None if minutes is None else minutes * share}
+    stages = [
+        _Stage(options.train, size, loop.model_copy(update=main), later.with_stem(f"main-{n}" if n else "main"))
+        for n, size in enumerate(sizes)
+    ]
+    if not head:
+        return stages
     # The head starts from zeros: it takes a larger step than what it sits on.
-    head = {
+    first = {
         "epochs": options.head_epochs,
         "lr": loop.lr * 10,
         "evaluations": 1,
@@ -201,9 +303,7 @@ def _stages(
         "patience": None,
         "minutes": None if minutes is None else minutes * HEAD_SHARE,
     }
-    if minutes is not None:
-        main = replace(main, options=loop.model_copy(update={"minutes": minutes * (1 - HEAD_SHARE)}))
-    return [_Stage("head", loop.model_copy(update=head), states / "head.pt"), main]
+    return [_Stage("head", sizes[0], loop.model_copy(update=first), states / "head.pt"), *stages]
 
 
 def _teller(reporter: Reporter) -> Callable[[Row], None]:

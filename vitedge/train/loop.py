@@ -51,14 +51,20 @@ class Fit:
     history: list[Row]
 
 
-def make_accelerator(cpu: bool = False) -> Any:
-    """The process's `Accelerator`: what `accelerate launch` or `torchrun` set up, or one device."""
+def make_accelerator(cpu: bool = False, precision: str = "auto") -> Any:
+    """The process's `Accelerator`: what `accelerate launch` or `torchrun` set up, or one device.
+
+    For fp16 it scales the loss, so that small gradients don't become zero. Raises VitedgeError on a CPU.
+    """
     try:
         from accelerate import Accelerator
     except ImportError as error:
         raise missing_package("accelerate", "compress", "Training") from error
     # Without this, processes that were started together on a machine without GPUs would each train alone.
-    return Accelerator(cpu=cpu or not has_accelerator())
+    cpu = cpu or not has_accelerator()
+    if precision == "fp16" and cpu:
+        raise VitedgeError("fp16 needs a GPU.", "A CPU computes it slower than fp32.", "Use --precision bf16 or auto.")
+    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else None)
 
 
 def fit(
@@ -169,6 +175,7 @@ class _Run:
                 world=self.accelerator.num_processes,
                 seed=o.seed,
                 start=s.step,
+                weights=self.samples.weights,
             )
             batches = feed(self.samples, order, workers, pin=self.device.type == "cuda")
             ended = "finished"
@@ -197,7 +204,7 @@ class _Run:
     def step(self, batches: Any) -> None:
         """One optimiser step: `accumulate` batches forward and backward, clipping, AdamW."""
         o = self.options
-        factor = lr_factor(self.state.progress, o.warmup, o.final_lr)
+        factor = lr_factor(self.state.progress, o.warmup, o.final_lr, o.schedule)
         if o.warmup and self.state.progress < o.warmup:
             # The first step of a run has no progress yet, and should not be lost for it.
             factor = max(factor, min(1.0, 1 / max(1.0, o.warmup * self.total)))
@@ -224,7 +231,8 @@ class _Run:
         assert total is not None
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), o.clip) if o.clip else total
         # Reading a number waits for a GPU: there the step before is looked at, so that it never runs dry.
-        self.losses.append(total if self.device.type == "cpu" else total + 0 * norm)
+        # With fp16 a norm may be infinite: that step is left out, and the loss scaled less.
+        self.losses.append(total if self.device.type == "cpu" or o.precision == "fp16" else total + 0 * norm)
         self.check(total + norm if self.device.type == "cpu" else self.losses[-2:][0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -278,6 +286,8 @@ class _Run:
             self.wrapped.eval()
             with torch.no_grad(), autocast(self.device, self.options.precision):
                 figures = self.task.evaluate(self.model)
+            if self.options.best_by == "loss":
+                figures = {**figures, "score": -figures["loss"]}
             if not s.best or figures["score"] > s.best["score"]:
                 s.best = {"step": float(s.step), **figures}
                 s.weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}

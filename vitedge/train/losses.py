@@ -8,27 +8,38 @@ from torch.nn import functional as F
 
 
 def soft_cross_entropy(
-    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None, trim: float = 0.0
 ) -> Tensor:
     """Cross-entropy of `logits` [B, C] with class shares `targets` [B, C] that sum to 1.
 
     `smoothing` spreads that share evenly over all classes (arXiv 1512.00567). `weights` [C] multiply each
     image's loss by its class's weight; the mean stays one over B, not over the weights of the batch, so that
-    the gradient of a batch is the mean of its parts' gradients.
+    the gradient of a batch is the mean of its parts' gradients. `trim`: as `trimmed_mean`.
     """
     smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
     loss = -(smoothed * F.log_softmax(logits.float(), dim=1)).sum(1)
     if weights is not None:
         loss = loss * (targets @ weights)
-    return loss.mean()
+    return trimmed_mean(loss, trim)
 
 
 def multi_label_loss(
-    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, weights: Tensor | None = None, trim: float = 0.0
 ) -> Tensor:
     """Binary cross-entropy of `logits` [B, C] with `targets` [B, C] in [0, 1]; `weights` [C] for the positives."""
     smoothed = targets * (1 - smoothing) + smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits.float(), smoothed, pos_weight=weights)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), smoothed, pos_weight=weights, reduction="none")
+    return trimmed_mean(loss.mean(1), trim)
+
+
+def trimmed_mean(losses: Tensor, trim: float) -> Tensor:
+    """The mean of `losses` [B] without the share `trim` that is largest: images whose label is likely wrong.
+
+    The small-loss rule: a network fits right labels before wrong ones (Shen and Sanghavi, ICML 2019, arXiv
+    1810.11874; Han et al., co-teaching, arXiv 1804.06872, which takes two networks).
+    """
+    kept = max(1, len(losses) - int(len(losses) * trim))
+    return losses.mean() if kept == len(losses) else losses.topk(kept, largest=False).values.mean()
 
 
 def class_weights(counts: Tensor, classes_per_image: bool = True) -> Tensor:

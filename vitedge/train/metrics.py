@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.util
 import io
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vitedge.errors import VitedgeError
 from vitedge.files import write_text
 
 
@@ -37,9 +41,7 @@ class Tally:
             hits = (best == truth[:, None]).any(1).sum()
         else:
             said, true = logits > 0, targets > 0.5
-            self.table += torch.stack(
-                [(said & true).sum(0), (said & ~true).sum(0), (~said & true).sum(0)], dim=1
-            )
+            self.table += torch.stack([(said & true).sum(0), (said & ~true).sum(0), (~said & true).sum(0)], dim=1)
             loss = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
             loss, hits = loss / logits.shape[1], (said == true).all(1).sum()
         self.sums += torch.tensor([len(logits), float(loss), float(hits)], dtype=torch.float64)
@@ -81,27 +83,47 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
 
 
 class MetricsLog:
-    """The rows of a run in `metrics.csv`, and in TensorBoard's format where that package is installed."""
+    """The rows of a run in `metrics.csv`, and with a tracker of accelerate: in the folder, unless it is told otherwise.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.written = 0
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+    TensorBoard is left out where its package is missing. Raises VitedgeError for another tracker that is missing.
+    """
 
-            self.board: Any = SummaryWriter(str(folder / "tensorboard"))
-        except ImportError:
-            self.board = None
+    def __init__(self, folder: Path, tracker: str = "tensorboard") -> None:
+        self.folder, self.written = folder, 0
+        self.tracker = _tracker(folder, tracker)
 
     def write(self, history: list[dict[str, float]]) -> None:
-        """Writes all rows to the CSV at once (a resumed run may have gone back) and the new ones to TensorBoard."""
+        """Writes all rows to the CSV at once (a resumed run may have gone back) and the new ones to the tracker."""
         if not history:
             return
         write_history(self.folder, history)
-        if self.board is not None:
-            for row in history[self.written :]:
-                for key, value in row.items():
-                    if key != "step":
-                        self.board.add_scalar(key, value, int(row["step"]))
-            self.board.flush()
+        for row in history[self.written :] if self.tracker is not None else ():
+            self.tracker.log({key: value for key, value in row.items() if key != "step"}, step=int(row["step"]))
         self.written = len(history)
+
+    def close(self) -> None:
+        """Ends the tracker's run."""
+        if self.tracker is not None:
+            self.tracker.finish()
+
+
+def _tracker(folder: Path, name: str) -> Any:
+    if name == "none":
+        return None
+    if importlib.util.find_spec(name) is None:
+        if name == "tensorboard":
+            return None
+        raise VitedgeError(f"--tracker {name} needs the package '{name}'.", "", f"Install it: pip install {name}.")
+    from accelerate import tracking
+
+    if name == "mlflow":
+        store = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder.resolve() / 'mlflow'}")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        importlib.import_module("mlflow").set_tracking_uri(store)  # accelerate does not pass its folder on
+        tracker: Any = tracking.MLflowTracker("vitedge", logging_dir=store, run_name=folder.name)
+    elif name == "wandb":
+        tracker = tracking.WandBTracker("vitedge", dir=str(folder), name=folder.name)
+    else:
+        tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(folder))
+    tracker.start()
+    return tracker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from vitedge.options import EXPERT, SEED_MAX, Cli, Options
 
@@ -30,8 +30,11 @@ class LoopOptions(Options):
     warmup: Annotated[float, EXPERT] = Field(
         0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises."
     )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after it has risen."
+    )
     final_lr: Annotated[float, EXPERT] = Field(
-        0.01, ge=0, le=1, description="Share of the learning rate that the cosine ends at."
+        0.01, ge=0, le=1, description="Share of the learning rate that the schedule ends at."
     )
     clip: Annotated[float, EXPERT] = Field(1.0, ge=0, le=1e6, description="Bound of the gradient's norm; 0 for none.")
     ema: Annotated[float, EXPERT] = Field(
@@ -40,11 +43,14 @@ class LoopOptions(Options):
     evaluations: Annotated[int, EXPERT] = Field(
         10, ge=1, le=100_000, description="Evaluations, evenly spread over the run."
     )
+    best_by: Literal["accuracy", "loss"] = Field(
+        "accuracy", description="What the best weights and --patience go by, on the validation images."
+    )
     patience: int | None = Field(
         None, ge=1, le=100_000, description="Evaluations without a better score after which the run ends."
     )
-    precision: Annotated[Literal["auto", "fp32", "bf16"], EXPERT] = Field(
-        "auto", description="Of matrix products; auto takes bf16 where the hardware has it."
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], EXPERT] = Field(
+        "auto", description="Of matrix products; auto takes bf16 where the hardware has it, fp16 needs a GPU."
     )
     seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of the order, the augmentation and new weights.")
     workers: Annotated[int | None, EXPERT] = Field(
@@ -83,6 +89,15 @@ class AugmentOptions(Options):
     )
 
 
+def _numbers(value: Any) -> Any:
+    """Numbers may be written with commas: "64,128"."""
+    texts = [value] if isinstance(value, (str, int)) else value
+    try:
+        return tuple(int(part) for text in texts for part in str(text).split(",") if part.strip())
+    except (TypeError, ValueError):
+        return value
+
+
 class FineTuneOptions(Options):
     """What a trained ViT learns anew on the user's classes."""
 
@@ -93,6 +108,29 @@ class FineTuneOptions(Options):
     smoothing: Annotated[float, EXPERT] = Field(0.1, ge=0, lt=1, description="Label smoothing.")
     reweight: Annotated[bool, EXPERT] = Field(
         False, description="Weigh rare classes up, by the root of their frequency."
+    )
+    balance: Annotated[bool, EXPERT] = Field(False, description="Show each class equally often, rare ones repeatedly.")
+    wrong_labels: Annotated[float, EXPERT] = Field(
+        0.0, ge=0, lt=1, description="Share of wrong labels: so much of a batch, of the largest loss, doesn't teach."
+    )
+    teacher: str | None = Field(
+        None, description="Another model of these classes that teaches too; as --model takes it."
+    )
+    teacher_weight: Annotated[float, EXPERT] = Field(0.5, ge=0, le=1, description="Its share of the loss.")
+    image_sizes: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = Field(
+        (), description="Train at these resolutions in turn, in pixels: 64,128,224. The last is the model's."
+    )
+    shots: int | None = Field(
+        None, ge=1, le=10_000, description="Few-shot: only the head learns, in closed form, on K images a class."
+    )
+    shots_head: Annotated[Literal["linear", "prototype"], EXPERT] = Field(
+        "linear", description="Of --shots: logistic regression, or nearest class mean."
+    )
+    fold: str | None = Field(
+        None, pattern=r"^[1-9][0-9]?/[1-9][0-9]?$", description="K/N: validate on the K-th of N parts of each class."
+    )
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = Field(
+        "tensorboard", description="Who shows the figures, through accelerate."
     )
     val_share: float = Field(
         0.1, gt=0, lt=1, description="Share held out for validation, where the data has no val folder."

@@ -11,20 +11,20 @@ from vitedge.errors import VitedgeError
 from vitedge.vit.names import TOKENS, layer_index
 
 
-def lr_factor(progress: float, warmup: float, final: float) -> float:
-    """Share of the peak learning rate at `progress` (0 to 1) of the run: linear warm-up, then a cosine to `final`.
+def lr_factor(progress: float, warmup: float, final: float, schedule: str = "cosine") -> float:
+    """Share of the peak learning rate at `progress` (0 to 1) of the run: linear warm-up, then down to `final`.
 
-    The cosine of SGDR without restarts (Loshchilov and Hutter, arXiv 1608.03983).
+    By the cosine of SGDR without restarts (Loshchilov and Hutter, arXiv 1608.03983), by a line, or not at all.
     """
     if progress < warmup:
         return progress / warmup
     rest = min(1.0, (progress - warmup) / (1 - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * rest))
+    if schedule == "constant":
+        return 1.0
+    return final + (1 - final) * (1 - rest if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def parameter_groups(
-    model: nn.Module, depth: int, *, layer_decay: float, weight_decay: float
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, depth: int, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for AdamW of the parameters that take gradients, each with its `scale` of the learning rate.
 
     Layer-wise decay as in BEiT (arXiv 2106.08254): layer l of L learns with `layer_decay` ** (L - l).

@@ -13,12 +13,17 @@ from vitedge.errors import VitedgeError
 
 
 def split_folder(
-    data: str | Path, fraction: float, seed: int, classes: tuple[str, ...] | None = None
+    data: str | Path,
+    fraction: float,
+    seed: int,
+    classes: tuple[str, ...] | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """Training, validation and test images of a data set.
 
     A set with the parts `train` and `val` (or `valid`, `validation`, `dev`) is split by them. Else `fraction` of each
-    class is drawn for validation, with the seed. The part `test` is the test set; without it there is none.
+    class is drawn for validation, with the seed; or, with `fold` (k, n), the k-th of n equal parts of it (from 1). The
+    part `test` is the test set; without it there is none.
 
     Raises:
         VitedgeError: no labels, one class only, or a class without images in the training or validation part.
@@ -34,10 +39,10 @@ def split_folder(
     # One sub-folder alone is no class for `open_dataset`: images without labels may lie in one too.
     if train.labels is None and train.contents is None and all("/" in file for file in train.files):
         raise _one_class(train.root)
-    if "val" in parts:
+    if "val" in parts and fold is None:
         val = parts["val"](train.classes, None)
     else:
-        train, val = split_dataset(train, fraction, seed)
+        train, val = split_dataset(train, fraction, seed, fold)
     if "test" in parts:
         test = parts["test"](train.classes, None)
         # A test part without labels, as competitions give it, judges nothing.
@@ -46,8 +51,10 @@ def split_folder(
     return train, val, test
 
 
-def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """`dataset` without and with about `fraction` of each class, at least one image; fixed by the seed.
+def split_dataset(
+    dataset: Dataset, fraction: float, seed: int, fold: tuple[int, int] | None = None
+) -> tuple[Dataset, Dataset]:
+    """`dataset` without and with about `fraction` of each class, at least one image, or its fold; fixed by the seed.
 
     Multi-label sets are split as a whole.
     """
@@ -57,7 +64,8 @@ def split_dataset(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset
     held = np.zeros(len(dataset), bool)
     for label in np.unique(groups):
         members = generator.permutation(np.flatnonzero(groups == label))
-        held[members[: max(1, round(len(members) * fraction))]] = True
+        chosen = members[fold[0] - 1 :: fold[1]] if fold else members[: max(1, round(len(members) * fraction))]
+        held[chosen] = True
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
 
 
