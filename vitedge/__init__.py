@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.api import Artifact, BenchResult, Run, bench_pack, compress, inspect, open
+    from vitedge.api import Artifact, Run, bench_pack, compress, inspect, open
+    from vitedge.bench.result import BenchResult
     from vitedge.errors import VitedgeError
     from vitedge.loaded import Model, condition, distill, export, fine_tune, images, load, prune, quantize
     from vitedge.reporter import Reporter
@@ -49,6 +50,7 @@ __all__ = [
 _ELSEWHERE = dict.fromkeys(("Model", "condition", "distill", "export", "fine_tune"), "vitedge.loaded")
 _ELSEWHERE |= dict.fromkeys(("images", "load", "prune", "quantize"), "vitedge.loaded")
 _ELSEWHERE |= {"VitedgeError": "vitedge.errors", "Reporter": "vitedge.reporter"}
+_ELSEWHERE |= {"BenchResult": "vitedge.bench.result"}
 
 
 class _Package(ModuleType):

@@ -87,6 +87,8 @@ def test_artifacts_of_an_earlier_model_are_refused(tmp_path):
     assert "not of the run's present model" in done.stderr and "vitedge build --target onnxruntime" in done.stderr
     assert "vitedge build" in vitedge("pack", "--run", run, "-o", tmp_path / "p.tar", code=1).stderr
     assert not (tmp_path / "p.tar").exists()
+    done = vitedge("predict", tmp_path / "images/000.png", "--run", run, code=1)
+    assert "earlier state of the run" in done.stderr and "vitedge build" in done.stderr
     vitedge("report", "--run", run)
     text = (run / "report.md").read_text()
     assert "**Recommended: none.**" in text and "stale" in text

@@ -33,6 +33,7 @@ def command(
     bundle = Bundle.open(run)
     name, metadata = choose_artifact(bundle, artifact)
     path = bundle.verified(f"build/{name}/{metadata['artifact']}")
+    bundle.current(*bundle.files(f"build/{name}/"))
     dataset = open_images(images)
     classes = read_classes(bundle)
     model = ViTConfig.from_dict(bundle.json("model/arch.json"))
