@@ -99,14 +99,15 @@ def test_a_run_opened_again(run) -> None:
 
 def test_bench_report_and_pack(run, shapes_folder, tmp_path) -> None:
     found = run.bench(shapes_folder, seconds=0.05, launches=1, gate="top1-drop=100")
-    assert [row["status"] for row in found.rows] == ["ok"] and found.broken_gates() == []
+    assert [(row.role, row.status) for row in found.rows] == [("source", "ok"), ("artifact", "ok")]
+    assert found.broken_gates() == []
     assert len(found.broken_gates("p50-ms=0.000001")) == 1
     assert found.to_dict()["data"]["n"] == 40
     assert "agreement" in found.to_dataframe().columns
     assert run.report(tmp_path / "r.html").is_file() and (tmp_path / "r.md").is_file()
     packed = run.pack(tmp_path / "p.tar", data=shapes_folder, limit=4)
     assert packed.images == 4 and packed.artifacts == ["onnxruntime-int8"]
-    assert vitedge.bench_pack(tmp_path / "p.tar", seconds=0.05, launches=1).rows[0]["status"] == "ok"
+    assert vitedge.bench_pack(tmp_path / "p.tar", seconds=0.05, launches=1).rows[1].status == "ok"
 
 
 def test_in_memory_as_in_a_run(run, tiny_folder, shapes_folder, tmp_path) -> None:
