@@ -35,9 +35,13 @@ class SourceSection(Options):
     """Which model is read, and what its file can't tell."""
 
     model: str = Field("vit_b_16", description="Name (torchvision's weights), checkpoint file, or folder.")
-    heads: int | None = Field(None, ge=1, le=1024, description="Attention heads, where the shapes can't tell.")
+    heads: int | None = Field(None, ge=1, le=1024, description="Attention heads, where nothing with the model tells.")
     image_size: int | None = Field(None, ge=1, le=4096, description="Another input resolution, in pixels.")
     preprocess: str | None = Field(None, description="imagenet, inception or a JSON file.")
+    weights: str | None = Field(
+        None, description="Of a checkpoint with several: ema (taken by default), model, or a name in the file."
+    )
+    norm_eps: float | None = Field(None, gt=0, le=1, description="LayerNorm's epsilon, where nothing tells.")
 
 
 class ModelSection(SourceSection):
@@ -46,6 +50,10 @@ class ModelSection(SourceSection):
     classes: str | None = Field(None, description="File of class names, one a line.")
     activation: Literal["softmax", "sigmoid"] | None = Field(
         None, description="sigmoid for a multi-label head; from the checkpoint by default."
+    )
+    verify: bool | None = Field(
+        None,
+        description="Compares a few images with the source's own library, to 1e-4. (default: where it is installed)",
     )
 
 

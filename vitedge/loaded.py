@@ -105,14 +105,10 @@ def load(model: str | Path = "vit_b_16", *, config: str | Path | None = None, **
     from vitedge.vit.checkpoint import load_model
 
     chosen = options.configure("load", {**keywords, "model": model}, config).model
-    found = load_model(
-        chosen.model,
-        heads=chosen.heads,
-        image_size=chosen.image_size,
-        preprocess=chosen.preprocess,
-        classes=Path(chosen.classes) if chosen.classes else None,
-        activation=chosen.activation,
-    )
+    found = load_model(chosen.model, **chosen.model_dump(exclude={"model", "verify"}))
+    reporter = WarningReporter()
+    for warning in found.warnings:
+        reporter.warn(warning)
     return Model(found.model, found.preprocess, found.classes, found.origin, found.random, source=found.model)
 
 

@@ -43,7 +43,7 @@ def test_batches_in_order(tmp_path: Path, threads: int, batch_size: int) -> None
 
 def test_no_more_than_a_batch_and_two_a_thread_are_decoded_ahead(tmp_path: Path, monkeypatch) -> None:
     opened = []
-    monkeypatch.setattr(datasets, "open_rgb", lambda path: opened.append(path) or open_rgb(path))
+    monkeypatch.setattr(datasets, "open_rgb", lambda path, **how: opened.append(path) or open_rgb(path, **how))
     iterator = iter(iter_batches(numbered(tmp_path, 60), PREPROCESS, 5, 2))
     for taken in range(1, 6):
         next(iterator)

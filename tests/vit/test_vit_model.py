@@ -70,7 +70,7 @@ def test_timm(name: str) -> None:
 def test_timm_layer_scale_is_folded() -> None:
     timm = pytest.importorskip("timm")
     theirs = random_weights(lambda: timm.create_model("vit_tiny_patch16_224", init_values=0.3, depth=2))
-    config, state, _ = from_library(theirs.state_dict())
+    config, state, _ = from_library(theirs.state_dict(), heads=3)
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         assert logit_gap(build_model(config, state)(x), theirs(x)) < 1e-5

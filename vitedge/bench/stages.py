@@ -10,7 +10,6 @@ import numpy as np
 from vitedge.bench import stats
 from vitedge.bench.latency import no_garbage_collection
 from vitedge.bench.stats import Summary
-from vitedge.data.image import open_rgb
 from vitedge.data.preprocess import Preprocess
 from vitedge.targets.base import Runner
 
@@ -31,7 +30,7 @@ def time_stages(runner: Runner, files: list[Path], preprocess: Preprocess, calls
     with no_garbage_collection():
         for call in range(-2, calls):  # two untimed
             stamps = [time.perf_counter_ns()]
-            pixels = preprocess.apply(open_rgb(files[call % len(files)]))[None]
+            pixels = preprocess.apply(preprocess.open(files[call % len(files)]))[None]
             stamps.append(time.perf_counter_ns())
             if runner.batch and runner.batch > 1:
                 pixels = np.repeat(pixels, runner.batch, 0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+Grey16 = Literal["clip", "scale"]
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jfif"}
     | ({".avif"} if features.check("avif") else set())
@@ -51,24 +52,26 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def open_rgb(path: str | Path) -> Image.Image:
+def open_rgb(path: str | Path, *, upright: bool = True, grey16: Grey16 = "scale") -> Image.Image:
     """The image in the file `path`, as `decode` gives it. Raises UnreadableImage, also for a FIFO or a device."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise UnreadableImage(path, "it is no regular file")
         with open(path, "rb") as file:
-            return decode(file, path)
+            return decode(file, path, upright=upright, grey16=grey16)
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from error
 
 
-def decode(file: IO[bytes], name: str | Path) -> Image.Image:
-    """The image in `file`, RGB, turned upright as its EXIF orientation says.
+def decode(
+    file: IO[bytes], name: str | Path, *, upright: bool = True, grey16: Grey16 = "scale"
+) -> Image.Image:
+    """The image in `file`, RGB; with `upright`, turned as its EXIF orientation says.
 
     Grey, palette, CMYK and 1-bit images are converted. Transparency is dropped without blending, as
     `Image.convert("RGB")` does in the loaders of torchvision, timm and Hugging Face, by which models were
-    trained. 16-bit grey is scaled to 8 bit (Pillow alone would clip it to white). Of an animation: the first
-    frame.
+    trained. 16-bit grey is scaled to 8 bit, or clipped at 255 as Pillow alone does it. Of an animation: the
+    first frame.
 
     Raises:
         UnreadableImage: empty, truncated, no image, too large, or of a range that is not known (32-bit, float).
@@ -78,7 +81,7 @@ def decode(file: IO[bytes], name: str | Path) -> Image.Image:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MOST_PIXELS:,}")
             opened.load()
-            return _to_rgb(_upright(opened))
+            return _to_rgb(_upright(opened) if upright else opened, grey16)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise UnreadableImage(name, _reason(error, file, str(name))) from error
 
@@ -105,7 +108,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, grey16: Grey16) -> Image.Image:
     if image.mode == "P":
         # By way of RGBA: Pillow warns of palettes whose transparency is a byte string.
         image = image.convert("RGBA")
@@ -114,7 +117,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 16-bit files also come in the 32-bit mode "I", which has no range of its own.
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit pixels of unknown range")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        eight = (values * 255 + 32767) // 65535 if grey16 == "scale" else values.clip(max=255)
+        image = Image.fromarray(eight.astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("floating-point pixels of unknown range")
     return image.convert("RGB")

@@ -85,7 +85,7 @@ class Batches:
 
     def _decode(self, index: int) -> np.ndarray | UnreadableImage:
         try:
-            return self.preprocess.apply(self.dataset.open(index))
+            return self.preprocess.apply(self.dataset.open(index, **self.preprocess.reading))
         except UnreadableImage as error:
             return error
         except ValueError as error:

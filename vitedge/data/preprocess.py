@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from vitedge import documents
+from vitedge.data.image import open_rgb
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 
@@ -22,6 +23,8 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_MAX_SIDE = 2**13
+_MOST_OF_ONE = 4.0  # no mean or std of values in [0, 1] is larger
 _MAX_RESIZED = 2**27  # pixels; an image of 1 x 20,000 would otherwise fill the memory
 
 
@@ -35,6 +38,10 @@ class Preprocess:
         interpolation: Pillow's filter of the resize (with antialiasing, as torchvision's `antialias=True`).
         mean, std: per channel, of values in [0, 1].
         squash: both sides become `resize` long, whatever the image's aspect ratio (Hugging Face's ViT).
+        upright: the image is turned as its EXIF orientation says before all else, as Hugging Face's loaders do;
+            torchvision's and timm's leave it as stored.
+        grey16: 16-bit grey becomes 8-bit by clipping at 255, as Pillow's `convert("RGB")` does for all of these
+            libraries, or by scaling.
 
     Raises VitedgeError where a value is of the wrong type or out of range.
     """
@@ -45,11 +52,13 @@ class Preprocess:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     squash: bool = False
+    upright: bool = False
+    grey16: Literal["clip", "scale"] = "clip"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            _check(type(value) is int and value > 0, name, value, "a number of pixels above 0")
+            _check(type(value) is int and 0 < value <= _MAX_SIDE, name, value, f"from 1 to {_MAX_SIDE} pixels")
         _check(self.resize >= self.crop, "resize", self.resize, f"at least crop ({self.crop})")
         names = get_args(Interpolation)
         _check(self.interpolation in names, "interpolation", self.interpolation, f"one of {', '.join(names)}")
@@ -58,15 +67,20 @@ class Preprocess:
             numbers = isinstance(value, (tuple, list)) and len(value) == 3 and all(map(_is_number, value))
             _check(numbers, name, value, "three finite numbers, one for each of red, green and blue")
             object.__setattr__(self, name, tuple(float(number) for number in value))
-        _check(min(self.std) > 0, "std", self.std, "above 0")
-        _check(isinstance(self.squash, bool), "squash", self.squash, "true or false")
+        _check(min(self.std) > 1e-6, "std", self.std, "above 0")
+        for name in ("squash", "upright"):
+            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        _check(self.grey16 in ("clip", "scale"), "grey16", self.grey16, "clip or scale")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "preprocess") -> Preprocess:
-        """The inverse of `to_dict`. `source` is named in errors: missing, unknown and wrong keys."""
+        """The inverse of `to_dict`, also of one whose mean and std are of values in [0, 255].
+
+        `source` is named in errors: missing, unknown and wrong keys.
+        """
         known = [field.name for field in fields(cls)]
         if not isinstance(values, dict):
             raise VitedgeError(f"{source} is not a preprocessing.", "It must be a JSON object.", _EXAMPLE)
@@ -79,20 +93,14 @@ class Preprocess:
         if missing := [name for name in ("resize", "crop", "mean", "std") if name not in values]:
             raise VitedgeError(f"{source} lacks {', '.join(missing)}.", "A guess would ruin the accuracy.", _EXAMPLE)
         try:
-            return cls(**values)
+            return cls(**_in_units_of_one(values))
         except VitedgeError as error:
             raise VitedgeError(f"{source}: {error.what}", error.why, error.todo) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Preprocess:
         """From a `preprocess.json`. Raises VitedgeError where it is missing, no JSON, or wrong."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise VitedgeError(f"{path} could not be read.", f"{error.strerror}.", "Check the path.") from error
-        except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
-            raise VitedgeError(f"{path} is not JSON.", f"{error}.", _EXAMPLE) from error
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(documents.read_json(path, todo=_EXAMPLE), str(path))
 
     def save(self, path: str | Path) -> None:
         """Writes `preprocess.json` atomically."""
@@ -103,8 +111,22 @@ class Preprocess:
 
         Rounded down, as timm does (`floor(size / crop_pct)`).
         """
-        _check(isinstance(size, int) and size > 0, "image size", size, "a number of pixels above 0")
-        return replace(self, crop=size, resize=self.resize * size // self.crop)
+        _check(isinstance(size, int) and 0 < size <= _MAX_SIDE, "image size", size, f"from 1 to {_MAX_SIDE} pixels")
+        return replace(self, crop=size, resize=min(self.resize * size // self.crop, _MAX_SIDE))
+
+    def difference(self, other: Preprocess) -> str:
+        """The fields in which `other` differs, with both values: "mean (0.5, 0.5, 0.5), was (0.485, 0.456, 0.406)"."""
+        mine, theirs = asdict(self), asdict(other)
+        return "; ".join(f"{name} {mine[name]}, was {theirs[name]}" for name in mine if mine[name] != theirs[name])
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How `image.open_rgb` and `image.decode` read a file for it."""
+        return {"upright": self.upright, "grey16": self.grey16}
+
+    def open(self, path: str | Path) -> Image.Image:
+        """The image in that file, RGB. Raises `UnreadableImage`."""
+        return open_rgb(path, **self.reading)
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """One image to uint8 [crop, crop, 3] in RGB.
@@ -135,6 +157,26 @@ class Preprocess:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _large(values: dict[str, Any]) -> bool:
+    numbers = [n for name in ("mean", "std") if isinstance(values[name], (list, tuple)) for n in values[name]]
+    return all(map(_is_number, numbers)) and max((abs(n) for n in numbers), default=0) > _MOST_OF_ONE
+
+
+def _in_units_of_one(values: dict[str, Any]) -> dict[str, Any]:
+    """mean and std of values in [0, 255], as mmcv and rknn write them (123.675, 58.395), for values in [0, 1]."""
+    if not _large(values):
+        return values
+    return values | {name: [number / 255 for number in values[name]] for name in ("mean", "std")}
+
+
+def unit_note(path: str | Path) -> str | None:
+    """What to say where a preprocess.json's mean and std are of values in [0, 255], else None. Raises VitedgeError."""
+    values = documents.read_json(path, todo=_EXAMPLE)
+    if not isinstance(values, dict) or not {"mean", "std"} <= set(values) or not _large(values):
+        return None
+    return f"mean {values['mean']} and std {values['std']} in {path} are of pixels in 0..255: divided by 255"
 
 
 def _check(good: bool, name: str, value: Any, wanted: str) -> None:

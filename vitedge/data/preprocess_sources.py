@@ -6,12 +6,17 @@ None of these libraries is imported: their configurations are dictionaries, or o
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 
 _TODO = "Pass --preprocess FILE with a preprocess.json that does what the model was trained with."
+
+_Number = Annotated[int, Field(strict=True, ge=1, le=2**15)]
 
 # PIL.Image.Resampling, by number, as Hugging Face writes it.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -32,69 +37,144 @@ def from_torchvision(transforms: Any) -> Preprocess:
         raise _unsupported("torchvision", f"they have no {error.name}") from error
 
 
-def from_timm(config: dict[str, Any]) -> Preprocess:
+class TimmData(BaseModel):
+    """timm's `pretrained_cfg`: what it says of images."""
+
+    model_config = ConfigDict(extra="ignore")
+    input_size: tuple[_Number, _Number, _Number] = (3, 224, 224)
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_default(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+class ImageProcessor(BaseModel):
+    """Hugging Face's `preprocessor_config.json`: keys that change what an image becomes."""
+
+    model_config = ConfigDict(extra="ignore")
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None
+    do_resize: bool | None = True
+    size: _Number | dict[str, _Number | None] | list[_Number] = 224
+    resample: int | str | None = 2
+    do_center_crop: bool | None = None
+    crop_size: _Number | dict[str, _Number | None] | list[_Number] | None = None
+    do_rescale: bool | None = True
+    rescale_factor: Annotated[float, Field(gt=0, le=2**16)] | None = 1 / 255
+    rescale_offset: bool | None = None
+    offset: bool | None = None
+    do_normalize: bool | None = True
+    image_mean: list[float] | float | None = None
+    image_std: list[float] | float | None = None
+    do_flip_channel_order: bool | None = None
+    do_pad: bool | None = None
+    crop_pct: float | None = None
+    do_convert_grayscale: bool | None = None
+    do_grayscale: bool | None = None
+
+
+# Processors whose resize is known, by the name without its ending: does a plain number of `size` squash to a square?
+_SQUASHES = {"ViT": True, "DeiT": True, "Beit": True, "Siglip": True, "CLIP": False, "Bit": False, "EfficientNet": True}
+_ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
+
+
+def from_timm(config: Any, name: str = "pretrained_cfg") -> Preprocess:
     """Of a timm `pretrained_cfg` (`model.pretrained_cfg`), or of a timm `config.json` that holds one.
 
     Defaults and rounding as in timm.data.resolve_data_config and transforms_factory.transforms_imagenet_eval.
     """
-    config = config.get("pretrained_cfg", config)
-    if not isinstance(config, dict):
-        raise _unsupported("timm", "pretrained_cfg is no JSON object")
-    mode = config.get("crop_mode") or "center"
-    if mode not in ("center", "squash"):
-        raise _unsupported("timm", f"crop_mode {mode!r} pads the image")
-    size = tuple(config.get("input_size") or (3, 224, 224))
-    if len(size) != 3 or size[1] != size[2]:
-        raise _unsupported("timm", f"input_size {size} is not square")
+    inner = config.get("pretrained_cfg", config) if isinstance(config, dict) else config
+    data = documents.validate(inner, TimmData, name, todo=_TODO)
+    if data.crop_mode not in ("center", "squash"):
+        raise _unsupported("timm", f"crop_mode {data.crop_mode!r} pads the image")
+    if data.input_size[1] != data.input_size[2]:
+        raise _unsupported("timm", f"input_size {data.input_size} is not square")
     return Preprocess(
-        math.floor(size[1] / (config.get("crop_pct") or 0.875)),
-        size[1],
-        config.get("interpolation") or "bicubic",
-        tuple(config.get("mean") or (0.485, 0.456, 0.406)),
-        tuple(config.get("std") or (0.229, 0.224, 0.225)),
-        squash=mode == "squash",
+        math.floor(data.input_size[1] / data.crop_pct),
+        data.input_size[1],
+        data.interpolation,  # type: ignore[arg-type]  # checked by Preprocess
+        _three(data.mean),
+        _three(data.std),
+        squash=data.crop_mode == "squash",
     )
 
 
-def from_huggingface(config: dict[str, Any]) -> Preprocess:
-    """Of a Hugging Face `preprocessor_config.json` of the ViT and DeiT family.
+def from_huggingface(config: Any, name: str = "preprocessor_config.json") -> Preprocess:
+    """Of a Hugging Face `preprocessor_config.json` of the ViT, DeiT and CLIP families.
 
-    `size` given as one number or as height and width squashes the image to a square (ViTImageProcessor);
-    `shortest_edge` keeps its aspect. `rescale_factor` and a switched-off normalisation are folded into mean
-    and std, which hold for values in [0, 1].
+    `size` given as height and width squashes the image to a square, `shortest_edge` keeps its aspect; one number means
+    the first for ViTImageProcessor and the second for CLIP's. `rescale_factor`, an offset and a switched-off
+    normalisation are folded into mean and std, which hold for values in [0, 1].
     """
-    if not config.get("do_resize", True):
+    c = documents.validate(config, ImageProcessor, name, todo=_TODO)
+    kind = c.image_processor_type or c.feature_extractor_type
+    family = kind
+    for ending in _ENDINGS:
+        family = family.removesuffix(ending) if family else None
+    if family is not None and family not in _SQUASHES:
+        raise _unsupported("Hugging Face", f"{kind} is not known")
+    if c.do_resize is False:
         raise _unsupported("Hugging Face", "do_resize is off, so images of any size reach the model")
-    size = config.get("size", 224)
-    squash = not (isinstance(size, dict) and "shortest_edge" in size)
-    resize = _side(size, "size")
-    cropped = config.get("do_center_crop", "crop_size" in config)
+    if c.do_flip_channel_order:
+        raise VitedgeError(
+            "Hugging Face's preprocessing can't be taken over: do_flip_channel_order gives the model BGR.",
+            "Every artifact takes RGB.",
+            "Flip the weights instead, which is exact: patch embedding weight[:, [2, 1, 0]], image_mean and image_std "
+            "reversed, do_flip_channel_order false.",
+        )
+    for key in ("do_pad", "crop_pct", "do_convert_grayscale", "do_grayscale"):
+        if getattr(c, key):
+            raise _unsupported("Hugging Face", f"{key} is set")
+    cropped = c.crop_size is not None if c.do_center_crop is None else c.do_center_crop
+    if isinstance(c.size, (int, list)) and cropped and family is None:
+        raise _unsupported("Hugging Face", f"size {c.size} with a crop, and no image_processor_type")
+    squash = "shortest_edge" not in c.size if isinstance(c.size, dict) else _SQUASHES.get(family or "ViT", True)
+    resize = _side(c.size, "size")
     if not cropped and not squash:
         raise _unsupported("Hugging Face", "shortest_edge without do_center_crop leaves oblong images")
-    resample = config.get("resample", 2)
-    # x * factor is what gets normalised, where Preprocess has x / 255.
-    factor = 255 * (config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1)
-    normalised = config.get("do_normalize", True)
-    mean = config.get("image_mean", [0.5] * 3) if normalised else [0.0] * 3
-    std = config.get("image_std", [0.5] * 3) if normalised else [1.0] * 3
+    # x * factor - offset is what gets normalised, where Preprocess has x / 255.
+    factor = 255 * ((c.rescale_factor or 1 / 255) if c.do_rescale is not False else 1)
+    offset = 1.0 if (c.rescale_offset or c.offset) and c.do_rescale is not False else 0.0
+    normalised = c.do_normalize is not False
+    default = (0.48145466, 0.4578275, 0.40821073) if family == "CLIP" else (0.5,) * 3
+    default_std = (0.26862954, 0.26130258, 0.27577711) if family == "CLIP" else (0.5,) * 3
+    mean = _three(c.image_mean if c.image_mean is not None else default) if normalised else (0.0,) * 3
+    std = _three(c.image_std if c.image_std is not None else default_std) if normalised else (1.0,) * 3
+    mean = tuple(value + offset for value in mean)
     if abs(factor - 1) > 1e-6:  # 1/255 is written with as few as eight digits
-        mean, std = [value / factor for value in mean], [value / factor for value in std]
+        mean, std = tuple(value / factor for value in mean), tuple(value / factor for value in std)
+    resample = 2 if c.resample is None else c.resample
     return Preprocess(
         resize,
-        _side(config.get("crop_size", resize), "crop_size") if cropped else resize,
-        _RESAMPLE.get(resample, resample),
-        tuple(mean),
-        tuple(std),
+        _side(c.crop_size if c.crop_size is not None else resize, "crop_size") if cropped else resize,
+        _RESAMPLE.get(resample, resample) if isinstance(resample, int) else resample,  # type: ignore[arg-type]
+        mean,
+        std,
         squash=squash,
+        upright=True,
     )
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    """One number stands for all channels, as in the libraries."""
+    if isinstance(values, (int, float)):
+        return (float(values),) * 3
+    return tuple(values) * 3 if len(values) == 1 else tuple(values)
 
 
 def _side(size: Any, name: str) -> int:
     """The side in pixels of Hugging Face's 224, {"shortest_edge": 224} or {"height": 224, "width": 224}."""
-    sides = set(size.values()) if isinstance(size, dict) else {size}
-    if len(sides) != 1 or not isinstance(side := sides.pop(), int):
+    values = list(size.values()) if isinstance(size, dict) else size if isinstance(size, list) else [size]
+    sides = {v for v in values if v is not None}
+    if len(sides) != 1:
         raise _unsupported("Hugging Face", f"{name} {size} is not one square size")
-    return side
+    return sides.pop()
 
 
 def _unsupported(library: str, why: str) -> VitedgeError:

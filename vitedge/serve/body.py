@@ -145,7 +145,7 @@ def prepare(data: bytes, preprocess: Preprocess, max_pixels: int) -> np.ndarray:
                 width, height = image.size
         if width * height > max_pixels:
             raise Image.DecompressionBombError(f"It has {width} x {height} pixels.")
-        return preprocess.apply(decode(io.BytesIO(data), "the image"))
+        return preprocess.apply(decode(io.BytesIO(data), "the image", **preprocess.reading))
     except Image.DecompressionBombError as error:
         todo = f"At most {max_pixels:,} are taken: send a smaller one."
         raise Refused(413, "An image has too many pixels.", str(error), todo) from error

@@ -45,8 +45,11 @@ def inspect_model(options: SourceSection) -> Inspection:
     from vitedge.vit.checkpoint import load_model
 
     # The shapes don't depend on the preprocessing, so a lone checkpoint needs none to be inspected.
-    loaded = load_model(options.model, heads=options.heads, preprocess=options.preprocess or "imagenet")
-    return Inspection(loaded.model.config, {"Layers": layer_table(loaded.model.config, None)})
+    given = options.model_dump(exclude={"model"}) | {"preprocess": options.preprocess or "imagenet"}
+    loaded = load_model(options.model, **given)
+    table = layer_table(loaded.model.config, None)
+    notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in loaded.notes)
+    return Inspection(loaded.model.config, {"Layers": replace(table, note=f"{table.note} {notes}".strip())})
 
 
 def inspect_run(bundle: Bundle) -> Inspection:

@@ -29,7 +29,9 @@ PIXELS = "calib/pixels.npy"
 DATASET = "calib/dataset.json"
 # Measured on ViT-Ti/16 with 256 images each.
 REAL_IMAGES_BRING = "TODO."
-_CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin"}
+_CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".tar"}
+_BESIDE = {"preprocess.json", "classes.txt", "arch.json", "config.json"}
+_BESIDE |= {"preprocessor_config.json", "processor_config.json"}
 
 
 def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> StepRecord:
@@ -37,17 +39,15 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
 
     def work(folder: Path) -> dict[str, Any]:
         from vitedge.vit.checkpoint import load_model, save_model
+        from vitedge.vit.checkpoint.reference import can_verify, verify
         from vitedge.vit.macs import model_macs, model_params
 
         reporter.info(f"reading {options.model}")
-        loaded = load_model(
-            options.model,
-            heads=options.heads,
-            image_size=options.image_size,
-            preprocess=options.preprocess,
-            classes=Path(options.classes) if options.classes else None,
-            activation=options.activation,
-        )
+        loaded = load_model(options.model, **options.model_dump(exclude={"model", "verify"}))
+        notes = list(loaded.notes)
+        if loaded.reference and (options.verify or (options.verify is None and can_verify(loaded.reference))):
+            overridden = options.preprocess is not None
+            notes.append(verify(loaded.model, loaded.preprocess, loaded.reference, overridden=overridden))
         save_model(folder / SOURCE, loaded.model)
         loaded.preprocess.save(folder / SOURCE / "preprocess.json")
         if loaded.classes:
@@ -58,9 +58,11 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
             "random_weights": loaded.random,
             "macs": model_macs(config),
             "params": model_params(config),
+            "notes": notes,
+            "warnings": list(loaded.warnings),
         }
 
-    return bundle.run_step(
+    record = bundle.run_step(
         "import",
         work,
         options=options.model_dump(),
@@ -68,6 +70,11 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
         external=_identity(options),
         modules=("vitedge.steps.source",),
     )
+    for note in record.facts.get("notes", ()):
+        reporter.info(note)
+    for warning in record.facts.get("warnings", ()):
+        reporter.warn(warning)
+    return record
 
 
 def _identity(options: ModelSection) -> dict[str, str]:
@@ -78,8 +85,9 @@ def _identity(options: ModelSection) -> dict[str, str]:
         folder = path / "model" if (path / "manifest.json").is_file() else path
         files = [p for p in sorted(folder.iterdir()) if p.suffix in _CONFIG_FILES and p.is_file()]
     elif path.is_file():
-        beside = [path.parent / name for name in ("preprocess.json", "classes.txt", "arch.json")]
-        files = [path, *(p for p in beside if p.is_file())]
+        sharded = "-of-" in path.name or ".index." in path.name
+        beside = [p for p in sorted(path.parent.iterdir()) if p.name in _BESIDE or (sharded and "-of-" in p.name)]
+        files = [path, *(p for p in beside if p != path and p.is_file())]
     else:
         files = []
     files += [Path(p) for p in (options.preprocess, options.classes) if p and Path(p).is_file()]

@@ -80,7 +80,7 @@ class Images:
             ) from error
 
     def _decode(self, index: int) -> Tensor:
-        image = self.dataset.open(index)
+        image = self.dataset.open(index, **self.preprocess.reading)
         short, size = min(image.size), (self.side, self.side)
         if not self.preprocess.squash:
             size = (self.side * image.width // short, self.side * image.height // short)

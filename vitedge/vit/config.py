@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from vitedge import documents
 from vitedge.errors import VitedgeError
@@ -21,7 +21,13 @@ def sides(size: Any) -> Any:
     return (size, size) if isinstance(size, int) else size
 
 
-Sides = Annotated[tuple[int, int], BeforeValidator(sides)]
+# Bounds of what a document may ask for, before anything is allocated.
+Size = Annotated[int, Field(strict=True, ge=1, le=2**16)]
+Removable = Annotated[int, Field(strict=True, ge=0, le=2**20)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
+Positive = Annotated[float, Field(gt=0, le=2**16)]
+Sides = Annotated[tuple[Pixels, Pixels], BeforeValidator(sides)]
+_STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Rope:
         reference: grid that "index" coordinates are scaled to, where the model was trained on another one.
     """
 
-    temperature: float
+    temperature: Positive
     coordinates: Literal["index", "centred"] = "index"
     reference: tuple[int, int] | None = None
 
@@ -82,12 +88,13 @@ class BlockConfig:
         register: whether attention reads marked tokens as a constant, see `model.Register`.
     """
 
-    heads: int
-    qk_dim: int
-    v_dim: int
-    hidden: int
-    scale: float
-    groups: tuple[int, ...] = ()
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    heads: Removable
+    qk_dim: Size
+    v_dim: Size
+    hidden: Removable
+    scale: Positive
+    groups: Annotated[tuple[Size, ...], Field(max_length=2**12)] = ()
     merge: Merge | None = None
     act: Activation = "gelu"
     qk_norm: bool = False
@@ -161,13 +168,14 @@ class ViTConfig:
         normalize: whether the output is scaled to a norm of 1.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     image_size: Sides
-    patch_size: int
-    channels: int
-    width: int
-    classes: int
-    blocks: tuple[BlockConfig, ...]
-    norm_eps: float = 1e-6
+    patch_size: Pixels
+    channels: Size
+    width: Size
+    classes: Annotated[int, Field(strict=True, ge=1, le=2**22)]
+    blocks: Annotated[tuple[BlockConfig, ...], Field(min_length=1, max_length=2**10)]
+    norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     prefix_tokens: tuple[str, ...] = ("cls",)
     positions: bool = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+BEFORE_HEAD = "other layers before the head's Linear, whose kind tensors can't tell"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,7 +21,8 @@ class Layout:
         layer_scale: our layer -> name of the vector that scales its output, where the library has one
             (CaiT's LayerScale, arXiv 2103.17239); it is folded into that layer.
         aliases: (pattern, replacement) for older names of the same tensors.
-        refused: prefix of a tensor that the plain ViT doesn't have -> what it means.
+        refused: pattern of the name of a tensor that the plain ViT doesn't have -> what it means.
+        ignored: patterns of names whose tensors never reach the logits.
     """
 
     name: str
@@ -30,6 +33,12 @@ class Layout:
     layer_scale: dict[str, str] = field(default_factory=dict)
     aliases: tuple[tuple[str, str], ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The tensor by which a ViT of this library is found behind any prefix."""
+        return self.stem["patch_embed"] + ".weight"
 
     def rename(self, key: str) -> str:
         """The key by its newest name."""
@@ -39,7 +48,7 @@ class Layout:
 
     def depth(self, keys: list[str]) -> int:
         """Number of blocks: one more than the highest index that occurs."""
-        prefix = re.escape(self.block).replace(r"\{i\}", r"(\d+)")
+        prefix = re.escape(self.block).replace(r"\{i\}", r"(\d{1,6})")
         found = [int(m.group(1)) for key in keys if (m := re.match(prefix, key))]
         return max(found, default=-1) + 1
 
@@ -78,10 +87,16 @@ TORCHVISION = Layout(
         "mlp.fc2": "mlp.3",
     },
     qkv="self_attention.in_proj_",
-    aliases=((r"mlp\.linear_1\.", "mlp.0."), (r"mlp\.linear_2\.", "mlp.3.")),
+    aliases=(
+        (r"mlp\.linear_1\.", "mlp.0."),
+        (r"mlp\.linear_2\.", "mlp.3."),
+        # model.heads = Linear(...), and a Linear that stands first in a Sequential.
+        (r"^heads\.(?:head\.)?(?:0\.)?(weight|bias)$", r"heads.head.\1"),
+    ),
     refused={
-        "heads.pre_logits": "a second layer in the head (representation_size)",
-        "conv_proj.conv_bn_relu": "a stem of several convolutions",
+        r"heads\.pre_logits": "a second layer in the head (representation_size)",
+        r"heads\.(?:head\.)?[1-9]\d*\.": BEFORE_HEAD,
+        r"conv_proj\.(?!weight|bias)": "a stem of several convolutions",
     },
 )
 
@@ -104,13 +119,25 @@ TIMM = Layout(
     },
     qkv="attn.qkv.",
     layer_scale={"attention.out": "ls1.gamma", "mlp.fc2": "ls2.gamma"},
+    aliases=(
+        (r"(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),  # DeiT-III's own release
+        (r"^head\.0\.(weight|bias)$", r"head.\1"),
+    ),
     refused={
-        "dist_token": "a distillation token",
-        "reg_token": "register tokens",
-        "fc_norm": "average pooling instead of [CLS]",
-        "norm_pre": "a LayerNorm before the first block",
-        "pre_logits": "a second layer in the head",
-        "attn_pool": "attention pooling instead of [CLS]",
+        r"^(?:dist_token|head_dist)": "a distillation token",
+        r"^reg_token": "register tokens",
+        r"^fc_norm": "average pooling instead of [CLS]",
+        r"^norm_pre": "a LayerNorm before the first block",
+        r"^pre_logits": "a second layer in the head",
+        r"^attn_pool": "attention pooling instead of [CLS]",
+        r"attn\.[qk]_norm": "normalised queries and keys (qk_norm)",
+        r"(?:attn|mlp)\.norm": "a LayerNorm inside of attention or MLP (scale_norm)",
+        r"(?:attns|ffns|mlps)\.": "parallel attention and MLP branches",
+        r"mlp\.(?:fc1_[gx]|w12|w[123]|gate)": "a gated MLP (SwiGLU, GLU)",
+        r"relative_position_bias|rel_pos": "relative positions (BEiT, Swin)",
+        r"^head\.[1-9]\d*\.": BEFORE_HEAD,
+        r"^patch_embed\.(?:norm|backbone|conv)": "a stem of several layers",
+        r"^layers\.": "stages that merge patches (Swin)",
     },
 )
 
@@ -143,8 +170,14 @@ HUGGING_FACE = Layout(
         (r"attention\.o_proj\.", "attention.output.dense."),
         (r"mlp\.fc1\.", "intermediate.dense."),
         (r"mlp\.fc2\.", "output.dense."),
+        (r"^classifier\.0\.(weight|bias)$", r"classifier.\1"),
     ),
-    refused={"vit.pooler": "a pooler before the head", "deit.": "DeiT with a distillation token"},
+    refused={
+        r"^decoder\.": "a decoder (masked image modelling)",
+        r"^classifier\.[1-9]\d*\.": BEFORE_HEAD,
+        r"mask_token": "a mask token (masked image modelling)",
+    },
+    ignored=(r"^vit\.pooler\.",),
 )
 
 LAYOUTS = (TORCHVISION, TIMM, HUGGING_FACE)

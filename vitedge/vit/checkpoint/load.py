@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from vitedge.data import preprocess as pp
-from vitedge.data import preprocess_sources as sources
 from vitedge.data.classes import read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.checkpoint import named
-from vitedge.vit.checkpoint.convert import check_finite, from_library
-from vitedge.vit.checkpoint.files import SUFFIXES, read_tensors
-from vitedge.vit.checkpoint.layout import HUGGING_FACE
-from vitedge.vit.checkpoint.save import build_model
+from vitedge.vit.checkpoint import jax, named
+from vitedge.vit.checkpoint.convert import from_library, published_heads
+from vitedge.vit.checkpoint.described import Known, describe
+from vitedge.vit.checkpoint.files import check_tensors, read_checkpoint, read_tensors
+from vitedge.vit.checkpoint.folder import description, find_weights
+from vitedge.vit.checkpoint.kinds import SUFFIXES
+from vitedge.vit.checkpoint.pick import pick
+from vitedge.vit.checkpoint.reference import Reference
+from vitedge.vit.checkpoint.save import build_model, read_config
 from vitedge.vit.config import ViTConfig, sides
 from vitedge.vit.resize import resize_model
+
+Activation = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class LoadedModel:
         classes: one name a class, or None.
         origin: what was read, for the manifest and for people.
         random: True where the weights are random, so that accuracy means nothing.
+        notes: what was taken where several things could be meant, for people.
+        warnings: what was overridden, with both values.
+        reference: the same weights in the source's own library, to compare with; None where it has no class of its own.
     """
 
     model: Architecture
@@ -41,9 +49,22 @@ class LoadedModel:
     classes: list[str] | None
     origin: str
     random: bool = False
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """The user's own words, which override what came with the model."""
+
+    heads: int | None = None
+    norm_eps: float | None = None
+    classes: Path | None = None
+    weights: str | None = None
+
+
+@dataclass
 class _Raw:
     config: ViTConfig
     state: dict[str, Tensor]
@@ -51,6 +72,10 @@ class _Raw:
     preprocess: Preprocess | None = None
     classes: list[str] | None = None
     random: bool = False
+    activation: Activation | None = None
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    reference: Reference | None = None
 
 
 def load_model(
@@ -59,24 +84,60 @@ def load_model(
     heads: int | None = None,
     image_size: int | None = None,
     preprocess: str | None = None,
-    classes: Path | None = None,
-    activation: str | None = None,
+    classes: str | Path | None = None,
+    activation: Activation | None = None,
+    weights: str | None = None,
+    norm_eps: float | None = None,
 ) -> LoadedModel:
     """The model that `source` names.
 
-    source: torchvision's name (`vit_b_16`, weights downloaded), `random:NAME` (random weights, for speed and
-        size only), a checkpoint file, or a folder with one (torchvision's or timm's names, Hugging Face's,
-        vitedge's own, a vitedge bundle).
-    heads: where the shapes can't tell.
-    image_size: another input resolution; the position embedding is interpolated.
-    preprocess: `imagenet`, `inception` or a JSON file; overrides what came with the model.
-    classes: a file with one name a line; overrides what came with the model.
-    activation: "softmax" or "sigmoid" (multi-label); overrides.
+    Args:
+        source: torchvision's name (`vit_b_16`, weights downloaded), `random:NAME` (random weights, for speed and
+            size only), a checkpoint file, or a folder with one (torchvision's or timm's names, Hugging Face's,
+            vitedge's own, a vitedge run).
+        heads: where neither a description nor a published shape tells; overrides.
+        image_size: another input resolution; the position embedding is interpolated.
+        preprocess: `imagenet`, `inception` or a JSON file; overrides what came with the model.
+        classes: a file with one name a line; overrides what came with the model.
+        activation: "softmax" or "sigmoid" (multi-label); overrides.
+        weights: which of a checkpoint's weights: "ema", "model", or a name in the file.
+        norm_eps: epsilon of the LayerNorms; overrides.
 
-    Raises VitedgeError for a checkpoint that is damaged, foreign, not finite, or of unknown preprocessing.
+    Raises:
+        VitedgeError: a checkpoint that is damaged, foreign, not finite, or of unknown preprocessing or heads.
     """
-    raw = _read(source, heads)
-    prep = pp.parse_preprocess(preprocess) if preprocess else raw.preprocess
+    given_names = Path(classes) if classes else None
+    raw = _read(source, _Asked(heads, norm_eps, given_names, weights))
+    prep = _preprocess(raw, source, preprocess)
+    config, state = raw.config, raw.state
+    if config.channels != 3:
+        raise VitedgeError(
+            f"The model takes {config.channels} channel{'s' if config.channels > 1 else ''}; vitedge takes RGB images.",
+            "Every artifact takes uint8 pixels of three channels.",
+            "A model of grey images becomes one of RGB, equal on grey images, by repeating the weight of its patch "
+            "embedding: w.repeat(1, 3, 1, 1) / 3. Save it so, with a preprocess.json of three equal means and stds."
+            if config.channels == 1
+            else "Choose a model of three channels.",
+        )
+    config = replace(config, activation=_activation(raw, activation))
+    reference = raw.reference
+    if image_size and sides(image_size) != config.image_size:
+        config, state = resize_model(config, state, sides(image_size))
+        reference = None
+    if prep.crop != (side := max(config.image_size)):
+        if not image_size and preprocess not in pp.PRESETS:
+            raw.warnings.append(
+                f"the preprocessing crops to {prep.crop} pixels, the model takes {side}: both are "
+                f"scaled to that (resize {prep.with_image_size(side).resize})"
+            )
+        prep = prep.with_image_size(side)
+    names = _names(raw, config, given_names)
+    notes, warnings = tuple(raw.notes), tuple(raw.warnings)
+    return LoadedModel(build_model(config, state), prep, names, raw.origin, raw.random, notes, warnings, reference)
+
+
+def _preprocess(raw: _Raw, source: str, given: str | None) -> Preprocess:
+    prep = pp.parse_preprocess(given) if given else raw.preprocess
     if prep is None:
         raise VitedgeError(
             f"'{source}' does not say how its images were prepared.",
@@ -84,39 +145,63 @@ def load_model(
             "Put a preprocess.json beside the weights, or give --preprocess imagenet, --preprocess inception "
             "or --preprocess FILE.",
         )
-    config, state = raw.config, raw.state
-    if activation:
-        config = replace(config, activation=activation)  # type: ignore[arg-type]
-    if image_size and sides(image_size) != config.image_size:
-        config, state = resize_model(config, state, sides(image_size))
-    if prep.crop != max(config.image_size):
-        prep = prep.with_image_size(max(config.image_size))
-    names = list(read_classes(classes)) if classes else raw.classes
+    side = max(raw.config.image_size)
+    scaled = prep.with_image_size(side)
+    came = raw.preprocess and raw.preprocess.with_image_size(side)
+    if given and came is not None and came != scaled:
+        raw.warnings.append(
+            f"--preprocess overrides what came with the model: {scaled.difference(came)}; accuracy holds only for what "
+            "the model was trained with"
+        )
+    return prep
+
+
+def _activation(raw: _Raw, given: Activation | None) -> Activation:
+    came = raw.activation
+    if given:
+        if came and came != given:
+            raw.warnings.append(f"--activation {given} overrides what came with the model: {came}")
+        return given
+    if came is None and raw.config.classes == 1:
+        raw.notes.append(
+            "the head has one logit: its probability is the sigmoid (a softmax of one logit is always 1); "
+            "--activation says otherwise"
+        )
+        return "sigmoid"
+    return came or "softmax"
+
+
+def _names(raw: _Raw, config: ViTConfig, given: Path | None) -> list[str] | None:
+    names = list(read_classes(given)) if given else raw.classes
     if names is not None and len(names) != config.classes:
         raise VitedgeError(
             f"The model has {config.classes} classes, but there are {len(names)} class names.",
-            f"They come from {classes}." if classes else "They came beside the weights.",
+            f"They come from {given}." if given else "They came beside the weights.",
             "Give the list that the model was trained with: --classes FILE.",
         )
-    if len(prep.mean) != config.channels:
-        raise VitedgeError(
-            f"The model takes {config.channels} channels, but the preprocessing normalises {len(prep.mean)}.",
-            "",
-            "Give --preprocess FILE with one mean and one std a channel.",
+    if given and raw.classes and names != raw.classes:
+        pairs = zip(raw.classes, names or [], strict=False)
+        first = next((i, a, b) for i, (a, b) in enumerate([*pairs, ("", "")]) if a != b or not (a or b))
+        raw.warnings.append(
+            f"--classes overrides what came with the model: class {first[0]} is '{first[2]}', was '{first[1]}'"
         )
-    return LoadedModel(build_model(config, state), prep, names, raw.origin, raw.random)
+    return names
 
 
-def _read(source: str, heads: int | None) -> _Raw:
+def _read(source: str, asked: _Asked) -> _Raw:
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _read_folder(path, heads)
-    if path.is_file():
-        return _read_file(path, heads)
+    try:
+        if path.is_dir():
+            return _read_folder(path, asked)
+        if path.is_file():
+            return _read_file(path, asked)
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise VitedgeError(f"'{source[:200]}' is no path of a model.", f"{error}.", "Check --model.") from error
     if looks_like_path(source):
-        raise VitedgeError(f"There is no model '{source}'.", "", "Give a file or a folder that exists.")
-    config, state, prep, classes, random = named.load(source)
-    return _Raw(config, state, source, prep, classes, random)
+        raise named.not_there(source)
+    config, state, prep, classes, random, reference = named.load(source)
+    activation: Activation = "softmax"
+    return _Raw(config, state, source, prep, classes, random, activation, reference=reference)
 
 
 def looks_like_path(source: str) -> bool:
@@ -124,100 +209,96 @@ def looks_like_path(source: str) -> bool:
     return "/" in source or source.startswith(".") or Path(source).suffix in SUFFIXES
 
 
-def _read_file(path: Path, heads: int | None, **known: Any) -> _Raw:
-    if (path.parent / "arch.json").is_file() and path.name == "model.safetensors":
-        return _read_vitedge(path.parent)
-    config, state, layout = from_library(read_tensors(path), heads=heads, **known)
-    beside, names = path.parent / "preprocess.json", path.parent / "classes.txt"
-    return _Raw(
-        config,
-        state,
-        f"{path} ({layout.name})",
-        Preprocess.load(beside) if beside.is_file() else None,
-        list(read_classes(names)) if names.is_file() else None,
-    )
-
-
-def _read_folder(folder: Path, heads: int | None) -> _Raw:
+def _read_folder(folder: Path, asked: _Asked) -> _Raw:
     if (folder / "manifest.json").is_file() and (folder / "model" / "arch.json").is_file():
-        return _read_vitedge(folder / "model")
+        return _read_vitedge(folder / "model", asked)
     if (folder / "arch.json").is_file():
-        return _read_vitedge(folder)
-    if (folder / "config.json").is_file():
-        return _read_hub_folder(folder, heads)
-    return _read_file(_only_checkpoint(folder), heads)
+        return _read_vitedge(folder, asked)
+    return _read_file(find_weights(folder), asked)
 
 
-def _only_checkpoint(folder: Path) -> Path:
-    found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
-    preferred = [p for p in found if p.suffix == ".safetensors"] or found
-    if len(preferred) != 1:
-        listing = ", ".join(p.name for p in found) or "nothing that is one"
-        raise VitedgeError(
-            f"The folder '{folder}' does not hold exactly one checkpoint.",
-            f"It holds {listing}.",
-            "Give the path of the file itself.",
-        )
-    return preferred[0]
-
-
-def _read_vitedge(folder: Path) -> _Raw:
-    config = ViTConfig.from_dict(_json(folder / "arch.json"))
+def _read_vitedge(folder: Path, asked: _Asked) -> _Raw:
+    config = read_config(folder)
     state = read_tensors(folder / "model.safetensors")
-    check_finite(state)
-    names = folder / "classes.txt"
-    prep = folder / "preprocess.json"
-    return _Raw(
-        config,
-        state,
-        f"{folder} (vitedge)",
-        Preprocess.load(prep) if prep.is_file() else None,
-        list(read_classes(names)) if names.is_file() else None,
-    )
+    check_tensors(state)
+    raw = _Raw(config, state, f"{folder} (vitedge)", activation=config.activation)
+    if asked.heads and asked.heads != config.blocks[0].heads:
+        raw.warnings.append(f"--heads {asked.heads} is not used: arch.json says {config.blocks[0].heads}")
+    return _with_files_beside(raw, folder)
 
 
-def _read_hub_folder(folder: Path, heads: int | None) -> _Raw:
-    """A folder as Hugging Face's hub keeps it: ViTForImageClassification's, or timm's."""
-    config = _json(folder / "config.json")
-    checkpoint = _only_checkpoint(folder)
-    if "pretrained_cfg" in config:
-        raw = _read_file(checkpoint, heads)
-        if raw.classes is None and isinstance(names := config.get("label_names"), list):
-            raw = replace(raw, classes=[str(name) for name in names])
-        return raw if raw.preprocess else replace(raw, preprocess=sources.from_timm(config["pretrained_cfg"]))
-    if config.get("model_type") != "vit" or config.get("hidden_act", "gelu") != "gelu":
-        raise VitedgeError(
-            f"The model in '{folder}' is not a plain ViT.",
-            f"config.json says model_type '{config.get('model_type')}', hidden_act '{config.get('hidden_act')}'.",
-            "Give a folder of ViTForImageClassification with the erf form of GELU.",
+def _read_file(path: Path, asked: _Asked) -> _Raw:
+    """A file of a model folder means that folder: its description and its other files count."""
+    if (path.parent / "arch.json").is_file() and path.name == "model.safetensors":
+        return _read_vitedge(path.parent, asked)
+    beside = description(path)
+    known = describe(beside, names_given=asked.classes is not None) if beside else Known()
+    found = pick(read_checkpoint(path), asked.weights, str(path))
+    raw = _convert(path, found.tensors, known, replace_heads(known, found.heads), asked)
+    if found.where or found.others:
+        text = f"the weights are '{found.where.rstrip('.') or 'the top'}' of {path.name}"
+        if found.others:
+            text += f"; it also holds {', '.join(repr(o.rstrip('.')) for o in found.others)} (--weights chooses)"
+        raw.notes.append(text)
+    return _with_files_beside(raw, path.parent)
+
+
+def replace_heads(known: Known, heads: int | None) -> Known:
+    """`known` with the heads that the checkpoint's own settings name, where the description names none."""
+    return replace(known, heads=heads, where="its training settings") if heads and not known.heads else known
+
+
+def _convert(path: Path, tensors: Mapping[str, Tensor], described: Known, known: Known, asked: _Asked) -> _Raw:
+    notes, warnings = [], []
+    if jax.is_jax(tensors):
+        tensors, found = jax.to_timm(tensors)
+        known = replace(known, heads=found, where="its tensors' shapes")
+        notes.append(
+            "weights of a JAX release: computed with GELU in its erf form, as timm computes them (JAX's own "
+            "code has the tanh form, which differs by up to 0.0005 an activation)"
         )
-    tensors = {k: v for k, v in read_tensors(checkpoint).items() if not k.startswith("vit.pooler")}
-    multi = config.get("problem_type") == "multi_label_classification"
-    vit, state, _ = from_library(
-        tensors,
-        heads=heads or config["num_attention_heads"],
-        norm_eps=config.get("layer_norm_eps", 1e-12),
-        activation="sigmoid" if multi else "softmax",
-    )
-    prep = folder / "preprocessor_config.json"
-    labels = config.get("id2label") or {}
-    names = [labels[k] for k in sorted(labels, key=int)]
-    beside = folder / "preprocess.json"
-    return _Raw(
-        vit,
-        state,
-        f"{folder} ({HUGGING_FACE.name})",
-        Preprocess.load(beside)
-        if beside.is_file()
-        else sources.from_huggingface(_json(prep))
-        if prep.is_file()
-        else None,
-        names if len(names) == vit.classes else None,
-    )
+    if known.heads_width not in (None, _width(tensors)):
+        described, known = (replace(each, heads=None) for each in (described, known))
+    heads, eps = asked.heads or known.heads, asked.norm_eps or known.norm_eps or 1e-6
+    config, state, layout = from_library(dict(tensors), heads=heads, norm_eps=eps)
+    described.check(config)
+    published = published_heads(config.width, len(config.blocks), max(b.hidden for b in config.blocks))
+    if asked.heads and known.heads not in (None, asked.heads):
+        warnings.append(f"--heads {asked.heads} overrides what {known.where} says: {known.heads}")
+    elif asked.heads and published and published[1] != asked.heads:
+        warnings.append(f"--heads {asked.heads}: the published {published[0]} of this shape has {published[1]}")
+    elif not heads and published:
+        notes.append(
+            f"{published[1]} heads, as the published {published[0]} of this width and depth has; --heads says otherwise"
+        )
+    elif known.heads and not asked.heads and not described.heads:
+        notes.append(f"{known.heads} heads, by {known.where}")
+    if asked.norm_eps and known.norm_eps not in (None, asked.norm_eps):
+        warnings.append(f"--norm-eps {asked.norm_eps:g} overrides what {known.where} says: {known.norm_eps:g}")
+    elif not described.where and not asked.norm_eps:
+        notes.append(f"nothing describes the model: LayerNorm's epsilon is taken as {layout.name}'s 1e-6, GELU as erf")
+    origin = f"{path} ({layout.name})"
+    reference = Reference(layout.name, dict(tensors), config, path.parent, described.where, described.architecture)
+    names = list(known.classes) if known.classes else None
+    return _Raw(config, state, origin, known.preprocess, names, False, known.activation, notes, warnings, reference)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise VitedgeError(f"'{path}' can't be read.", str(error), "Give a complete model folder.") from error
+def _width(tensors: Mapping[str, Tensor]) -> int:
+    """Of the residual stream: the longest of the norms' vectors."""
+    return max((len(t) for name, t in tensors.items() if t.ndim == 1 and "norm" in name), default=0)
+
+
+def _with_files_beside(raw: _Raw, folder: Path) -> _Raw:
+    """The preprocessing and class names of the files of our own formats, which go before a description's."""
+    if (prep := folder / "preprocess.json").is_file():
+        raw.preprocess = Preprocess.load(prep)
+        if note := pp.unit_note(prep):
+            raw.notes.append(note)
+        if raw.reference:
+            raw.reference = replace(raw.reference, own_preprocess=True)
+    if (names := folder / "classes.txt").is_file():
+        raw.classes = list(read_classes(names))
+    return raw
+
+
+__all__: list[Any] = ["LoadedModel", "load_model", "looks_like_path"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,6 +15,8 @@ from vitedge.data import preprocess_sources as sources
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.checkpoint.convert import from_library
+from vitedge.vit.checkpoint.kinds import SUFFIXES
+from vitedge.vit.checkpoint.reference import Reference
 from vitedge.vit.config import ViTConfig, uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -28,17 +32,47 @@ SIZES = {
 }
 RANDOM = "random:"
 
-Loaded = tuple[ViTConfig, dict[str, Tensor], Preprocess, list[str] | None, bool]
+Loaded = tuple[ViTConfig, dict[str, Tensor], Preprocess, list[str] | None, bool, Reference | None]
+_TIMM_NAME = re.compile(r"(?:hf-hub:|hf_hub:|timm/)*((?:vit|deit|deit3|eva02|eva|beit|swin)_\w*patch\d\w*)(\.[\w]+)?")
+_HUB_ID = re.compile(r"(?:hf-hub:|hf_hub:)?[\w.-]+/[\w.-]+")
+
+
+def not_there(source: str) -> VitedgeError:
+    """The error for a `--model` that is neither there nor known: how to get a model of that name."""
+    why = "It is neither a file, nor a folder, nor a name that is known."
+    if "://" in source:
+        return VitedgeError(
+            f"There is no model '{source}'.", "Addresses are not downloaded.", "Download it, and give the file."
+        )
+    if found := _TIMM_NAME.fullmatch(source):
+        name = found[1] + (found[2] or "")
+        save = f"timm.models.save_for_hf(timm.create_model('{name}', pretrained=True), 'DIR')"
+        return VitedgeError(
+            f"There is no model '{source}'.",
+            f"{why} It looks like a name of timm's.",
+            f'Save it once with timm: python -c "import timm; {save}", then give --model DIR.',
+        )
+    if _HUB_ID.fullmatch(source) and not source.startswith(".") and Path(source).suffix not in SUFFIXES:
+        name = source.removeprefix("hf-hub:").removeprefix("hf_hub:")
+        return VitedgeError(
+            f"There is no model '{source}'.",
+            f"{why} It looks like a model of Hugging Face's hub.",
+            f"If it is one: hf download {name} --local-dir DIR, then give --model DIR.",
+        )
+    if "/" in source or source.startswith(".") or Path(source).suffix in SUFFIXES:
+        return VitedgeError(f"There is no model '{source}'.", "", "Give a file or a folder that exists.")
+    near = difflib.get_close_matches(source, SIZES, 1)
+    return VitedgeError(
+        f"There is no model '{source}'.",
+        f"{why} Did you mean '{near[0]}'?" if near else why,
+        f"Names: {', '.join(SIZES)}; or give a checkpoint's path.",
+    )
 
 
 def dense_config(name: str, *, image_size: int = 224, classes: int = 1000) -> ViTConfig:
     """The configuration of the ViT of that name. Raises VitedgeError for an unknown one."""
     if name not in SIZES:
-        raise VitedgeError(
-            f"There is no model '{name}'.",
-            "It is neither a file, nor a folder, nor a name that is known.",
-            f"Names: {', '.join(SIZES)}; or give a checkpoint's path.",
-        )
+        raise not_there(name)
     patch, width, depth, heads, hidden = SIZES[name]
     return uniform(
         image_size=image_size,
@@ -60,7 +94,7 @@ def load(source: str) -> Loaded:
     """`NAME` (torchvision's default weights), `NAME:WEIGHTS` (one of torchvision's others) or `random:NAME`."""
     if source.startswith(RANDOM):
         model = random_model(source.removeprefix(RANDOM))
-        return model.config, dict(model.state_dict()), pp.PRESETS["imagenet"], None, True
+        return model.config, dict(model.state_dict()), pp.PRESETS["imagenet"], None, True, None
     name, _, variant = source.partition(":")
     dense_config(name)
     return _torchvision(name, variant or "DEFAULT")
@@ -73,7 +107,9 @@ def _torchvision(name: str, variant: str) -> Loaded:
         enum = torchvision.models.get_model_weights(name)
     except ValueError as error:
         raise VitedgeError(
-            f"torchvision has no weights of '{name}'.", "", f"Give a checkpoint's path, or {RANDOM}{name}."
+            f"torchvision has no weights of '{name}'.",
+            "It has them of vit_b_16, vit_b_32, vit_l_16, vit_l_32 and vit_h_14.",
+            f"Give a checkpoint's path; for speed and size alone: --model {RANDOM}{name}.",
         ) from error
     if variant not in enum.__members__:
         raise VitedgeError(
@@ -96,5 +132,6 @@ def _torchvision(name: str, variant: str) -> Loaded:
             exit_code=1,
         ) from error
     config, state, _ = from_library(tensors)
-    prep = sources.from_torchvision(weights.transforms())
-    return config, state, prep, list(weights.meta["categories"]), False
+    transform = weights.transforms()
+    reference = Reference("torchvision", tensors, config, Path(), transform=transform)
+    return config, state, sources.from_torchvision(transform), list(weights.meta["categories"]), False, reference

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from vitedge import documents
 from vitedge.errors import VitedgeError
 from vitedge.files import write_bytes, write_json
 from vitedge.vit.architecture import Architecture
@@ -17,6 +17,8 @@ from vitedge.vit.checkpoint.files import read_tensors
 from vitedge.vit.checkpoint.layout import TORCHVISION
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer
+
+_COMPLETE = "Give a complete model folder: model.safetensors, arch.json, preprocess.json."
 
 
 def save_model(folder: Path, model: Architecture) -> None:
@@ -28,20 +30,33 @@ def save_model(folder: Path, model: Architecture) -> None:
 
 def read_model(folder: Path) -> Architecture:
     """The inverse of `save_model`; the model is in eval mode. Raises VitedgeError."""
-    config = ViTConfig.from_dict(json.loads((folder / "arch.json").read_text()))
-    return build_model(config, read_tensors(folder / "model.safetensors"))
+    return build_model(read_config(folder), read_tensors(folder / "model.safetensors"))
+
+
+def read_config(folder: Path) -> ViTConfig:
+    """The configuration in a model folder's `arch.json`. Raises VitedgeError."""
+    path = folder / "arch.json"
+    return ViTConfig.from_dict(documents.read_json(path, todo=_COMPLETE), str(path))
 
 
 def build_model(config: ViTConfig, state: dict[str, Tensor]) -> Architecture:
     """A model in eval mode with these weights; raises VitedgeError where they don't fit the configuration."""
     with torch.device("meta"):
         model = VisionTransformer(config)
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
+    wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    wrong = [
+        f"{k} is {found.get(k, 'missing')}, not {wanted.get(k, 'known')}"
+        for k in sorted(wanted.keys() | found.keys())
+        if found.get(k) != wanted.get(k)
+    ]
+    if wrong:
         raise VitedgeError(
-            "The weights do not fit the architecture.", str(error), "Give the arch.json that was saved with them."
-        ) from error
+            f"The weights do not fit the architecture, in {len(wrong)} tensors.",
+            "; ".join(wrong[:3]) + ".",
+            "Give the arch.json that was saved with them.",
+        )
+    model.load_state_dict(state, assign=True)
     return model.eval()
 
 
