@@ -90,8 +90,8 @@ class BlockConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     heads: Removable
-    qk_dim: Size
-    v_dim: Size
+    qk_dim: Removable
+    v_dim: Removable
     hidden: Removable
     scale: Positive
     groups: Annotated[tuple[Size, ...], Field(max_length=2**12)] = ()
