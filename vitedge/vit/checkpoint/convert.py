@@ -40,6 +40,7 @@ def find_layout(keys: list[str]) -> Layout:
         if found > share:
             best, share = layout, found
     if share < 0.5:
+        plain.check_refused(next((each for each in LAYOUTS if each.anchor in keys), best), keys)
         raise plain.not_a_vit(keys, best.name, share)
     return best
 

@@ -182,7 +182,7 @@ def _hugging_face(path: Path, config: HuggingFaceConfig, names_given: bool) -> K
             patch_size=config.patch_size,
             channels=config.num_channels,
         ),
-        None if names_given or config.id2label is None else _names(path, "id2label", config.id2label),
+        _names(path, "id2label", config.id2label, names_given),
         _processor(path.parent),
         library="Hugging Face",
     )
@@ -198,8 +198,10 @@ def _processor(folder: Path) -> Preprocess | None:
     return None
 
 
-def _names(path: Path, key: str, labels: Any) -> tuple[str, ...]:
-    """Class names by index out of {"0": "cat", ...}. Raises VitedgeError for every other form."""
+def _names(path: Path, key: str, labels: Any, optional: bool) -> tuple[str, ...] | None:
+    """Class names by index out of {"0": "cat", ...}. Raises VitedgeError for every other form, unless `optional`."""
+    if labels is None:
+        return None
     why = ""
     if not isinstance(labels, dict):
         why = f"It is a {type(labels).__name__}."
@@ -210,6 +212,8 @@ def _names(path: Path, key: str, labels: Any) -> tuple[str, ...]:
         why = "Its values are not text."
     elif set(labels) != {str(i) for i in range(len(labels))}:
         why = f"Its keys are not 0 to {len(labels) - 1}."
+    if why and optional:
+        return None
     if why:
         raise VitedgeError(
             f"{key} in '{path}' gives no class names.",
@@ -241,9 +245,7 @@ def _timm(path: Path, config: TimmConfig, names_given: bool) -> Known:
         heads, width = _ARCH[known_arch[1]]
         asked = Known(heads=heads, heads_width=width)
     labels = config.label_names
-    names = None
-    if labels is not None and not names_given:
-        names = tuple(labels) if _texts(labels) else _names(path, "label_names", labels)
+    names = tuple(labels) if _texts(labels) else _names(path, "label_names", labels, names_given)
     return Known(
         str(path),
         args.num_heads or asked.heads,

@@ -26,7 +26,7 @@ from vitedge.vit.checkpoint.save import build_model, read_config
 from vitedge.vit.config import ViTConfig, sides
 from vitedge.vit.resize import resize_model
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,17 @@ def check_wrapped(names: Iterable[str]) -> None:
                 raise VitedgeError(f"The checkpoint {what} ('{name}').", "", todo)
 
 
-def check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
-    """Raises VitedgeError that names a tensor which only another kind of model has, or what a plain one has not."""
-    for key in tensors:
+def check_refused(layout: Layout, names: Iterable[str]) -> None:
+    """Raises VitedgeError that names a tensor which only another kind of model has."""
+    for key in names:
         for pattern, meaning in layout.refused.items():
             if re.search(pattern, key):
                 raise refuse(f"This {layout.name} checkpoint", f"{meaning} ('{key}')")
+
+
+def check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    """Raises VitedgeError that names a tensor which only another kind of model has, or what a plain one has not."""
+    check_refused(layout, tensors)
     for ours, meaning in _ABSENT.items():
         name = layout.stem[ours]
         if not any(key == name or key.startswith(name + ".") for key in tensors):

@@ -163,7 +163,7 @@ def _timm(reference: Reference) -> nn.Module:
         patch_size=c.patch_size,
         embed_dim=c.width,
         depth=len(c.blocks),
-        num_heads=c.blocks[0].heads,
+        num_heads=arguments.get("num_heads") or c.blocks[0].heads,
         mlp_ratio=c.blocks[0].hidden / c.width,
         num_classes=c.classes,
         qkv_bias="blocks.0.attn.qkv.bias" in renamed,

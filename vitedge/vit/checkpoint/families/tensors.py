@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitedge.errors import VitedgeError
-from vitedge.vit.checkpoint.convert import _listing as listing
+from vitedge.vit.checkpoint.files import listing
 from vitedge.vit.config import BlockConfig, ViTConfig, sides
 
 # Names of an activation in configurations -> ours.
