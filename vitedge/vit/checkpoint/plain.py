@@ -70,7 +70,7 @@ _FOREIGN = (
         "a ViT over torch.nn.TransformerEncoder, whose tensors don't tell pre-norm from post-norm, nor ReLU from GELU",
     ),
     (r"(?:^|\.)layer1\.0\.conv1|features\.\d+\.|(?:^|\.)conv1\.weight", "a convolutional network"),
-    (r"(?:^|\.)embeddings?\.patch_embeddings", "a backbone under Hugging Face's names, not ViTForImageClassification"),
+    (r"(?:^|\.)embeddings?\.patch_embeddings", "a ViT under names of its own, or a backbone without its head"),
 )
 _ABSENT = {
     "head": "no classification head (a backbone alone)",
