@@ -60,7 +60,7 @@ class ModelSection(SourceSection):
 class CalibSection(DataColumns):
     """The images that compression is fitted to. No labels needed."""
 
-    calib: str | None = Field(None, description="Calibration folder. (default: ./calib where there is one)")
+    calib: str | None = Field(None, description="Calibration images. (default: ./calib, else drawn ones)")
     calib_size: int = Field(256, ge=1, le=1_000_000, description="Images taken from it at most.")
     seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 

@@ -158,7 +158,7 @@ def test_outputs_of_every_block(teacher: VisionTransformer) -> None:
 
 
 def test_refusals(teacher: VisionTransformer, pixels: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(VitedgeError, match="nothing to learn"):
         DistilOptions(logit_weight=0, feature_weight=0)
     with pytest.raises(VitedgeError, match="too few"):
         distill(teacher, teacher, pixels[:8], PREPROCESS, DistilOptions())

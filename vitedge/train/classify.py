@@ -34,13 +34,13 @@ class Holdout:
         if self.held:
             yield from self.held
             return
-        kept = []
+        held = []
         for pixels, indices in iter_batches(self.dataset, self.preprocess, self.batch):
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), self.targets[indices]
             if self.hold:
-                kept.append(batch)
+                held.append(batch)
             yield batch
-        self.held = kept
+        self.held = held
 
 
 class Teacher:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 
 from vitedge.errors import VitedgeError
+from vitedge.prune.store import fast_bfloat16
 
 
 def has_accelerator() -> bool:
@@ -20,13 +20,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 matrices in hardware (Ampere and later; AVX512-BF16 or AMX)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return device.type == "cpu" and fast_bfloat16()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -14,7 +14,7 @@ from vitedge.train.loop import make_accelerator
 from vitedge.train.losses import feature_error
 from vitedge.train.options import DistilOptions
 from vitedge.train.schedule import parameter_groups
-from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
+from vitedge.train.teaching import TeachingReport, TeachingRun, freeze_after_blocks
 from vitedge.vit.architecture import Architecture
 
 
@@ -46,11 +46,11 @@ def distill(
     student = copy.deepcopy(student).float().requires_grad_(True)
     if not options.logit_weight:
         freeze_after_blocks(student)
-    lesson = Lesson(
+    run = TeachingRun(
         student, teacher, pixels, preprocess, options, feature_error, accelerator, "distillation", state_folder
     )
     groups = parameter_groups(student, len(student.blocks), layer_decay=1.0, weight_decay=options.weight_decay)
-    report = lesson.teach(groups, progress or Reporter())
+    report = run.teach(groups, progress or Reporter())
     return student.cpu().eval(), report
 
 

@@ -76,7 +76,7 @@ class Images:
             return self._decode(index), self.targets[index]
         except UnreadableImage as error:
             raise VitedgeError(
-                f"{error.path} can't be read.", error.reason, "Mend or remove the file.", exit_code=1
+                f"{error.path} can't be read.", error.reason, "Fix or remove the file.", exit_code=1
             ) from error
 
     def _decode(self, index: int) -> Tensor:
@@ -108,7 +108,7 @@ class Images:
             raise VitedgeError(
                 f"Too many images of {self.dataset.root} are unreadable.",
                 f"{len(self.skipped)} of {len(self.dataset)}: {named}. Over {UNREADABLE_SHARE:.0%} are an error.",
-                "Mend or remove these files.",
+                "Fix or remove these files.",
             )
 
 

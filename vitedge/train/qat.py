@@ -22,7 +22,7 @@ from vitedge.train.distil import check_pair
 from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
 from vitedge.train.stream import Rotated, stream_rotation
-from vitedge.train.teaching import Lesson, TeachingReport, freeze_after_blocks
+from vitedge.train.teaching import TeachingReport, TeachingRun, freeze_after_blocks
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.names import TOKENS
 
@@ -69,19 +69,19 @@ def train_quantized(
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
     registers = any(block.register for block in model.config.blocks)
     compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width), registers)
-    lesson = Lesson(
+    run = TeachingRun(
         student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8", state_folder
     )
     # A GPU has the time to train the whole; the streams of all images may not fit into its memory.
     if options.block_steps and rotation is not None and accelerator.device.type == "cpu":
-        started -= _fit_blocks(lesson, compare, preprocess, reporter)
+        started -= _fit_blocks(run, compare, preprocess, reporter)
     minutes = None
     if options.minutes is not None:
         minutes = max(0.01, options.minutes - (time.monotonic() - started) / 60)
     groups = learning(student, options)
     if not options.logit_weight:
         freeze_after_blocks(student)
-    report = lesson.teach(groups, reporter, minutes)
+    report = run.teach(groups, reporter, minutes)
     student = student.cpu().eval()
     facts = report.to_dict() | {"options": options.model_dump()}
     facts.pop("history")
@@ -89,7 +89,7 @@ def train_quantized(
     return learned_floats(student, model, learned, preprocess), learned, report
 
 
-def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> float:
+def _fit_blocks(run: TeachingRun, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> float:
     """Each block by itself; the student stays as it was where the held-out images say that this did harm.
 
     Agreement of a hundred images goes up and down by chance: what the loop starts from is chosen by the divergence.
@@ -98,17 +98,17 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
     Returns:
         Seconds that the blocks took before this run was killed; 0 where it was not.
     """
-    student, options = lesson.student, lesson.options
+    student, options = run.student, run.options
     assert isinstance(options, QatOptions)
-    first = lesson.judge()
-    reporter.info(f"static: agreement {first['agreement']:.3f}, KL {first['kl']:.4f} on {len(lesson.held)} images")
+    first = run.judge()
+    reporter.info(f"static: agreement {first['agreement']:.3f}, KL {first['kl']:.4f} on {len(run.held)} images")
     learning(student, options)
     try:
         with reporter.progress("training each block by itself: blocks", len(student.blocks)) as advance:
             earlier = fit_blocks(
                 student,
-                lesson.teacher,
-                lesson.samples,
+                run.teacher,
+                run.samples,
                 preprocess,
                 compare,
                 lambda block: learning(block, options),
@@ -118,21 +118,21 @@ def _fit_blocks(lesson: Lesson, compare: Rotated, preprocess: Preprocess, report
                 seconds=math.inf if options.minutes is None else BLOCK_SHARE * 60 * options.minutes,
                 seed=options.seed,
                 advance=advance,
-                state_file=lesson.state_folder and lesson.state_folder / "blocks.pt",
-                identity=lesson.identity(),
+                state_file=run.state_folder and run.state_folder / "blocks.pt",
+                identity=run.identity(),
                 reporter=reporter,
             )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise VitedgeError(
-            f"Out of memory with {options.batch} images a step and {len(lesson.samples)} in all.",
+            f"Out of memory with {options.batch} images a step and {len(run.samples)} in all.",
             "The blocks' inputs of all images are held in memory.",
             "Lower --calib-size, or qat.batch in the configuration (--config FILE), or set qat.block_steps = 0 there.",
             exit_code=1,
         ) from error
-    if lesson.task.evaluate(student)["kl"] > first["kl"]:
-        student.load_state_dict(lesson.start)
+    if run.task.evaluate(student)["kl"] > first["kl"]:
+        student.load_state_dict(run.start)
     return earlier
 
 

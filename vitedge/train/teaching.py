@@ -127,7 +127,7 @@ class Teaching:
         return {"score": -kl - 1e3 * max(0.0, self.first["agreement"] - same), **row}
 
 
-class Lesson:
+class TeachingRun:
     """Images, task and loop of a model that is taught.
 
     Args:
@@ -189,7 +189,7 @@ class Lesson:
 
         minutes: what is left of the options' time.
         """
-        kept = len(self.held)
+        count = len(self.held)
         state_file = self.state_folder and self.state_folder / "loop.pt"
         if state_file is not None and state_file.is_file() and self.task.first is None:
             # Scores count from the student as it came, which the resumed loop does not evaluate again.
@@ -198,7 +198,7 @@ class Lesson:
         def tell(row: Row) -> None:
             reporter.info(
                 f"step {row['step']:.0f}, epoch {row['epoch']:.1f}: agreement {row['agreement']:.3f}, "
-                f"KL {row['kl']:.4f} on {kept} held-out images"
+                f"KL {row['kl']:.4f} on {count} held-out images"
             )
 
         loop = self.options.loop()
@@ -226,7 +226,7 @@ class Lesson:
         return TeachingReport(
             agreement=(first["agreement"], best["agreement"]),
             kl=(first["kl"], best["kl"]),
-            holdout=kept,
+            holdout=count,
             images=len(self.samples),
             views=result.images,
             steps=result.steps,
