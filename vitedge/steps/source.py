@@ -123,8 +123,8 @@ def sample_calibration(
     if dataset is None and drawn:
         dataset = draw_textures(options.calib_size, options.seed, max(256, preprocess.resize))
         reporter.warn(
-            f"no calibration images were given: {options.calib_size} drawn ones stand in. Some hundred real ones, of the "
-            "kind that the model will see, lose less accuracy, most of all in pruning: --calib DIR"
+            f"no calibration images were given: {options.calib_size} drawn ones stand in. Some hundred real ones, of "
+            "the kind that the model will see, lose less accuracy, most of all in pruning: --calib DIR"
         )
     if dataset is None:
         bundle.drop_step("calib")
