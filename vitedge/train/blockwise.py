@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.prune.store import matched, mixed, pack, through
+from vitedge.prune.store import matched, mixed, pack, pooled, through
 from vitedge.reporter import Reporter
+from vitedge.tokens.matching import compose
 from vitedge.train import state as states
 from vitedge.train.feed import Order, Samples
 from vitedge.train.images import Normalizer
@@ -77,11 +78,14 @@ def fit_blocks(
     views = min(MOST_VIEWS, max(1, math.ceil(steps * batch / len(samples))))
     ours, theirs = _embedded(student, teacher, samples, Normalizer(preprocess), views, seed)
     generator = torch.Generator().manual_seed(seed)
+    history: Tensor | None = None  # where each of the teacher's tokens is in the student
     for index, (block, other) in enumerate(zip(student.blocks, teacher.blocks, strict=True)):
-        # While a block learns, both merge the tokens that ours does now.
-        assert isinstance(block, Block)
+        # While a block learns its groups stay; the teacher merges as it does, or the goal is the mean of its tokens.
+        assert isinstance(block, Block) and isinstance(other, Block)
         merged = () if block.merge is None else (matched(block.merge, through(block.attend_unmerged, ours)),)
-        goal = through(other, theirs, *merged)
+        theirs = through(other, theirs, *(merged if other.merge is not None else ()))
+        history = compose(history, *merged) if merged and other.merge is None else history
+        goal = pooled(theirs[..., : block.width], history)
         optimizer = torch.optim.Adam(groups(block), lr=lr, betas=(0.9, 0.99))
         drawn, started = _drawn(len(ours), batch, steps, generator), time.monotonic()
         # A block that an earlier run has done takes its draws, and only delivers what the next one reads.
@@ -93,7 +97,7 @@ def fit_blocks(
                 group["lr"] = lr * group["scale"] * lr_factor(max(done, 1 / steps), WARMUP, 0.0)
             with mixed():
                 made = block(ours[picked].float(), *(part[picked] for part in merged))[..., : block.width]
-            loss = compare(made, goal[picked].float()[..., : block.width])
+            loss = compare(made, goal[picked].float())
             if not torch.isfinite(loss):
                 raise VitedgeError(
                     f"The loss of block {index} is no longer a number at step {step + 1}.",
@@ -105,7 +109,7 @@ def fit_blocks(
             loss.backward()
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ours, theirs = through(block, ours, *merged), goal
+        ours = through(block, ours, *merged)
         if state_file is not None and index >= state.step:
             state = State(index + 1, earlier + time.monotonic() - began, weights=student.state_dict())
             states.save(state_file, state, {}, identity)
