@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,10 @@ FUNCTIONS = {
     "bench": vitedge.Run.bench,
     "pack": vitedge.Run.pack,
     "report": vitedge.Run.report,
+    "predict": vitedge.Run.predict,
+    "analyze": vitedge.Run.analyze,
+    "sensitivity": vitedge.Run.sensitivity,
+    "inspect": vitedge.inspect,
     "train": vitedge.fine_tune,
     "load": vitedge.load,
     "prune": vitedge.prune,
@@ -82,7 +87,7 @@ def test_the_same_files_as_the_command_line(run, tmp_path, tiny_folder, shapes_f
     command_line(tmp_path, "compress", "--model", tiny_folder, "--calib", shapes_folder, *flags)
     manifest = json.loads((tmp_path / "vitedge-run/manifest.json").read_text())
     ours = run.bundle.manifest
-    compressed = {n: a["sha256"] for n, a in ours["artifacts"].items() if not n.startswith(("build/", "analysis/8"))}
+    compressed = {n: a.sha256 for n, a in ours.artifacts.items() if not n.startswith(("build/", "analysis/8"))}
     assert compressed == {name: a["sha256"] for name, a in manifest["artifacts"].items()}
     assert (tmp_path / "vitedge-run/vitedge.toml").read_text() == (run.root / "vitedge.toml").read_text()
 
@@ -108,6 +113,32 @@ def test_bench_report_and_pack(run, shapes_folder, tmp_path) -> None:
     packed = run.pack(tmp_path / "p.tar", data=shapes_folder, limit=4)
     assert packed.images == 4 and packed.artifacts == ["onnxruntime-int8"]
     assert vitedge.bench_pack(tmp_path / "p.tar", seconds=0.05, launches=1).rows[1].status == "ok"
+
+
+def test_predict(run, shapes_folder) -> None:
+    files = sorted(shapes_folder.rglob("*.png"))[:3]
+    found = run.predict(*files, top=2)
+    assert [one.file for one in found] == [str(file) for file in files] and len(found) == 3
+    assert all(len(one.top) == 2 and one.top[0].probability >= one.top[1].probability for one in found)
+    assert found[0].to_dict()["top"][0]["class"] == found[0].top[0].name and found.device == "cpu"
+
+
+def test_what_was_analysed_is_in_the_run_and_goes_with_its_model(run, tmp_path, tiny_folder, shapes_folder) -> None:
+    shutil.copytree(run.root, tmp_path / "run")
+    copy = vitedge.open(tmp_path / "run")
+    found = copy.analyze(images=4, top=3)
+    assert len(found.errors) > 3 == len(found.table.rows) and found.errors == copy.analyze(images=4).errors
+    assert copy.bundle.has("analysis/50-layer-error.json")
+    assert copy.inspect().tables["Layers"].rows[-1][0] == "total"
+    vitedge.compress(tiny_folder, calib=shapes_folder, run=copy.root, **QUICK | {"prune": 0.3})
+    assert not copy.bundle.has("analysis/50-layer-error.json")
+    image = next(shapes_folder.rglob("*.png"))
+    with pytest.raises(vitedge.VitedgeError, match="is another one now"):
+        copy.predict(image)
+    with pytest.raises(vitedge.VitedgeError, match="earlier state"):
+        copy.predict(image, artifact="onnxruntime-int8")
+    copy.build(precision="int8")
+    assert copy.predict(image)[0].top
 
 
 def test_in_memory_as_in_a_run(run, tiny_folder, shapes_folder, tmp_path) -> None:

@@ -9,9 +9,10 @@ A keyword is a flag of the command line with the same name and default; `help(vi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from vitedge import config as options
 from vitedge.bundle import DEFAULT_RUN, Bundle
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vitedge.loaded import Model
     from vitedge.quant.analysis import LayerError
     from vitedge.steps.inspect import Inspection
+    from vitedge.steps.predict import Prediction
     from vitedge.steps.sensitivity import SensitivityResult
     from vitedge.tables import Table
 
@@ -59,6 +61,31 @@ class Analysis:
 
     errors: list[LayerError]
     table: Table
+
+
+@dataclass(frozen=True)
+class Predictions(Sequence["Prediction"]):
+    """What an artifact says of images, in their order; `activation`: what its probabilities are."""
+
+    predictions: list[Prediction]
+    artifact: str
+    device: str
+    activation: str
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, at: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Prediction]: ...
+    def __getitem__(self, at: int | slice) -> Prediction | list[Prediction]:
+        return self.predictions[at]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        facts = {"artifact": self.artifact, "device": self.device, "activation": self.activation}
+        return facts | {"images": [one.to_dict() for one in self.predictions]}
 
 
 @dataclass(frozen=True)
@@ -234,6 +261,32 @@ class Run:
         from vitedge.serve.run import serve
 
         serve(self.root, options.configure("serve", keywords, config).serve, reporter or WarningReporter())
+
+    @takes_options("predict")
+    def predict(
+        self,
+        *images: str | Path,
+        config: str | Path | None = None,
+        told: Callable[[Prediction], None] | None = None,
+        **keywords: Any,
+    ) -> Predictions:
+        """The likeliest classes of images, or of all those in folders. Needs no torch.
+
+        told: gets each prediction as it comes.
+        Raises VitedgeError where no artifact runs here, the one named is stale, or no image can be read.
+        """
+        from vitedge.steps.predict import Predictor
+
+        chosen = options.configure("predict", keywords, config).predict
+        found: list[Prediction] = []
+        with Predictor(self.bundle, chosen.artifact) as predictor:
+            for one in predictor.predict(images, chosen.top):
+                found.append(one)
+                if told:
+                    told(one)
+        order = {file: number for number, file in enumerate(predictor.files)}
+        found.sort(key=lambda one: order[one.file])
+        return Predictions(found, predictor.name, predictor.device, predictor.activation)
 
     @takes_options("report")
     def report(

@@ -116,7 +116,7 @@ def test_stopped_it_cleans_up_and_says_so_in_one_line(number: int, status: int, 
 def test_stopped_within_a_real_command(tmp_path: Path) -> None:
     """Through typer, which has its own way with Ctrl-C."""
     script = "import sys, time\nfrom pathlib import Path\nfrom vitedge import cli\n"
-    script += "import vitedge.cli.doctor as doctor\n"
+    script += "import vitedge.doctor as doctor\n"
     script += "def probe(*a): Path('ready').touch(); time.sleep(60)\n"
     script += "doctor.targets.get = probe\nsys.argv = ['vitedge', 'doctor']\ncli.main()\n"
     process = subprocess.Popen(

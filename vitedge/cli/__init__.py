@@ -59,6 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sensitivity": ("vitedge sensitivity --shares 0.1,0.2,0.3 --images 256",),
     "train": ("vitedge train --model vit_b_16 --data my-classes/ --out my-vit --minutes 30",),
     "pack": ("vitedge pack --data labelled-photographs/ --limit 500 -o pack.tar",),
+    "serve": ("vitedge serve", 'vitedge serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"'),
     "toolchain": ("vitedge toolchain install rknn", "vitedge toolchain list"),
     "doctor": ("vitedge doctor --json",),
     "demo": ("vitedge demo --dir vitedge-demo --minutes 2",),
