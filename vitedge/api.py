@@ -62,6 +62,11 @@ class Analysis:
     errors: list[LayerError]
     table: Table
 
+    def _repr_html_(self) -> str:
+        from vitedge.report.html_table import table_html
+
+        return table_html(self.table)
+
 
 @dataclass(frozen=True)
 class Predictions(Sequence["Prediction"]):
