@@ -41,6 +41,7 @@ class SourceSection(Options):
     weights: str | None = Field(
         None, description="Of a checkpoint with several: ema (taken by default), model, or a name in the file."
     )
+    architecture: str | None = Field(None, description="timm's name of the model, for a state dict alone.")
     norm_eps: float | None = Field(None, gt=0, le=1, description="LayerNorm's epsilon, where nothing tells.")
 
 

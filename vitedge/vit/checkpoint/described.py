@@ -68,7 +68,7 @@ class TimmConfig(_Settings):
     """`config.json` as timm's save_for_hf and push_to_hf_hub write it."""
 
     architecture: str = ""
-    num_classes: _Count | None = None
+    num_classes: Annotated[int, Field(ge=0, le=2**20, strict=True)] | None = None
     global_pool: str | None = None
     label_names: Any = None
     label_descriptions: dict[str, str] | None = None
@@ -183,12 +183,12 @@ def _hugging_face(path: Path, config: HuggingFaceConfig, names_given: bool) -> K
             channels=config.num_channels,
         ),
         _names(path, "id2label", config.id2label, names_given),
-        _processor(path.parent),
+        image_processor(path.parent),
         library="Hugging Face",
     )
 
 
-def _processor(folder: Path) -> Preprocess | None:
+def image_processor(folder: Path) -> Preprocess | None:
     for name in PROCESSORS:
         if (folder / name).is_file():
             values = documents.read_json(folder / name, todo=_TODO)
@@ -273,6 +273,16 @@ def _texts(labels: Any) -> bool:
 
 def _ask_timm(path: Path, name: str, config: TimmConfig) -> Known:
     """What timm itself registers under that name, where timm is installed; refused where it is not."""
+    return _of_timm_model(path, name, timm_model(path, name, config))
+
+
+def is_plain(name: str) -> bool:
+    """Whether timm registers the plain ViT under that name."""
+    return _PLAIN_ARCH.fullmatch(name) is not None
+
+
+def timm_model(path: Path, name: str, config: TimmConfig) -> Any:
+    """timm's model of that name, without memory. Raises VitedgeError: timm is not there, or does not have it."""
     try:
         import timm
     except ImportError:
@@ -292,12 +302,13 @@ def _ask_timm(path: Path, name: str, config: TimmConfig) -> Known:
         )
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False, num_classes=config.num_classes or 1000, **args)
+            if config.num_classes is not None:
+                args["num_classes"] = config.num_classes
+            return timm.create_model(name, pretrained=False, **args)
     except Exception as error:
         raise VitedgeError(
             f"timm can't make the architecture '{name}' of '{path}'.", str(error)[:300], _TODO
         ) from error
-    return _of_timm_model(path, name, model)
 
 
 def _of_timm_model(path: Path, name: str, model: Any) -> Known:

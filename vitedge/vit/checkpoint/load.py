@@ -17,6 +17,7 @@ from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import jax, named
 from vitedge.vit.checkpoint.convert import from_library, published_heads
 from vitedge.vit.checkpoint.described import Known, describe
+from vitedge.vit.checkpoint.families.find import Family, find
 from vitedge.vit.checkpoint.files import check_tensors, read_checkpoint, read_tensors
 from vitedge.vit.checkpoint.folder import description, find_weights
 from vitedge.vit.checkpoint.kinds import SUFFIXES
@@ -62,6 +63,7 @@ class _Asked:
     norm_eps: float | None = None
     classes: Path | None = None
     weights: str | None = None
+    architecture: str | None = None
 
 
 @dataclass
@@ -88,6 +90,7 @@ def load_model(
     activation: Activation | None = None,
     weights: str | None = None,
     norm_eps: float | None = None,
+    architecture: str | None = None,
 ) -> LoadedModel:
     """The model that `source` names.
 
@@ -102,12 +105,13 @@ def load_model(
         activation: "softmax" or "sigmoid" (multi-label); overrides.
         weights: which of a checkpoint's weights: "ema", "model", or a name in the file.
         norm_eps: epsilon of the LayerNorms; overrides.
+        architecture: timm's name of the model, where a state dict comes without a config.json.
 
     Raises:
         VitedgeError: a checkpoint that is damaged, foreign, not finite, or of unknown preprocessing or heads.
     """
     given_names = Path(classes) if classes else None
-    raw = _read(source, _Asked(heads, norm_eps, given_names, weights))
+    raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture))
     prep = _preprocess(raw, source, preprocess)
     config, state = raw.config, raw.state
     if config.channels != 3:
@@ -124,6 +128,12 @@ def load_model(
     if image_size and sides(image_size) != config.image_size:
         config, state = resize_model(config, state, sides(image_size))
         reference = None
+    if len(set(config.image_size)) != 1:
+        raise VitedgeError(
+            f"The model takes images of {config.image_size[0]} x {config.image_size[1]} pixels.",
+            "Preprocessing makes square images only.",
+            "Give another resolution with --image-size N; positions are interpolated.",
+        )
     if prep.crop != (side := max(config.image_size)):
         if not image_size and preprocess not in pp.PRESETS:
             raw.warnings.append(
@@ -232,6 +242,9 @@ def _read_file(path: Path, asked: _Asked) -> _Raw:
     if (path.parent / "arch.json").is_file() and path.name == "model.safetensors":
         return _read_vitedge(path.parent, asked)
     beside = description(path)
+    family = find(beside, path.parent, architecture=asked.architecture)
+    if family is not None:
+        return _of_family(path, family, asked)
     known = describe(beside, names_given=asked.classes is not None) if beside else Known()
     found = pick(read_checkpoint(path), asked.weights, str(path))
     raw = _convert(path, found.tensors, known, replace_heads(known, found.heads), asked)
@@ -240,6 +253,24 @@ def _read_file(path: Path, asked: _Asked) -> _Raw:
         if found.others:
             text += f"; it also holds {', '.join(repr(o.rstrip('.')) for o in found.others)} (--weights chooses)"
         raw.notes.append(text)
+    return _with_files_beside(raw, path.parent)
+
+
+def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
+    found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
+    check_tensors(found.tensors)
+    read = family.read(found.tensors)
+    config = read.config
+    if asked.norm_eps and asked.norm_eps != config.norm_eps:
+        config = replace(config, norm_eps=asked.norm_eps)
+    raw = _Raw(config, read.state, f"{path} ({read.origin})", family.preprocess, activation=config.activation)
+    if config != read.config:
+        came = f"what {family.where} says: {read.config.norm_eps:g}"
+        raw.warnings.append(f"--norm-eps {config.norm_eps:g} overrides {came}")
+    if asked.heads and asked.heads != config.blocks[0].heads:
+        raw.warnings.append(f"--heads {asked.heads} is not used: {family.where} says {config.blocks[0].heads}")
+    if family.classes and len(family.classes) == config.classes and config.activation != "none":
+        raw.classes = list(family.classes)
     return _with_files_beside(raw, path.parent)
 
 

@@ -51,13 +51,15 @@ class Found:
         return bool(_EMA.search(self.where.lower().replace("_", " ")))
 
 
-def pick(loaded: Mapping[Any, Any], weights: str | None, source: str) -> Found:
+def pick(
+    loaded: Mapping[Any, Any], weights: str | None, source: str, anchors: tuple[str, ...] | None = None
+) -> Found:
     """The ViT in it: the only one; of two, the EMA weights (as timm takes them); else the one that `weights` names.
 
     Raises VitedgeError where there is none, where several are left, and where tensors that the file holds beside it
     may be part of the model.
     """
-    found = [f for node, path in _walk(loaded) for f in _of_node(node, path)]
+    found = [f for node, path in _walk(loaded) for f in _of_node(node, path, anchors)]
     headed = [f for f in found if any("head" in k or k.startswith("classifier") for k in f.tensors)]
     found = headed or found
     if not found:
@@ -111,15 +113,19 @@ def _walk(node: Mapping[Any, Any], path: str = "", depth: int = 0) -> Iterator[t
             yield from _walk(value, f"{path}{key}.", depth + 1)
 
 
-def _of_node(node: dict[str, Tensor], path: str) -> list[Found]:
-    """The ViTs in one flat state dict, each behind its own prefix."""
+def _of_node(node: dict[str, Tensor], path: str, anchors: tuple[str, ...] | None) -> list[Found]:
+    """The ViTs in one flat state dict, each behind its own prefix; those of the first of `anchors` that is there."""
     tensors = {_SEGMENTS.sub("", name): tensor for name, tensor in node.items()}
     prefixes: dict[str, str] = {}
-    for layout in LAYOUTS:
+    if anchors is None:
+        anchors = tuple(layout.anchor for layout in LAYOUTS)
+    else:
+        anchors = tuple(a for a in anchors if any(f".{name}".endswith(f".{a}") for name in tensors))[:1]
+    for anchor in anchors:
         for name in tensors:
-            at = name.rfind(layout.anchor)
-            if at >= 0 and name[at:] == layout.anchor and (at == 0 or name[at - 1] == "."):
-                prefixes.setdefault(name[:at], layout.name)
+            at = name.rfind(anchor)
+            if at >= 0 and name[at:] == anchor and (at == 0 or name[at - 1] == "."):
+                prefixes.setdefault(name[:at], anchor)
     result = []
     for prefix in prefixes:
         inner = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -65,9 +65,11 @@ def old_block(t: Tensors, i: int, norms: tuple[str, str] = ("layernorm_before", 
     scales = [t.take(n) if (n := f"{theirs}.layer_scale{k}.lambda1") in t else None for k in (1, 2)]
     t.norm(f"{ours}.norm1", f"{theirs}.{norms[0]}")
     t.norm(f"{ours}.norm2", f"{theirs}.{norms[1]}")
+    # transformers 5 has shorter names in memory; its files keep the old ones.
+    short = f"{theirs}.attention.q_proj.weight" in t
     for part, name in (("q", "query"), ("k", "key"), ("v", "value")):
-        t.linear(f"{ours}.attention.{part}", f"{theirs}.attention.attention.{name}")
-    t.linear(f"{ours}.attention.out", f"{theirs}.attention.output.dense", scales[0])
+        t.linear(f"{ours}.attention.{part}", f"{theirs}.attention.{f'{part}_proj' if short else f'attention.{name}'}")
+    t.linear(f"{ours}.attention.out", f"{theirs}.attention.{'o_proj' if short else 'output.dense'}", scales[0])
     if f"{theirs}.mlp.weights_in.weight" in t:
         gate_and_up = (f"{ours}.mlp.gate", f"{ours}.mlp.fc1")
         t.fused(gate_and_up, f"{theirs}.mlp.weights_in.weight", f"{theirs}.mlp.weights_in.bias")

@@ -1,0 +1,108 @@
+"""Which family's reader takes a checkpoint, by the description that lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vitedge import documents
+from vitedge.data.preprocess import Preprocess
+from vitedge.data.preprocess_sources import from_timm
+from vitedge.vit.checkpoint import described
+from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
+from vitedge.vit.checkpoint.families.hugging_face import Settings
+from vitedge.vit.checkpoint.families.tensors import Read
+
+OPEN_CLIP = "open_clip_config.json"
+_HUGGING_FACE = {kind: reader for reader in (deit, clip, siglip, dinov2, dinov3) for kind in reader.MODEL_TYPES}
+_TIMM = {kind: reader for reader in (timm_vit, timm_eva) for kind in reader.CLASSES}
+_TODO = "Give the complete folder, as the library saved it."
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a described checkpoint is read.
+
+    Attributes:
+        read: its tensors, by the library's names -> the model.
+        anchors: names of the patch embedding, by the first of which the model is found behind wrappers.
+        preprocess, classes: what the description says of images and classes, where it does.
+        where: what says so, for people.
+    """
+
+    read: Callable[[Mapping[str, Tensor]], Read]
+    anchors: tuple[str, ...]
+    preprocess: Preprocess | None
+    classes: tuple[str, ...] | None
+    where: str
+
+
+def find(config: Path | None, folder: Path, *, architecture: str | None = None) -> Family | None:
+    """The family of a checkpoint with this config.json, or with timm's name of it; None for the plain ViT, and where
+    nothing describes it. Raises VitedgeError."""
+    if architecture is not None:
+        return _timm(Path(architecture), {"architecture": architecture}, architecture)
+    if (folder / OPEN_CLIP).is_file() and config is None:
+        return _open_clip(folder / OPEN_CLIP)
+    if config is None:
+        return None
+    values = documents.read_json(config, todo=_TODO)
+    if not isinstance(values, dict):
+        return None
+    if values.get("model_type") in _HUGGING_FACE:
+        return _hugging_face(config, values)
+    name = values.get("architecture") or (values.get("pretrained_cfg") or {}).get("architecture")
+    return _timm(config, values, str(name).partition(".")[0]) if name else None
+
+
+def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
+    s = documents.validate(values, Settings, path, todo=_TODO)
+    plain = s.architecture in ("", "ViTForImageClassification") and s.hidden_act in ("gelu", "gelu_python")
+    if s.model_type == "vit" and (plain or s.problem_type == "regression"):
+        return None
+    names = values.get("id2label") if s.output != "none" else None
+    classes = tuple(names[k] for k in sorted(names, key=int)) if isinstance(names, dict) else None
+    anchors = (
+        "vision_model.embeddings.patch_embedding.weight",
+        "embeddings.patch_embedding.weight",
+        f"{s.model_type}.embeddings.patch_embeddings.projection.weight",
+        "embeddings.patch_embeddings.projection.weight",
+        "embeddings.patch_embeddings.weight",
+    )
+    read = partial(_HUGGING_FACE[s.model_type].read, s=s)
+    return Family(read, anchors, described.image_processor(path.parent), classes, str(path))
+
+
+def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
+    """timm's own model of that name, without memory, says what tensors can't tell."""
+    if described.is_plain(name) and values.get("pretrained_cfg") is not None:
+        return None
+    config = documents.validate({"pretrained_cfg": {}, **values}, described.TimmConfig, path, todo=_TODO)
+    model = described.timm_model(path, name, config)
+    reader = _TIMM.get(type(model).__name__)
+    if reader is None:
+        return None
+    data = config.pretrained_cfg or dict(model.pretrained_cfg)
+    labels = config.label_names if isinstance(config.label_names, list) else None
+    classes = tuple(labels) if labels and len(labels) == config.num_classes else None
+    where = f"{path} (timm's {name})"
+    return Family(partial(reader.read, model=model), ("patch_embed.proj.weight",), from_timm(data), classes, where)
+
+
+def _open_clip(path: Path) -> Family:
+    values = documents.read_json(path, todo=_TODO)
+    values = values if isinstance(values, dict) else {}
+    s = documents.validate(values.get("model_cfg"), open_clip.Settings, path, todo=_TODO)
+    data = values.get("preprocess_cfg") or {}
+    size = s.vision_cfg.image_size if isinstance(s.vision_cfg.image_size, int) else max(s.vision_cfg.image_size)
+    mean, std = (tuple(data.get(key) or default) for key, default in _OPENAI.items())
+    prep = Preprocess(size, size, "bicubic", mean, std)
+    return Family(partial(open_clip.read, s=s), ("visual.conv1.weight",), prep, None, str(path))
+
+
+_OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
