@@ -78,8 +78,9 @@ def _head(g: GraphBuilder, config: ViTConfig, w: Weights, x: str, sizes: Sizes |
     if "attention" in config.pool or len(config.pool) > 1:
         total = g.op("Reshape", [total, g.shape(n, config.classes)], "head.flat")
     if config.normalize:
-        norm = g.op("ReduceL2", [total, g.shape(-1)], "head.norm", keepdims=1)
-        total = g.op("Div", [total, norm], "head.normal")
+        # Not ReduceL2, which RKNN's compiler has not.
+        square = g.op("ReduceSum", [g.op("Mul", [total, total], "head.square"), g.shape(-1)], "head.energy", keepdims=1)
+        total = g.op("Div", [total, g.op("Sqrt", [square], "head.norm")], "head.normal")
     return total
 
 

@@ -1,7 +1,7 @@
-"""What vitedge's ViT can't compute, each by what it is: the one list of refusals, lifted line by line.
+"""What tensors alone are not read as, each by what it is: the one list of refusals.
 
-A ViT here is plain: square patches with learned positions, pre-norm blocks (LayerNorm, attention, erf GELU), one
-LayerNorm and one Linear on [CLS].
+Without a description beside it (see `families.find`), a ViT is plain: square patches with learned positions, pre-norm
+blocks (LayerNorm, attention, erf GELU), one LayerNorm and one Linear on [CLS].
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from vitedge.errors import VitedgeError
 from vitedge.vit.checkpoint.kinds import SAVE
 from vitedge.vit.checkpoint.layout import BEFORE_HEAD, Layout
 
-PLAIN = "vitedge takes the plain ViT: pre-norm blocks with LayerNorm and erf GELU, a [CLS] token and one linear head."
-FAMILY = "Choose a model of that family: torchvision's vit_*, timm's vit_* and deit*, ViTForImageClassification."
+PLAIN = (
+    "Read from tensors alone is the plain ViT: pre-norm blocks with LayerNorm and erf GELU, a [CLS] token and one "
+    "linear head."
+)
+FAMILY = (
+    "DeiT, CLIP, SigLIP, DINOv2, DINOv3 and EVA-02 are read with the config.json of timm, transformers or open_clip "
+    "beside the weights, or with timm's name of the model: --architecture NAME."
+)
 
 # How configurations spell the activations of an MLP.
 ERF_GELU = {"gelu", "gelu_erf", "gelu_python"}
