@@ -42,6 +42,9 @@ class SourceSection(Options):
         None, description="Of a checkpoint with several: ema (taken by default), model, or a name in the file."
     )
     architecture: str | None = Field(None, description="timm's name of the model, for a state dict alone.")
+    output: Literal["logits", "embedding", "patch-tokens"] = Field(
+        "logits", description="What the model gives: class logits, its embedding, or one of every patch."
+    )
     norm_eps: float | None = Field(None, gt=0, le=1, description="LayerNorm's epsilon, where nothing tells.")
 
 

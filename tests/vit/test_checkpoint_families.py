@@ -99,3 +99,13 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     filled(transformers.CLIPVisionModel(config)).save_pretrained(tmp_path)
     with pytest.raises(VitedgeError, match="'relu' in its MLPs"):
         load_model(str(tmp_path), preprocess="imagenet")
+
+
+def test_other_outputs_than_class_logits(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    kind, arguments, _, _ = HUGGING_FACE["Dinov2WithRegistersForImageClassification"]
+    model = filled(transformers.Dinov2WithRegistersForImageClassification(getattr(transformers, kind)(**arguments)))
+    model.save_pretrained(tmp_path)
+    inner = model.dinov2_with_registers
+    equal(tmp_path, lambda x: inner(x).pooler_output, preprocess="imagenet", output="embedding")
+    equal(tmp_path, lambda x: inner(x).last_hidden_state[:, 5:], preprocess="imagenet", output="patch-tokens")

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitedge.bench import stats
 from vitedge.bench.stats import Interval
-from vitedge.metrics import agreements, finite, sqnr_of
+from vitedge.metrics import directions, finite, sqnr_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Accuracy:
         agreement, sqnr_db, kl_nats: of the logits, against the reference; SQNR None where they are equal.
         map, delta_map: mean average precision of a multi-label model.
         f1, exact_match: its micro F1, and the share of images with all labels right, at probability 0.5.
+        cosine_mean, cosine_worst: of embeddings to the reference's; of the worst 1 % of the images the best. Their top1
+            and top5 are those of the nearest other images' labels, their agreement is recall@1.
         not_finite: images with a logit that is no number.
     """
 
@@ -47,6 +49,8 @@ class Accuracy:
     delta_map: float | None = None
     f1: float | None = None
     exact_match: float | None = None
+    cosine_mean: float | None = None
+    cosine_worst: float | None = None
 
 
 def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> Accuracy:
@@ -174,17 +178,6 @@ def confusion(records: np.ndarray) -> np.ndarray:
 MOST_NEAREST = 4000
 
 
-def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddings: np.ndarray) -> np.ndarray:
-    """The records with `same` by what a retrieval says (see `metrics.agreements`), which needs all images at once;
-    without a reference, or of more than `MOST_NEAREST` images, they say nothing of agreement."""
-    out: np.ndarray = records.copy()
-    if reference is None or len(records) > MOST_NEAREST:
-        out["reference"] = -1
-    else:
-        out["same"] = agreements(reference, embeddings, "none")
-    return out
-
-
 def multi_label(scores: np.ndarray, targets: np.ndarray) -> Accuracy:
     """mAP, micro F1 and exact matches of logits [n, classes] against bool [n, classes], at probability 0.5."""
     said = scores > 0
@@ -216,3 +209,49 @@ def _average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     ends = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
     precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
     return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+# Nearest images that are looked at, and rows of the similarity that are computed at once.
+NEIGHBOURS, _CHUNK = 5, 512
+
+
+def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddings: np.ndarray) -> np.ndarray:
+    """The records [n] of a model that gives embeddings [n, C], as of a classifier by the nearest other image.
+
+    The class of the nearest by cosine is its prediction; the rank is the number of nearer images of other classes (5
+    for none among the nearest 5); `same` says whether the reference's embeddings have the same nearest image
+    (recall@1), and `kl` is 1 - cosine to the reference's. Of more than `MOST_NEAREST` images the records say nothing.
+    """
+    if not 1 < len(records) <= MOST_NEAREST:
+        unknown: np.ndarray = records.copy()
+        unknown["reference"], unknown["label"], unknown["rank"] = -1, -1, -1
+        return unknown
+    out, near = records.copy(), neighbours(embeddings)
+    labels = out["label"]
+    hits = labels[near] == labels[:, None]
+    out["pred"] = np.maximum(labels[near[:, 0]], 0)
+    out["rank"] = np.where(labels >= 0, np.where(hits.any(1), hits.argmax(1), NEIGHBOURS), -1)
+    out["confidence"] = 0
+    if reference is not None:
+        out["same"] = near[:, 0] == neighbours(reference)[:, 0]
+        out["kl"] = 1 - (directions(embeddings) * directions(reference)).sum(1)
+    return out
+
+
+def neighbours(embeddings: np.ndarray) -> np.ndarray:
+    """int [n, 5]: the nearest other images of each by cosine, the nearest first; fewer where there are fewer images."""
+    x = directions(embeddings)
+    count, found = min(NEIGHBOURS, len(x) - 1), []
+    for start in range(0, len(x), _CHUNK):
+        similarity = x[start : start + _CHUNK] @ x.T
+        own = np.arange(len(similarity))
+        similarity[own, start + own] = -np.inf
+        found.append(similarity.argsort(1, kind="stable")[:, ::-1][:, : max(count, 1)])
+    return np.concatenate(found)
+
+
+def cosines(records: np.ndarray) -> Accuracy:
+    """Cosine to the reference's embeddings: the mean, and that of the worst 1 % of the images (the largest of them)."""
+    cosine = np.sort(1 - records["kl"].astype(np.float64))
+    worst = cosine[: max(1, len(cosine) // 100)]
+    return Accuracy(cosine_mean=float(cosine.mean()), cosine_worst=float(worst.max()))

@@ -62,6 +62,7 @@ class Harness:
         self.reporter, self.save = reporter or Reporter(), save
         self.host = host_facts.facts(name=host_name)
         self.timing_pixels = first_images(source, _TIMING_IMAGES)
+        self.embeds = activation == "none"
         self.multi_label = source.labels is not None and source.labels.ndim == 2
         self.evaluates = settings.accuracy and len(source) > 0
         self.jobs: list[Job] = []
@@ -186,13 +187,12 @@ class Harness:
         self, job: Job, process: ArtifactProcess, lookup: evaluate.Reference | None, baseline: np.ndarray | None
     ) -> None:
         is_reference = job.row.role == "source"
-        embeds = self.activation == "none"
-        file = self._file(job.artifact, with_logits=is_reference or self.multi_label or embeds)
+        file = self._file(job.artifact, with_logits=is_reference or self.multi_label or self.embeds)
         with self._progress("the source model in FP32" if is_reference else job.artifact.name) as advance:
             job.records = self._limited(process, file, lookup, advance)
         digest = hashlib.sha256(job.records.tobytes()).hexdigest()
-        if embeds and lookup and job.records.size:
-            expected = lookup(job.records["index"])
+        if self.embeds:
+            expected = None if lookup is None else lookup(job.records["index"])
             job.records = accuracy.judge_embeddings(job.records, expected, file.logits(0, job.records.size))
         same = None if baseline is None else accuracy.on_same_images(job.records, baseline)
         job.update(
@@ -201,7 +201,12 @@ class Harness:
             records_sha256=digest,
             by_image=accuracy.by_image(job.records),
         )
-        if self.multi_label and not embeds and job.records.size and self.source.labels is not None:
+        if self.embeds:
+            job.update(ece=None, kl_nats=None)
+            if (job.records["reference"] >= 0).all() and job.records.size:
+                found = accuracy.cosines(job.records)
+                job.update(cosine_mean=found.cosine_mean, cosine_worst=found.cosine_worst)
+        if self.multi_label and not self.embeds and job.records.size and self.source.labels is not None:
             targets = self.source.labels[job.records["index"]].astype(bool)
             scores = file.logits(0, job.records.size)
             found = accuracy.multi_label(scores, targets)

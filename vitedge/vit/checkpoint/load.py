@@ -25,6 +25,7 @@ from vitedge.vit.checkpoint.pick import pick
 from vitedge.vit.checkpoint.reference import Reference
 from vitedge.vit.checkpoint.save import build_model, read_config
 from vitedge.vit.config import ViTConfig, sides
+from vitedge.vit.output import Output, with_output
 from vitedge.vit.resize import resize_model
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -91,6 +92,7 @@ def load_model(
     weights: str | None = None,
     norm_eps: float | None = None,
     architecture: str | None = None,
+    output: Output = "logits",
 ) -> LoadedModel:
     """The model that `source` names.
 
@@ -106,6 +108,7 @@ def load_model(
         weights: which of a checkpoint's weights: "ema", "model", or a name in the file.
         norm_eps: epsilon of the LayerNorms; overrides.
         architecture: timm's name of the model, where a state dict comes without a config.json.
+        output: "embedding" or "patch-tokens" (of every patch) instead of class logits.
 
     Raises:
         VitedgeError: a checkpoint that is damaged, foreign, not finite, or of unknown preprocessing or heads.
@@ -125,6 +128,9 @@ def load_model(
         )
     config = replace(config, activation=_activation(raw, activation))
     reference = raw.reference
+    if output != "logits":
+        config, state = with_output(config, state, output)
+        reference, raw.classes = None, None
     if image_size and sides(image_size) != config.image_size:
         config, state = resize_model(config, state, sides(image_size))
         reference = None
