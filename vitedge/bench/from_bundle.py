@@ -219,13 +219,9 @@ def find_classes(bundle: Bundle) -> tuple[str, ...] | None:
 def class_count(bundle: Bundle) -> int | None:
     """The model's number of classes, or None; an embedding has none."""
     name = "model/arch.json"
-<<<<<<< HEAD
-    return bundle.json(name).get("classes") if bundle.has(name) else None
-=======
-    if find_activation(bundle) == "none":
+    if not bundle.has(name) or find_activation(bundle) == "none":
         return None
-    return documents.parse_json(bundle.read(name), name).get("classes") if bundle.has(name) else None
->>>>>>> a62da48 (An embedding has no classes that labels could go beyond)
+    return bundle.json(name).get("classes")
 
 
 def find_activation(bundle: Bundle) -> Activation:
