@@ -110,7 +110,7 @@ def test_few_shots_by_logistic_regression_are_scikit_learns() -> None:
     x = rng.normal(size=(60, 12)) * rng.uniform(0.5, 5, 12) + rng.normal(size=(4, 12))[labels] * 2 + 3
     weight, bias = fit_linear(torch.tensor(x).float(), torch.nn.functional.one_hot(torch.tensor(labels)).float())
     z = (x - x.mean(0)) / x.std(0, ddof=1)
-    theirs = linear.LogisticRegression(C=1 / (60 * 1e-2), max_iter=2000, tol=1e-8).fit(z, labels)
+    theirs = linear.LogisticRegression(C=1 / (60 * 0.1), max_iter=2000, tol=1e-8).fit(z, labels)
     ours = (torch.tensor(x).float() @ weight.T + bias).softmax(1).numpy()
     assert np.abs(ours - theirs.predict_proba(z)).max() < 5e-3
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitedge.train.images import Normalizer
 from vitedge.vit.architecture import Architecture
 
-_DECAY = 1e-2  # of the weights of logistic regression, on features of unit variance
+_DECAY = 0.1  # of the weights of logistic regression, on features of unit variance
 
 
 def choose_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
