@@ -153,6 +153,8 @@ def test_embeddings_agree_where_each_image_has_the_same_nearest_one(small):
     own, source = (RecordFile(work / f"{name}.rec", with_logits=True).logits(0, 40) for name in ("row", "source"))
     assert row.agreement == pytest.approx(metrics.agreement(source, own, "none")) and 0 < row.agreement < 1
     assert row.top1 is None and row.kl_nats == pytest.approx(metrics.kl(source, own, "none"), rel=1e-4)
+    assert row.cosine_mean == pytest.approx(1 - row.kl_nats, abs=1e-4) and row.cosine_worst < row.cosine_mean
+    assert 0 <= row.knn_top1 <= 1
 
 
 def test_the_row_limit_stops_a_slow_row_with_a_reason(small):

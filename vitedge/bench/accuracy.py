@@ -25,8 +25,9 @@ class Accuracy:
         agreement, sqnr_db, kl_nats: of the logits, against the reference; SQNR None where they are equal.
         map, delta_map: mean average precision of a multi-label model.
         f1, exact_match: its micro F1, and the share of images with all labels right, at probability 0.5.
-        cosine_mean, cosine_worst: of embeddings to the reference's; of the worst 1 % of the images the best. Their top1
-            and top5 are those of the nearest other images' labels, their agreement is recall@1.
+        cosine_mean, cosine_worst: of embeddings to the reference's; of the worst 1 % of the images the best. Their
+            agreement is recall@1: the share of images with the same nearest other one.
+        knn_top1: share of images whose nearest other one has their label.
         not_finite: images with a logit that is no number.
     """
 
@@ -51,6 +52,7 @@ class Accuracy:
     exact_match: float | None = None
     cosine_mean: float | None = None
     cosine_worst: float | None = None
+    knn_top1: float | None = None
 
 
 def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> Accuracy:
@@ -216,26 +218,30 @@ NEIGHBOURS, _CHUNK = 5, 512
 
 
 def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddings: np.ndarray) -> np.ndarray:
-    """The records [n] of a model that gives embeddings [n, C], as of a classifier by the nearest other image.
-
-    The class of the nearest by cosine is its prediction; the rank is the number of nearer images of other classes (5
-    for none among the nearest 5); `same` says whether the reference's embeddings have the same nearest image
-    (recall@1), and `kl` is 1 - cosine to the reference's. Of more than `MOST_NEAREST` images the records say nothing.
-    """
-    if not 1 < len(records) <= MOST_NEAREST:
-        unknown: np.ndarray = records.copy()
-        unknown["reference"], unknown["label"], unknown["rank"] = -1, -1, -1
-        return unknown
-    out, near = records.copy(), neighbours(embeddings)
-    labels = out["label"]
-    hits = labels[near] == labels[:, None]
-    out["pred"] = np.maximum(labels[near[:, 0]], 0)
-    out["rank"] = np.where(labels >= 0, np.where(hits.any(1), hits.argmax(1), NEIGHBOURS), -1)
-    out["confidence"] = 0
-    if reference is not None:
-        out["same"] = near[:, 0] == neighbours(reference)[:, 0]
-        out["kl"] = 1 - (directions(embeddings) * directions(reference)).sum(1)
+    """The records [n] of a model that gives embeddings [n, C]: `same` says whether the reference's have the same
+    nearest image (recall@1), which needs all images at once; without a reference, or of more than `MOST_NEAREST`
+    images, the records say nothing of agreement."""
+    out: np.ndarray = records.copy()
+    if reference is None or not 1 < len(records) <= MOST_NEAREST:
+        out["reference"] = -1
+    else:
+        out["same"] = neighbours(reference)[:, 0] == neighbours(embeddings)[:, 0]
     return out
+
+
+def embedded(records: np.ndarray, embeddings: np.ndarray, labels: np.ndarray | None) -> Accuracy:
+    """Cosine to the reference's embeddings, the mean and that of the worst 1 % of the images (the best of these), and
+    with labels [n] the share of images whose nearest other one has their label."""
+    out: dict[str, Any] = {}
+    if records.size and (records["reference"] >= 0).all():
+        cosine = np.sort(1 - records["kl"].astype(np.float64))
+        worst = cosine[: max(1, len(cosine) // 100)]
+        out |= {"cosine_mean": float(cosine.mean()), "cosine_worst": float(worst.max())}
+    if labels is not None and 1 < len(embeddings) <= MOST_NEAREST:
+        known = labels >= 0
+        hits = labels[neighbours(embeddings)[:, 0]] == labels
+        out["knn_top1"] = float(hits[known].mean()) if known.any() else None
+    return Accuracy(**out)
 
 
 def neighbours(embeddings: np.ndarray) -> np.ndarray:
@@ -248,10 +254,3 @@ def neighbours(embeddings: np.ndarray) -> np.ndarray:
         similarity[own, start + own] = -np.inf
         found.append(similarity.argsort(1, kind="stable")[:, ::-1][:, : max(count, 1)])
     return np.concatenate(found)
-
-
-def cosines(records: np.ndarray) -> Accuracy:
-    """Cosine to the reference's embeddings: the mean, and that of the worst 1 % of the images (the largest of them)."""
-    cosine = np.sort(1 - records["kl"].astype(np.float64))
-    worst = cosine[: max(1, len(cosine) // 100)]
-    return Accuracy(cosine_mean=float(cosine.mean()), cosine_worst=float(worst.max()))

@@ -202,10 +202,10 @@ class Harness:
             by_image=accuracy.by_image(job.records),
         )
         if self.embeds:
-            job.update(ece=None, kl_nats=None)
-            if (job.records["reference"] >= 0).all() and job.records.size:
-                found = accuracy.cosines(job.records)
-                job.update(cosine_mean=found.cosine_mean, cosine_worst=found.cosine_worst)
+            labels = None if self.multi_label or self.source.labels is None else self.source.labels
+            own = None if labels is None else labels[job.records["index"]]
+            found = accuracy.embedded(job.records, file.logits(0, job.records.size), own)
+            job.update(cosine_mean=found.cosine_mean, cosine_worst=found.cosine_worst, knn_top1=found.knn_top1)
         if self.multi_label and not self.embeds and job.records.size and self.source.labels is not None:
             targets = self.source.labels[job.records["index"]].astype(bool)
             scores = file.logits(0, job.records.size)

@@ -41,8 +41,7 @@ def make(
         logits: float32 [n, classes].
         labels: int [n], -1 for none; or None.
         reference: the reference's logits on the same images, float32 [n, classes], or None.
-        activation: "sigmoid" for several labels an image. A single logit is a yes (class 1) or a no (class 0). "none"
-            for embeddings, whose nearest images `accuracy.judge_embeddings` finds.
+        activation: "sigmoid" for several labels an image. A single logit is a yes (class 1) or a no (class 0).
     """
     logits = np.asarray(logits, np.float64)
     out = np.zeros(len(logits), RECORD)
@@ -56,7 +55,6 @@ def make(
     if labels is not None:
         labels = np.asarray(labels)
         out["label"] = labels
-    if labels is not None and activation != "none":
         own = np.take_along_axis(logits, np.maximum(labels, 0)[:, None], 1)
         rank = (logits > own).sum(1)
         # Equal logits: argmax takes the first class, so those before the label count as ranked before it.
