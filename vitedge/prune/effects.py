@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitedge.prune.candidates import Candidates
+from vitedge.prune.record import recording
 from vitedge.prune.store import mixed
-from vitedge.prune.watch import watching
 from vitedge.tokens.matching import change, match_to
 from vitedge.vit.architecture import Architecture
 
@@ -51,13 +51,13 @@ def sampled_gradients(
 ) -> Iterator[tuple[Gradients, list[Gradients]]]:
     """For batches of residual streams before block 0 [B, N, C]: what flows in each block, and its gradients.
 
-    Yields a batch's tensors of `watching` for each block, and, `samples` times, the gradients of the log probability
+    Yields a batch's tensors of `recording` for each block, and, `samples` times, the gradients of the log probability
     of a drawn output at "q", "attention", "middle" and "mlp". The expectation over draws of their outer product is the
     Fisher matrix, half of whose quadratic form is the KL divergence a small change makes.
     """
     for x in batches:
         with ExitStack() as stack, torch.enable_grad():
-            seen = [stack.enter_context(watching(block)) for block in model.encoder()]
+            seen = [stack.enter_context(recording(block)) for block in model.encoder()]
             flow = x.detach().float().requires_grad_(True)
             with mixed():
                 for index in range(len(model.blocks)):

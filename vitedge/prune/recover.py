@@ -13,10 +13,10 @@ from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import ridge
 from vitedge.prune.plan import BlockPlan
+from vitedge.prune.record import recording
 from vitedge.prune.statistics import AttentionMoments, token_weights
 from vitedge.prune.store import matched, mixed, parts, pooled, through
 from vitedge.prune.surgery import set_linear
-from vitedge.prune.watch import watching
 from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.matching import compose, split_sizes
 from vitedge.tokens.modules import TokenMerge
@@ -64,10 +64,10 @@ def gather(layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Te
     """What a half's last layer reads, and what it should write for the dense residual stream to come out.
 
     `x` [I, N, C] is the pruned network's stream before the half `run`, `y` [I, M, C] the dense one after it; `name`
-    is what `watching` calls the layer's input.
+    is what `recording` calls the layer's input.
     """
     moments = Moments(layer.in_features, layer.out_features)
-    with watching(block) as seen, mixed():
+    with recording(block) as seen, mixed():
         for before, after in parts(x, y):
             run(before)
             tokens, sizes = split_sizes(before[:, : after.shape[1]], block.width)
@@ -92,7 +92,7 @@ def cut_attention(block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, how:
     if block.attention is None:
         return
     stats = AttentionMoments(block.attention.config)
-    with watching(block) as seen, mixed():
+    with recording(block) as seen, mixed():
         for before, after in parts(x, middle):
             block.attend_unmerged(before)
             stats.add(seen, after)

@@ -84,34 +84,34 @@ def sensitivity(
     check(dense, images, options)
     start = embed_all(dense, batches, 1, options.seed)
     with reporter.busy(f"measuring on {images} images what each cut would do to the logits"):
-        seen = measure_cuts(dense, start, options)
-    held = start[seen.solved :]
+        measured = measure_cuts(dense, start, options)
+    held = start[measured.solved :]
     wanted = logits(dense, 0, held).argmax(1)
     with reporter.progress("pruning at each share: blocks", len(dense.blocks) * len(shares)) as advance:
-        points = total(dense, start, seen, options, shares, wanted, advance)
+        points = total(dense, start, measured, options, shares, wanted, advance)
     with reporter.progress("pruning each layer alone: blocks", len(dense.blocks)) as advance:
-        points += each(dense, held, seen, options, wanted, advance)
-    return Sensitivity(tuple(points), min(seen.solved, RIDGE_IMAGES), len(held))
+        points += each(dense, held, measured, options, wanted, advance)
+    return Sensitivity(tuple(points), min(measured.solved, RIDGE_IMAGES), len(held))
 
 
 def total(
     dense: Architecture,
     start: Tensor,
-    seen: Measurement,
+    measured: Measurement,
     options: PruneOptions,
     shares: Sequence[float],
     wanted: Tensor,
     advance: Advance,
 ) -> list[Point]:
     """One point a share."""
-    solved = start[: seen.solved]
+    solved = start[: measured.solved]
     how = Recovery("ridge", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3))
     counted = count(options.prune_unit)
     found: list[Point] = []
     for share in sorted(shares):
         try:
             plans, predicted = decide(
-                dense.config, seen.candidates, seen.effects, options.model_copy(update={"prune": share})
+                dense.config, measured.candidates, measured.effects, options.model_copy(update={"prune": share})
             )
         except VitedgeError:
             if not found:
@@ -129,19 +129,19 @@ def total(
             constant=options.merge == "constant",
         )
         small = assemble(small)
-        agreement = float((logits(small, 0, start[seen.solved :]).argmax(1) == wanted).float().mean())
+        agreement = float((logits(small, 0, start[measured.solved :]).argmax(1) == wanted).float().mean())
         removed = 1 - counted(small.config) / counted(dense.config)
         found.append(Point("total", removed, None, agreement, predicted))
     return found
 
 
 def each(
-    dense: Architecture, held: Tensor, seen: Measurement, options: PruneOptions, wanted: Tensor, advance: Advance
+    dense: Architecture, held: Tensor, measured: Measurement, options: PruneOptions, wanted: Tensor, advance: Advance
 ) -> list[Point]:
     """Points of each half of each block, and of merging its tokens, everything else dense."""
     found = []
     counted = count(options.prune_unit)
-    whole, parts_of = counted(dense.config), find_parts(dense.config, seen.effects, options)
+    whole, parts_of = counted(dense.config), find_parts(dense.config, measured.effects, options)
     x = held
     for index, block in enumerate(dense.encoder()):
         for part in (part for part in parts_of if part.index == index):
@@ -151,7 +151,7 @@ def each(
             for share in OF_LAYER:
                 best = min((n for n in range(len(ways)) if saved[n] >= share * most), key=lambda n: ways[n].harm)
                 small = copy.deepcopy(dense)
-                small.blocks[index] = cut_alone(dense, block, seen, index, ways[best].cut, options)
+                small.blocks[index] = cut_alone(dense, block, measured, index, ways[best].cut, options)
                 agreement = float((logits(small, index, x).argmax(1) == wanted).float().mean())
                 of_layer = saved[best] / most if most else 0.0
                 name = "tokens" if part.merges else "attention" if isinstance(ways[0].cut, AttentionCut) else "mlp"
@@ -162,17 +162,17 @@ def each(
 
 
 def cut_alone(
-    dense: Architecture, block: Block, seen: Measurement, index: int, cut: Any, options: PruneOptions
+    dense: Architecture, block: Block, measured: Measurement, index: int, cut: Any, options: PruneOptions
 ) -> Block:
     """A copy of one block, cut and made up for on the dense model's moments."""
-    new, stats = copy.deepcopy(block), seen.moments[index]
+    new, stats = copy.deepcopy(block), measured.moments[index]
     if isinstance(cut, int):
         groups: tuple[int, ...] = ()
         if stats.distances is not None:
             groups = cluster(*stats.distances, cut, dense.config.prefix)
         new.merge = TokenMerge(Merge(cut, groups, matched=not groups), block.width, dense.config.prefix, Site())
         return new
-    plan = to_plan(everything(block.config), block.config, seen.candidates[index], cut)
+    plan = to_plan(everything(block.config), block.config, measured.candidates[index], cut)
     if stats.attention is not None:
         plan_attention(new, plan, stats.attention, True, damping_for(options.damping, stats.attention.context))
     if stats.hidden is not None:

@@ -41,7 +41,7 @@ class AttentionMoments:
         self.keys = torch.zeros_like(self.queries)
 
     def add(self, seen: dict[str, Tensor], out: Tensor) -> None:
-        """Take one batch in: what was seen inside (`watching`), and the residual stream after it [B, N, C]."""
+        """Take one batch in: what was seen inside (`recording`), and the residual stream after it [B, N, C]."""
         self.context.add(seen["context"], weights=token_weights(out))
         q = seen["q"].detach().float().unflatten(-1, (self.config.heads, -1))
         k = seen["k"].detach().float().unflatten(-1, (self.config.heads, -1))

@@ -8,9 +8,9 @@ from torch import Tensor
 from vitedge.moments import Moments
 from vitedge.prune.effects import sampled_gradients, weight_gradients
 from vitedge.prune.importance import Layer
+from vitedge.prune.record import recording
 from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
 from vitedge.prune.store import mixed, pack, parts, through
-from vitedge.prune.watch import watching
 from vitedge.tokens.constant import mean_distances
 from vitedge.vit.architecture import Architecture
 
@@ -25,7 +25,7 @@ def survey(model: Architecture, x: Tensor, distances: bool = False) -> list[Bloc
             AttentionMoments(block.attention.config) if block.attention is not None else None,
         )
         middles: list[Tensor] = []
-        with watching(block) as seen, mixed():
+        with recording(block) as seen, mixed():
             for (part,) in parts(x):
                 out = block(part).float()[..., : block.width]
                 middles += [pack(seen["middle"])] if distances and "middle" in seen else []

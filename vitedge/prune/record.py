@@ -1,4 +1,4 @@
-"""What flows inside a block: captured at its Linears, so that the model's own forward stays the only one."""
+"""What flows inside a block, recorded at its Linears, so that the model's own forward stays the only one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitedge.vit.model import Block
 
 
 @contextmanager
-def watching(block: Block) -> Iterator[dict[str, Tensor]]:
+def recording(block: Block) -> Iterator[dict[str, Tensor]]:
     """A dict that each forward of the block fills.
 
     `middle` [B, N, C] is the stream between the halves, before any merge. `q`, `k` [B, N, heads * qk_dim] as computed,
