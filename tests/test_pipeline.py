@@ -168,6 +168,23 @@ def test_prune_condition_quantize(tmp_path, tiny_folder, shapes_folder) -> None:
     assert "no int8 graph" in vitedge(tmp_path, "build", "--precision", "int8", code=2).stderr
 
 
+def test_sparsity_survives_to_every_graph(tmp_path, tiny_folder, shapes_folder) -> None:
+    import onnx
+
+    from vitedge.prune.zeros import check_zeros
+
+    asked = ("--sparsity", "2:4", "--fit-steps", 5, "--quantize", "static")
+    vitedge(tmp_path, "compress", "--model", tiny_folder, "--calib", shapes_folder, *asked)
+    bundle = Bundle.open(tmp_path / "vitedge-run")
+    assert "prune" not in bundle.manifest.steps
+    facts = bundle.facts("sparsify")
+    assert facts["zeros"] == pytest.approx(0.5, abs=0.01)
+    for name in ("float32", "int8"):
+        assert check_zeros(onnx.load(bundle.path(f"onnx/{name}.onnx")), facts) >= 0.499
+    again = vitedge(tmp_path, "compress", "--model", tiny_folder, "--calib", shapes_folder, *asked)
+    assert "sparsify: up to date" in again.stderr
+
+
 def test_dynamic_needs_no_images_and_for_static_some_are_drawn(tmp_path, tiny_folder) -> None:
     done = vitedge(tmp_path, "compress", "--model", tiny_folder, "--quantize", "dynamic")
     assert "drawn" not in done.stderr
