@@ -109,3 +109,16 @@ def test_other_outputs_than_class_logits(tmp_path: Path) -> None:
     inner = model.dinov2_with_registers
     equal(tmp_path, lambda x: inner(x).pooler_output, preprocess="imagenet", output="embedding")
     equal(tmp_path, lambda x: inner(x).last_hidden_state[:, 5:], preprocess="imagenet", output="patch-tokens")
+
+
+@pytest.mark.parametrize("name", ["Dinov2Model", "DINOv3ViTModel"])
+def test_a_model_that_takes_any_size_takes_that_of_its_preprocessing(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    kind, arguments, _, _ = HUGGING_FACE[name]
+    model = filled(getattr(transformers, name)(getattr(transformers, kind)(**arguments)))
+    model.save_pretrained(tmp_path)
+    crop = {"crop_size": {"height": 48, "width": 48}, "size": {"shortest_edge": 64}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | crop))
+    loaded = load_model(str(tmp_path))
+    assert loaded.model.config.image_size == (48, 48) and loaded.preprocess.crop == 48 and not loaded.warnings
+    equal(tmp_path, lambda x: model(x).pooler_output)

@@ -266,11 +266,13 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
     check_tensors(found.tensors)
     read = family.read(found.tensors)
-    config = read.config
+    config, state, size = read.config, read.state, family.preprocess.crop if family.preprocess else 0
+    if read.any_size and size and config.image_size != (size, size):
+        config, state = resize_model(config, state, (size, size), antialias=False)
     if asked.norm_eps and asked.norm_eps != config.norm_eps:
         config = replace(config, norm_eps=asked.norm_eps)
-    raw = _Raw(config, read.state, f"{path} ({read.origin})", family.preprocess, activation=config.activation)
-    if config != read.config:
+    raw = _Raw(config, state, f"{path} ({read.origin})", family.preprocess, activation=config.activation)
+    if config.norm_eps != read.config.norm_eps:
         came = f"what {family.where} says: {read.config.norm_eps:g}"
         raw.warnings.append(f"--norm-eps {config.norm_eps:g} overrides {came}")
     if asked.heads and asked.heads != config.blocks[0].heads:

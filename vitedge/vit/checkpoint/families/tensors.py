@@ -30,11 +30,16 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Read:
-    """A model out of a checkpoint: its configuration, our state dict in float32, and what it came from, for people."""
+    """A model out of a checkpoint: its configuration, our state dict in float32, and what it came from, for people.
+
+    any_size: the source takes images of another size than its positions were trained for, and interpolates these
+        (bicubic, without antialiasing), so that the size of the preprocessing counts.
+    """
 
     config: ViTConfig
     state: dict[str, Tensor]
     origin: str
+    any_size: bool = False
 
 
 def refuse(library: str, meaning: str) -> VitedgeError:
