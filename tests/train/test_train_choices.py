@@ -15,13 +15,13 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.train.feed import Order
 from vitedge.train.fewshot import choose_shots, fit_linear, fit_prototypes
-from vitedge.train.finetune import balanced, fine_tune, parse_fold
+from vitedge.train.finetune import fine_tune
 from vitedge.train.losses import soft_cross_entropy, trimmed_mean
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.output import save_folder
 from vitedge.train.schedule import lr_factor
-from vitedge.train.split import split_folder
+from vitedge.train.split import balanced, parse_fold, split_folder
 from vitedge.vit.checkpoint import load_model
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights

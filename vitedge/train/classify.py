@@ -14,6 +14,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.train.images import Normalizer, one_hot
 from vitedge.train.losses import distillation, multi_label_loss, soft_cross_entropy
 from vitedge.train.metrics import Tally
+from vitedge.train.teacher import Teacher
 
 
 class Holdout:
@@ -41,24 +42,6 @@ class Holdout:
                 held.append(batch)
             yield batch
         self.held = held
-
-
-class Teacher:
-    """Another model of the same classes; of any size and preprocessing: images uint8 [B, 3, H, W] -> logits [B, C].
-
-    order: its outputs in the order of the student's classes.
-    """
-
-    def __init__(self, module: nn.Module, preprocess: Preprocess, order: list[int], device: torch.device) -> None:
-        self.module = module.eval().requires_grad_(False).to(device)
-        self.normalize, self.side, self.order = Normalizer(preprocess), preprocess.crop, order
-
-    @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        x = self.normalize(pixels)
-        if x.shape[-1] != self.side:
-            x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
-        return self.module(x)[:, self.order]
 
 
 class Classification:

@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitedge.data.dataset import Dataset
+from vitedge.data.preprocess import Preprocess
+from vitedge.errors import VitedgeError
+from vitedge.train.classify import Holdout
 from vitedge.train.images import Normalizer
+from vitedge.train.options import FineTuneOptions
 from vitedge.vit.architecture import Architecture
 
 _DECAY = 0.1  # of the weights of logistic regression, on features of unit variance
@@ -64,3 +69,23 @@ def fit_linear(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     optimizer.step(loss)
     scaled = weight.detach() / deviation
     return scaled, bias.detach() - scaled @ mean
+
+
+def fit_head(
+    model: Architecture,
+    train: Dataset,
+    preprocess: Preprocess,
+    options: FineTuneOptions,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Gives the model the head that `options.shots` images a class make. Raises VitedgeError for several labels."""
+    if train.multi_label or train.labels is None:
+        raise VitedgeError("--shots needs one label an image.", "This set has several.", "Train without --shots.")
+    few = train.subset(choose_shots(train.labels, options.shots or 1, seed))
+    classes = model.config.classes
+    x, targets = features(model, Holdout(few, preprocess, classes), Normalizer(preprocess), device)
+    weight, bias = (fit_linear if options.shots_head == "linear" else fit_prototypes)(x, targets)
+    with torch.no_grad():
+        model.head.weight.copy_(weight)
+        model.head.bias.copy_(bias)

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from vitedge.data.classes import class_indices, mismatch, some
-from vitedge.data.dataset import Dataset
+from vitedge.data.classes import some
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 from vitedge.train.augment import make_augment, make_mix
-from vitedge.train.classify import Classification, Holdout, Teacher
+from vitedge.train.classify import Classification, Holdout
 from vitedge.train.feed import Samples
-from vitedge.train.fewshot import choose_shots, features, fit_linear, fit_prototypes
+from vitedge.train.fewshot import fit_head
 from vitedge.train.images import Images, Normalizer
 from vitedge.train.loop import Fit, Row, fit, make_accelerator
 from vitedge.train.losses import class_weights
@@ -28,9 +26,9 @@ from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import AugmentOptions, FineTuneOptions, LoopOptions
 from vitedge.train.output import own_folder, save_folder, write_figures
 from vitedge.train.schedule import freeze, parameter_groups
-from vitedge.train.split import class_count, class_counts, split_folder
+from vitedge.train.split import balanced, class_count, class_counts, parse_fold, split_folder
+from vitedge.train.teacher import load_teacher
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.checkpoint import load_model
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.resize import resize_model
 
@@ -132,7 +130,7 @@ def _fine_tune(
     if options.shots is not None:
         reporter.info(f"fitting a {options.shots_head} head to {options.shots} images a class")
         judge.normalize = Normalizer(preprocess)
-        _fit_head(model.to(accelerator.device).eval(), train, preprocess, options, loop.seed, accelerator.device)
+        fit_head(model.to(accelerator.device).eval(), train, preprocess, options, loop.seed, accelerator.device)
     identity = {
         "data": train.sha256(),
         "training": {**options.model_dump(), **augment.model_dump()},
@@ -223,57 +221,6 @@ def _of_run(result: Fit) -> dict[str, Any]:
         "images_per_second": result.images / max(result.seconds, 1e-9),
         "ended": result.ended,
     }
-
-
-def load_teacher(source: str, names: list[str], device: torch.device) -> Teacher:
-    """The model that `source` names, its outputs in the order of `names`. Raises VitedgeError for other classes."""
-    loaded = load_model(source)
-    order = list(range(loaded.model.config.classes))
-    if loaded.classes is not None:
-        index, _ = class_indices(names, loaded.classes, len(loaded.classes))
-        if wrong := [name for name in names if isinstance(index[name], str)]:
-            raise mismatch(f"The training data, for the teacher {source},", names, wrong, loaded.classes, "classes")
-        order = [int(index[name]) for name in names]
-    elif len(order) != len(names):
-        raise VitedgeError(
-            f"The teacher {source} has other classes.",
-            f"It has {len(order)}, the training data {len(names)}; its names are not known.",
-            "Give a teacher that was trained on these classes.",
-        )
-    return Teacher(loaded.model, loaded.preprocess, order, device)
-
-
-def balanced(targets: Tensor) -> Tensor:
-    """How often each image is to be shown [N], so that every class is shown equally often; `targets` [N, classes]."""
-    rarity = 1 / targets.sum(0).clamp_min(1)
-    return (targets * rarity).amax(1).clamp_min(1 / len(targets))
-
-
-def parse_fold(text: str) -> tuple[int, int]:
-    """(k, n) of "k/n". Raises VitedgeError where there is no such fold."""
-    k, n = map(int, text.split("/"))
-    if k > n or n < 2:
-        raise VitedgeError(f"There is no fold {text}.", "", "Write --fold 1/5 to --fold 5/5.")
-    return k, n
-
-
-def _fit_head(
-    model: Architecture,
-    train: Dataset,
-    preprocess: Preprocess,
-    options: FineTuneOptions,
-    seed: int,
-    device: torch.device,
-) -> None:
-    if train.multi_label or train.labels is None:
-        raise VitedgeError("--shots needs one label an image.", "This set has several.", "Train without --shots.")
-    few = train.subset(choose_shots(train.labels, options.shots or 1, seed))
-    classes = model.config.classes
-    x, targets = features(model, Holdout(few, preprocess, classes), Normalizer(preprocess), device)
-    weight, bias = (fit_linear if options.shots_head == "linear" else fit_prototypes)(x, targets)
-    with torch.no_grad():
-        model.head.weight.copy_(weight)
-        model.head.bias.copy_(bias)
 
 
 def _stages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from vitedge.data.classes import read_classes
 from vitedge.data.dataset import Dataset
@@ -116,3 +117,17 @@ def class_count(dataset: Dataset) -> int:
 
 def _name(dataset: Dataset, index: int) -> str:
     return dataset.classes[index] if dataset.classes else str(index)
+
+
+def balanced(targets: Tensor) -> Tensor:
+    """How often each image is to be shown [N], so that every class is shown equally often; `targets` [N, classes]."""
+    rarity = 1 / targets.sum(0).clamp_min(1)
+    return (targets * rarity).amax(1).clamp_min(1 / len(targets))
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """(k, n) of "k/n". Raises VitedgeError where there is no such fold."""
+    k, n = map(int, text.split("/"))
+    if k > n or n < 2:
+        raise VitedgeError(f"There is no fold {text}.", "", "Write --fold 1/5 to --fold 5/5.")
+    return k, n
