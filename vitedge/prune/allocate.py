@@ -68,8 +68,9 @@ def allocate(
     trail: list[_Steps] = []
     for part in parts:
         arrived: dict[_State, list[tuple[_State, Choice]]] = {}
+        ways = {left: part.choices(left) for left in {left for _, left in best}}
         for merged, left in best:
-            for choice in part.choices(left):
+            for choice in ways[left]:
                 stage = merged + (part.merges and choice.cut != left)
                 to = (stage, choice.cut if part.merges else left)
                 if stage <= stages:

@@ -21,7 +21,7 @@ from vitedge.vit.macs import attention_macs, block_params, merging_macs, mlp_mac
 Count = Callable[[ViTConfig], int]
 # Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the
 # expected harm by this share.
-STAGES, WORTH = 4, 0.07
+STAGES, WORTH = 3, 0.07
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def mlp_ways(block: BlockConfig, effects: Effects, options: PruneOptions) -> tup
 
 
 def token_levels(config: ViTConfig) -> tuple[int, ...]:
-    """Numbers of tokens that a merge may leave: in about 48 steps, down to an eighth of the patches."""
+    """Numbers of tokens that a merge may leave: in about 24 steps, down to an eighth of the patches."""
     patches = config.tokens - config.prefix
-    step = max(1, round(patches / 48))
+    step = max(1, round(patches / 24))
     return tuple(range(config.tokens - step, config.prefix + max(1, patches // 8) - 1, -step))
 
 
