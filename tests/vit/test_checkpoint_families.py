@@ -122,3 +122,15 @@ def test_a_model_that_takes_any_size_takes_that_of_its_preprocessing(name: str, 
     loaded = load_model(str(tmp_path))
     assert loaded.model.config.image_size == (48, 48) and loaded.preprocess.crop == 48 and not loaded.warnings
     equal(tmp_path, lambda x: model(x).pooler_output)
+
+
+def test_tensors_that_are_not_what_the_description_says_are_refused(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = filled(transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**KW)))
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for wrong in ({"num_attention_heads": 7}, {"num_hidden_layers": 3}, {"model_type": "siglip_vision_model"}):
+        (tmp_path / "config.json").write_text(json.dumps(values | wrong))
+        with pytest.raises(VitedgeError) as caught:
+            load_model(str(tmp_path), preprocess="imagenet")
+        assert caught.value.what and caught.value.todo

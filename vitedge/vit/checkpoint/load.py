@@ -265,7 +265,14 @@ def _read_file(path: Path, asked: _Asked) -> _Raw:
 def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
     check_tensors(found.tensors)
-    read = family.read(found.tensors)
+    try:
+        read = family.read(found.tensors)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise VitedgeError(
+            f"The tensors of '{path}' do not fit what {family.where} describes.",
+            f"{str(error).splitlines()[0][:300] if str(error) else type(error).__name__}.",
+            "Put the config.json beside the weights that was saved with them.",
+        ) from error
     config, state, size = read.config, read.state, family.preprocess.crop if family.preprocess else 0
     if read.any_size and size and config.image_size != (size, size):
         config, state = resize_model(config, state, (size, size), antialias=False)

@@ -54,10 +54,11 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
     values = documents.read_json(config, todo=_TODO)
     if not isinstance(values, dict):
         return None
-    if values.get("model_type") in _HUGGING_FACE:
+    kind, data = values.get("model_type"), values.get("pretrained_cfg")
+    if isinstance(kind, str) and kind in _HUGGING_FACE:
         return _hugging_face(config, values)
-    name = values.get("architecture") or (values.get("pretrained_cfg") or {}).get("architecture")
-    return _timm(config, values, str(name).partition(".")[0]) if name else None
+    name = values.get("architecture") or (data.get("architecture") if isinstance(data, dict) else None)
+    return _timm(config, values, name.partition(".")[0]) if name and isinstance(name, str) else None
 
 
 def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
@@ -66,7 +67,9 @@ def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
     if s.model_type == "vit" and (plain or s.problem_type == "regression"):
         return None
     names = values.get("id2label") if s.output != "none" else None
-    classes = tuple(names[k] for k in sorted(names, key=int)) if isinstance(names, dict) else None
+    classes = None
+    if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
+        classes = tuple(str(names[str(i)]) for i in range(len(names)))
     anchors = (
         "vision_model.embeddings.patch_embedding.weight",
         "embeddings.patch_embedding.weight",
