@@ -700,3 +700,14 @@ def test_verify_from_the_command_line(sources: dict[str, Path], tmp_path: Path, 
     wrong = compress("--heads", "2", "--no-condition")
     assert wrong.returncode == 1 and "does not compute what timm computes" in wrong.stderr, wrong.stderr
     assert "verified" in compress("--no-condition").stderr
+
+
+def test_inspect_takes_the_same_options_and_shows_the_notes(tmp_path: Path) -> None:
+    from vitedge.config import ModelSection, SourceSection
+    from vitedge.steps.inspect import inspect_model
+
+    model, ema = timm_vit(0), timm_vit(1)
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": ema.state_dict()}, tmp_path / "m.pth")
+    for section in (SourceSection, ModelSection):
+        found = inspect_model(section(model=str(tmp_path / "m.pth"), heads=4))
+        assert found.model.blocks[0].heads == 4 and "state_dict_ema" in found.tables["Layers"].note

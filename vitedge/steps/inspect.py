@@ -45,7 +45,7 @@ def inspect_model(options: SourceSection) -> Inspection:
     from vitedge.vit.checkpoint import load_model
 
     # The shapes don't depend on the preprocessing, so a lone checkpoint needs none to be inspected.
-    given = options.model_dump(exclude={"model"}) | {"preprocess": options.preprocess or "imagenet"}
+    given = options.model_dump(exclude={"model", "verify"}) | {"preprocess": options.preprocess or "imagenet"}
     loaded = load_model(options.model, **given)
     table = layer_table(loaded.model.config, None)
     notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in loaded.notes)
