@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= demo-run
 
-.PHONY: demo test test-fast lint toolchains hardware-test clean
+.PHONY: demo test test-fast toolchains lower-bounds hardware-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitedge demo --dir $(RUN)
@@ -22,6 +22,13 @@ test-fast: $(VENV)/.installed-dev
 # What the tests of the target rknn need besides: the vendor's compiler (5.6 GB).
 toolchains: $(VENV)/.installed-dev
 	$(BIN)/vitedge toolchain install rknn
+
+# The core alone (Python 3.10 to 3.12), with the oldest versions that setup.cfg allows, in an environment of its own.
+lower-bounds:
+	$(PYTHON) -m venv $(VENV)-lower
+	$(VENV)-lower/bin/pip install --quiet -c constraints-lower.txt . 'pytest>=8' hypothesis
+	$(VENV)-lower/bin/python -m pytest -q tests/test_imports.py tests/test_config.py tests/test_documents.py \
+		tests/test_bundle.py tests/test_files.py tests/cli/test_cli_shape.py
 
 # On a machine with a GPU and TensorRT, or on a board: no torch, and the system's own TensorRT.
 hardware-test:
@@ -40,4 +47,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RUN) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lower $(RUN) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

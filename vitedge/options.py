@@ -94,7 +94,7 @@ def fields_of(options: type[BaseModel]) -> list[OptionField]:
                 name,
                 named or None,
                 field.annotation,
-                field.get_default(call_default_factory=True),
+                field.get_default(),
                 field.description or "",
                 any(m.expert for m in marks),
                 any(m.local for m in marks),
