@@ -29,6 +29,7 @@ from vitedge.serve.options import ServeOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=BaseModel)
 
 
 class SourceSection(Options):
@@ -357,7 +358,7 @@ def save_config(path: Path, config: RunConfig) -> None:
     write_text(path, tomli_w.dumps(without_local(kept)))
 
 
-def _validated(model: type[BaseModel], values: dict[str, Any], source: str) -> Any:
+def _validated(model: type[M], values: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -8,7 +8,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from vitedge.documents import printable
 from vitedge.errors import VitedgeError
@@ -46,6 +46,27 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 # A seed that every library takes: numpy, torch and scikit-learn want at most 32 bits.
 SEED_MAX = 2**32 - 1
+
+
+# Kind ("observer") -> names that may be chosen: of ours, and of those that somebody else registers.
+_CHOICES: dict[str, list[str]] = {}
+
+
+def register(kind: str, *names: str) -> None:
+    """Makes names that may be chosen for the options of that kind: "observer", "importance"."""
+    _CHOICES.setdefault(kind, []).extend(name for name in names if name not in _CHOICES.get(kind, ()))
+
+
+def choice(kind: str, *names: str) -> AfterValidator:
+    """For a field of text that is one of these names, or of those registered since."""
+    register(kind, *names)
+
+    def check(value: str) -> str:
+        if value not in _CHOICES[kind]:
+            raise ValueError(f"there is no such {kind}; choose one of {', '.join(_CHOICES[kind])}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Options(BaseModel):

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from vitedge.errors import VitedgeError, printable
-from vitedge.options import EXPERT, SEED_MAX, Options
+from vitedge.options import EXPERT, SEED_MAX, Options, choice
 
-Importance = Literal["obs", "hessian", "taylor", "magnitude"]
+Importance = Annotated[str, choice("importance", "obs", "hessian", "taylor", "magnitude")]
 
 
 class PruneOptions(Options):
@@ -27,7 +27,9 @@ class PruneOptions(Options):
         description="Merge each image's own most similar tokens (matched), or the same for all images (constant); "
         "auto: as --prune-target can. With matched, constant groups are chosen too, for builds that need them.",
     )
-    importance: Importance = Field("obs", description="What ranks MLP units and heads.")
+    importance: Importance = Field(
+        "obs", description="What ranks MLP units and heads: obs, hessian, taylor or magnitude."
+    )
     align: int = Field(
         32, ge=1, le=4096, description="MLP units stay in multiples of this (NPU channels, tensor cores)."
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vitedge.options import register
 from vitedge.quant.histogram import Histogram
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.scheme import Activation
@@ -19,6 +20,7 @@ OBSERVERS: dict[str, Callable[[Histogram, QuantOptions], Range]] = {}
 def observer(function: Callable[[Histogram, QuantOptions], Range]) -> Callable[[Histogram, QuantOptions], Range]:
     """Registers an observer under its function's name."""
     OBSERVERS[function.__name__] = function
+    register("observer", function.__name__)
     return function
 
 

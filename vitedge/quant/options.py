@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vitedge.options import EXPERT, Options
+from vitedge.options import EXPERT, Options, choice
 
 Preset = Literal["linear", "full"]
 # What `max_drop` is measured in, by the names that people read.
 METRICS = {"top1": "top-1", "agreement": "agreement"}
-ObserverName = Literal["auto", "minmax", "percentile", "mse", "entropy"]
+ObserverName = Annotated[str, choice("observer", "auto", "minmax", "percentile", "mse", "entropy")]
 
 
 class QuantOptions(Options):
@@ -24,7 +24,8 @@ class QuantOptions(Options):
     )
     observer: ObserverName = Field(
         "auto",
-        description="How an activation's range is chosen from its histogram; auto: with the preset linear, of mse and "
+        description="How an activation's range is chosen from its histogram: auto, minmax, percentile, mse or entropy; "
+        "auto: with the preset linear, of mse and "
         "minmax the one that changes the logits less, for each activation; else mse.",
     )
     percentile: Annotated[float, EXPERT] = Field(

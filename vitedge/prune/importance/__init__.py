@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from vitedge.options import register
 from vitedge.prune.importance.hessian import hessian
 from vitedge.prune.importance.layer import Layer
 from vitedge.prune.importance.magnitude import magnitude
@@ -24,4 +25,12 @@ IMPORTANCES: dict[str, Callable[[Layer], Tensor | None]] = {
 }
 NEEDS_GRADIENTS = {"hessian", "taylor"}
 
-__all__ = ["IMPORTANCES", "NEEDS_GRADIENTS", "Layer"]
+
+def importance(function: Callable[[Layer], Tensor | None]) -> Callable[[Layer], Tensor | None]:
+    """Registers an importance under its function's name, for `--importance`."""
+    IMPORTANCES[function.__name__] = function
+    register("importance", function.__name__)
+    return function
+
+
+__all__ = ["IMPORTANCES", "NEEDS_GRADIENTS", "Layer", "importance"]
