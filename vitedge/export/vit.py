@@ -118,8 +118,8 @@ def _attention_pool(
     """The attention pool's token [N, 1, C] from the normalised stream; its query is a constant."""
     tokens = config.block_tokens(len(config.blocks) - 1).mlp
     a = _Attention(g, block, w, "pool.attention", "pooling.attention", batch or -1, config)
-    query = w["pooling.attention.q.value"].reshape(1, block.heads, 1, block.qk_dim) * np.float32(block.scale)
-    x = a.attend(g.constant("pool.attention.query", query), a.keys(x, tokens), a.values(x, tokens), sizes, 1)
+    query = w["pooling.attention.q.value"].reshape(block.heads, block.qk_dim) * np.float32(block.scale)
+    x = a.attend(a.constant_scores(x, tokens, query), a.values(x, tokens), sizes, 1)
     normed = _norm(g, config, w, "pooling.norm2", x, "pool.norm2")
     return g.op("Add", [x, _mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
 
@@ -215,7 +215,8 @@ def _block(
         queries = _rows(g, normed, 0, length, f"{name}.norm1.cls") if cut else normed
         residual = _rows(g, x, 0, length, f"{name}.cls") if cut else x
         a = _Attention(g, block, w, f"{name}.attention", f"{key}.attention", batch or -1, config)
-        out = a.attend(a.queries(queries, length), a.keys(normed, tokens), a.values(normed, tokens), sizes, length)
+        q, k, v = a.queries(queries, length), a.keys(normed, tokens), a.values(normed, tokens)
+        out = a.attend(g.op("MatMul", [q, k], f"{name}.attention.scores"), v, sizes, length)
         x = g.op("Add", [residual, out], f"{name}.residual1")
     elif cut:
         x = _rows(g, x, 0, length, f"{name}.cls")
@@ -272,10 +273,17 @@ class _Attention:
             x = _turned(g, self.config, x, tokens, f"{name}_rope")
         return g.op("Transpose", [x], f"{name}.{last}", perm=perm)
 
-    def attend(self, q: str, k: str, v: str, sizes: Sizes | None, length: int) -> str:
+    def constant_scores(self, x: str, tokens: int, query: np.ndarray) -> str:
+        """Scores of one query [heads, dim], the same for every image. As keys times it, and not the other way round:
+        RKNN's compiler fuses MatMul-Softmax-MatMul, and fails where the first factor is a constant."""
+        g, name = self.g, self.name
+        k = self._heads("k", self.project("k", x), tokens, self.block.qk_dim, [0, 2, 1, 3], "heads")
+        column = g.op("MatMul", [k, g.constant(f"{name}.query", query[None, :, :, None])], f"{name}.scores.column")
+        return g.op("Transpose", [column], f"{name}.scores", perm=[0, 1, 3, 2])
+
+    def attend(self, scores: str, v: str, sizes: Sizes | None, length: int) -> str:
         """The output projection of `length` queries [N, length, C]."""
         g, name = self.g, self.name
-        scores = g.op("MatMul", [q, k], f"{name}.scores")
         if sizes is not None:
             scores = g.op("Add", [scores, sizes.log], f"{name}.scores.weighted")
         probs = g.op("Softmax", [scores], f"{name}.probs", axis=-1)
