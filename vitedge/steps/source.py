@@ -124,8 +124,8 @@ def sample_calibration(
         dataset = draw_textures(options.calib_size, options.seed, max(256, preprocess.resize))
         reporter.warn(
             f"no calibration images were given: {options.calib_size} drawn ones stand in (ViT-Ti/16 in static INT8: "
-            "agreement with FP32 0.968, with real images 0.976). For yours, give some hundred of the kind that the model "
-            "will see: --calib DIR"
+            "agreement with FP32 0.968, with real images 0.976). For yours, give some hundred of the kind that the "
+            "model will see: --calib DIR"
         )
     if dataset is None:
         bundle.drop_step("calib")
