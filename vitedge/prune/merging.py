@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitedge.prune.statistics import BlockMoments
 from vitedge.prune.store import matched, parts, through
-from vitedge.tokens.constant import cluster, mean_distances
+from vitedge.tokens.constant import cluster, clusters, mean_distances
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import Merge, ViTConfig
 
@@ -23,8 +23,7 @@ def token_candidates(stats: BlockMoments, config: ViTConfig, *, constant: bool) 
     wanted = sorted((n for n in steps if n < config.tokens), reverse=True)
     if not constant or stats.distances is None:
         return dict.fromkeys(wanted)
-    distances, sizes = stats.distances
-    return {left: cluster(distances, sizes, left, config.prefix) for left in wanted}
+    return dict(clusters(*stats.distances, wanted, config.prefix))
 
 
 def with_groups(model: Architecture, x: Tensor) -> Architecture:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,12 @@ def mean_distances(streams: Iterable[Tensor], width: int, prefix: int) -> tuple[
 
 
 def cluster(distances: Tensor, sizes: Tensor, left: int, prefix: int) -> tuple[int, ...]:
-    """The group of each token, 0 to left - 1, prefix tokens first and alone: Ward's agglomeration (1963).
+    """The group of each token, 0 to left - 1, prefix tokens first and alone (see `clusters`)."""
+    return clusters(distances, sizes, (left,), prefix)[left]
+
+
+def clusters(distances: Tensor, sizes: Tensor, wanted: Sequence[int], prefix: int) -> dict[int, tuple[int, ...]]:
+    """For each number of tokens in `wanted` the group of each token: Ward's agglomeration (1963).
 
     The pair whose merge adds least to the squared error within the groups is merged, again and again, with distances
     [n, n] and sizes [n] kept up by the recurrence of Lance and Williams (1967).
@@ -36,8 +41,11 @@ def cluster(distances: Tensor, sizes: Tensor, left: int, prefix: int) -> tuple[i
     weights = sizes.double().numpy().copy()
     cost = distances.double().numpy() * (weights[:, None] * weights / (weights[:, None] + weights))
     np.fill_diagonal(cost, np.inf)
-    group = np.arange(n)
-    for _ in range(n + prefix - left):
+    group, found = np.arange(n), {}
+    for left in range(n + prefix, min(wanted) - 1, -1):
+        if left in wanted:
+            _, numbers = np.unique(group, return_inverse=True)
+            found[left] = (*range(prefix), *(prefix + int(k) for k in numbers))
         i, j = sorted(divmod(int(cost.argmin()), n))
         others = np.isfinite(cost[i]) & np.isfinite(cost[j])
         others[[i, j]] = False
@@ -47,5 +55,4 @@ def cluster(distances: Tensor, sizes: Tensor, left: int, prefix: int) -> tuple[i
         cost[j] = cost[:, j] = np.inf
         weights[i] += b
         group[group == j] = i
-    _, numbers = np.unique(group, return_inverse=True)
-    return (*range(prefix), *(prefix + int(k) for k in numbers))
+    return found
