@@ -27,7 +27,7 @@ from vitedge.targets.cost_table import summarize
 MIN_AGREEMENT = {"fp32": 1.0, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
 # The vendor's estimate of an artifact, for the report and `inspect`.
 COSTS = "analysis/80-{}.json"
-_GRAPHS = ("float32", "float16", "int8", "reference")
+_GRAPHS = ("float32", "int8", "reference")
 
 
 def folder_name(target: str, precision: str, platform: str | None) -> str:

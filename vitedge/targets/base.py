@@ -65,7 +65,7 @@ class BuildRequest:
         options: the target's own `Options`.
         pixels: calibration images, uint8 [N, H, W, 3] (a memory map), or None where the bundle has none.
         reference_logits: FP32 logits of the model before this build on `pixels`, float32 [N, classes], or None.
-        onnx_by_precision: the bundle's other graphs, by precision ("float32", "float16", "int8", "reference").
+        onnx_by_precision: the bundle's other graphs, by precision ("float32", "int8", "reference").
         quant: folder with the quantisation scheme of the bundle, or None.
     """
 

@@ -123,7 +123,7 @@ def test_bench_reads_the_devices_times(trt, device):
     runner = TensorRTRunner(trt, cuda.load(), b"plan")
     times = device_times(runner, [images(1)], calls=5)
     assert set(times) == {"copy_in_ms", "compute_ms", "copy_out_ms"}
-    assert times["compute_ms"]["n"] == 5 and times["compute_ms"]["p50"] > 0
+    assert times["compute_ms"].n == 5 and times["compute_ms"].p50 > 0
 
     class Plain(Runner):
         def infer(self, pixels):

@@ -105,15 +105,13 @@ class Session:
             return YAML(typ="safe").load(file)
 
     def assemble(self, request):
-        """Step 2: the model with the tensors `float16` in that type, and other ranges where they are given."""
+        """Step 2: the model with the tensors `float16` in that type."""
         from ruamel.yaml import YAML
 
         base = request.get("base", self.base)
         config = self.yaml(request.get("cfg", f"{base}.quantization.cfg"))
         if "float16" in request:
             config["custom_quantize_layers"] = dict.fromkeys(request["float16"], "float16")
-        for name, (low, high) in request.get("ranges", {}).items():
-            set_range(config["quantize_parameters"][name], low, high)
         path = f"{os.path.basename(base)}.assembled.cfg"
         with open(path, "w") as file:
             YAML().dump(config, file)
@@ -127,8 +125,7 @@ class Session:
 
     def infer(self, request):
         """The simulator on uint8 [N, H, W, C] from an .npy file; logits into another."""
-        if not request.get("started"):
-            call("init_runtime", self.rknn.init_runtime)
+        call("init_runtime", self.rknn.init_runtime)
         logits = []
         for pixels in np.load(request["pixels"], mmap_mode="r"):
             result = self.rknn.inference([np.ascontiguousarray(pixels[None])], data_format="nhwc")
@@ -137,14 +134,6 @@ class Session:
             logits.append(np.asarray(result[0], np.float32).reshape(1, -1))
         np.save(request["logits"], np.concatenate(logits))
         return {}
-
-
-def set_range(entry, low, high):
-    """Asymmetric 8 bits between low <= 0 <= high, as the toolkit writes them: q = round(x / scale) + zero point."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / 255 or 1.0
-    entry["min"], entry["max"] = [low], [high]
-    entry["scale"], entry["zero_point"] = [scale], [int(np.clip(round(-128 - low / scale), -128, 127))]
 
 
 def die_with(parent):

@@ -31,7 +31,6 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cudaRuntimeGetVersion": [ctypes.POINTER(_INT)],
     "cudaDriverGetVersion": [ctypes.POINTER(_INT)],
     "cudaDeviceGetAttribute": [ctypes.POINTER(_INT), _INT, _INT],
-    "cudaMemGetInfo": [ctypes.POINTER(_SIZE), ctypes.POINTER(_SIZE)],
     "cudaMalloc": [ctypes.POINTER(_POINTER), _SIZE],
     "cudaFree": [_POINTER],
     "cudaMallocHost": [ctypes.POINTER(_POINTER), _SIZE],
@@ -140,12 +139,6 @@ class Cuda:
             return self.new("cudaGraphInstantiateWithFlags", graph.value, 0)
         finally:
             self("cudaGraphDestroy", graph.value)
-
-    def free_mib(self) -> tuple[int, int]:
-        """Free and total memory of the GPU, in MiB."""
-        free, total = _SIZE(), _SIZE()
-        self("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return free.value >> 20, total.value >> 20
 
 
 class Pinned:
