@@ -99,16 +99,20 @@ MASSIVE_DROP_FULL = 4.0
 
 
 def _condition_options(config: RunConfig) -> ConditionOptions:
-    """The options of conditioning, with the default of `massive` that the quantisation asks for."""
-    if config.condition.massive is not None:
-        return config.condition
+    """The options of conditioning, with the defaults of what is not exact that the quantisation asks for: a model that
+    is left in float, or whose residual stream is, keeps its function."""
     full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
-    drop = MASSIVE_DROP_FULL if full else 0.0
-    if config.quantize.max_drop is not None:
-        # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
-        # it may cost more points of agreement than the bound has of top-1.
-        drop = min(drop, 2 * config.quantize.max_drop)
-    return config.condition.model_copy(update={"massive": drop})
+    chosen: dict[str, Any] = {}
+    if config.condition.registers is None:
+        chosen["registers"] = full
+    if config.condition.massive is None:
+        drop = MASSIVE_DROP_FULL if full else 0.0
+        if config.quantize.max_drop is not None:
+            # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
+            # it may cost more points of agreement than the bound has of top-1.
+            drop = min(drop, 2 * config.quantize.max_drop)
+        chosen["massive"] = drop
+    return config.condition.model_copy(update=chosen)
 
 
 def build(

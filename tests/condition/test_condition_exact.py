@@ -92,7 +92,7 @@ def test_all_together_and_reproducible() -> None:
         before, after = model(x), ours(x)
     assert (before - after).abs().max() / (before.max() - before.min()) < 1e-5
     assert all(step.exact and step.agreement == 1 for step in report.steps)
-    assert [s.name for s in report.steps] == ["fold", "registers", "rotate", "smooth", "balance", "groups"]
+    assert [s.name for s in report.steps] == ["fold", "rotate", "smooth", "balance", "groups"]
     assert ours.config.blocks[0].groups and ours.config.blocks[0].scale == 1.0
     for a, b in zip(ours.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -137,7 +137,7 @@ def test_real_model(shared_data) -> None:  # type: ignore[no-untyped-def]
 
     pixels = np.stack([np.asarray(Image.open(f).convert("RGB").resize((224, 224))) for f in files])
     x = torch.from_numpy(loaded.preprocess.normalize(pixels))
-    ours, report = condition(loaded.model, batched(x, 4), ConditionOptions(registers=False))
+    ours, report = condition(loaded.model, batched(x, 4), ConditionOptions())
     with torch.no_grad():
         before, after = loaded.model(x), ours(x)
     assert (before - after).abs().max() / (before.max() - before.min()) < 1e-4

@@ -62,11 +62,11 @@ def test_norms_are_gone(made) -> None:
 
 def test_what_comes_after_is_exact_and_so_is_the_graph() -> None:
     model, x = sink_model(), sink_images(48)
-    ours, report = condition(model, batched(x), ConditionOptions(images=32, group_gain=1.2))
+    ours, report = condition(model, batched(x), ConditionOptions(images=32, group_gain=1.2, registers=True))
     assert [s.name for s in report.steps if not s.exact] == ["registers"]
     assert json.loads(json.dumps(report.to_dict()))["steps"][1]["chosen"]["reason"] == ""
     # Once more: what was conditioned is folded, rotated and smoothed again, registers and all.
-    again, second = condition(ours, batched(x), ConditionOptions(images=32))
+    again, second = condition(ours, batched(x), ConditionOptions(images=32, registers=True))
     assert all(step.exact for step in second.steps)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     pre = Preprocess(resize=48, crop=48, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -19,10 +19,10 @@ class ConditionOptions(Options):
     fold: Annotated[bool, EXPERT] = Field(
         True, description="LayerNorm's gamma and beta into the next Linears, the attention scale into q."
     )
-    registers: Annotated[bool, EXPERT] = Field(
-        True,
-        description="Attention's sink tokens read as constants, and the massive activations that make them gone; only "
-        "where agreement on other calibration images stays.",
+    registers: bool | None = Field(
+        None,
+        description="Attention's sink tokens read as constants, and the massive activations that make them gone; near, "
+        "not exact, and only where agreement on other calibration images stays. (default: on with the preset full)",
     )
     rotate: Rotation = Field(
         "auto",

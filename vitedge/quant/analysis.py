@@ -17,7 +17,7 @@ from vitedge.quant.sensitivity import first_images, sensitivities
 from vitedge.vit.architecture import Architecture
 
 ADVICE = {
-    "residual": "Rotate the stream (condition.rotate); massive activations: condition.registers, else --massive-drop.",
+    "residual": "Rotate the stream (condition.rotate); massive activations: --registers, else --massive-drop.",
     "norm": "Smooth it (condition.smooth), or leave it in float.",
     "gelu": "Split its units (condition.groups, condition.group_gain), or leave it in float.",
     "fc1": "Split its units (condition.groups, condition.group_gain).",
