@@ -8,7 +8,7 @@ import torch
 from vitedge.condition.orthogonal import hadamard_rotation
 from vitedge.errors import VitedgeError
 from vitedge.tokens.matching import compose, directions, match, merge
-from vitedge.tokens.modules import merge_history
+from vitedge.tokens.modules import merge_history, replaying
 from vitedge.vit.checkpoint.save import build_model, read_model, save_model
 from vitedge.vit.config import Merge
 from vitedge.vit.macs import model_macs
@@ -118,3 +118,22 @@ def test_attention_is_drawn_back_to_the_whole_grid(tiny_model) -> None:
     assert merged.shape == dense.shape == (2, 4, 4)
     # Merging 5 of 17 tokens leaves nearly the same map, and its sum does not depend on how they are grouped.
     assert abs(merged.sum() - dense.sum()) < 0.05 * dense.sum()
+
+
+def test_the_same_groups_again(tiny_model) -> None:
+    """What a transform is checked with: pairs that are equally near, but for rounding, are the same ones."""
+    model, other = with_merges(tiny_model, {0: Merge(12)}), with_merges(tiny_model, {0: Merge(12)})
+    with torch.no_grad():
+        next(iter(other.encoder())).attention.out.weight += 0.3 * torch.randn(32, 32)
+    batches = torch.randn(4, 3, 32, 32).split(2)
+    with torch.inference_mode():
+        with merge_history(model) as groups:
+            for batch in batches:
+                model(batch)
+        with replaying(other, groups), merge_history(other) as again:
+            for batch in batches:
+                other(batch)
+        with merge_history(other) as own:
+            other(batches[0])
+    assert all(torch.equal(a, b) for a, b in zip(groups, again, strict=True))
+    assert not torch.equal(own[0], groups[0])

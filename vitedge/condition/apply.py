@@ -21,6 +21,7 @@ from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
 from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
+from vitedge.tokens.modules import merge_history, replaying
 from vitedge.vit.architecture import Architecture
 
 # Images on which the logits and ranges before and after each transform are compared.
@@ -151,7 +152,8 @@ class _Log:
     def __init__(self, model: Architecture, sample: list[Tensor]) -> None:
         self.sample = sample
         self.steps: list[Step] = []
-        self.crest, self.start = self.look(model)
+        with merge_history(model) as self.groups:
+            self.crest, self.start = self.look(model)
         self.before = self.start
 
     def look(self, model: Architecture) -> tuple[dict[str, float], Tensor]:
@@ -164,7 +166,8 @@ class _Log:
         return crest_by_kind(stats), torch.cat(logits)
 
     def add(self, model: Architecture, name: str, chosen: Any, exact: bool = True) -> None:
-        crest, logits = self.look(model)
+        with replaying(model, self.groups):
+            crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
         difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))
         if exact and not difference <= EXACT:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,8 +30,8 @@ class TokenMerge(nn.Module):
         self.site = site
         self.listeners: list[list[Tensor]] = []
         self.chosen: Tensor | None = None
-        # In a tuple, so that the other model's merge is no part of this one.
-        self.leader: tuple[TokenMerge] | None = None
+        # What chooses the groups where they are not this merge's own.
+        self.leader: Callable[[], Tensor | None] | None = None
 
     def groups(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         """The group of each token [B, N]; the choice itself has no gradient."""
@@ -42,7 +43,7 @@ class TokenMerge(nn.Module):
     def forward(self, stream: Tensor, groups: Tensor | None = None) -> Tensor:
         x, sizes = split_sizes(stream, self.width)
         if groups is None:
-            groups = self.groups(x, sizes) if self.leader is None else self.leader[0].chosen
+            groups = self.groups(x, sizes) if self.leader is None else self.leader()
         assert groups is not None
         self.chosen = groups
         for heard in self.listeners:
@@ -61,12 +62,27 @@ def following(model: Architecture, leader: Architecture) -> Iterator[None]:
         if block.merge is not None and other.merge is not None
     ]
     for follower, leading in pairs:
-        follower.leader = (leading,)
+        follower.leader = partial(getattr, leading, "chosen")
     try:
         yield
     finally:
         for follower, _ in pairs:
             follower.leader = None
+
+
+@contextmanager
+def replaying(model: Architecture, groups: Iterable[Tensor]) -> Iterator[None]:
+    """Within it, `model` merges by these groups (of `merge_history`), one after another: on the same batches in their
+    order, an exactly transformed model then differs by rounding alone, and not by a pair that is equally near."""
+    left = iter(groups)
+    merges = [block.merge for block in model.encoder() if block.merge is not None]
+    for merging in merges:
+        merging.leader = partial(next, left)
+    try:
+        yield
+    finally:
+        for merging in merges:
+            merging.leader = None
 
 
 def goals(outputs: list[Tensor], model: Architecture, leader: Architecture) -> list[Tensor]:
