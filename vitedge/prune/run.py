@@ -40,7 +40,7 @@ Batches = Callable[[], Iterator[Tensor]]
 # Drawn outputs an image, and images of the measurement of the effects.
 SAMPLES, EFFECT_IMAGES = 2, 96
 # Images that a plan is tried on and judged by, at most; how much more, or less, than measured merging may weigh.
-TRIAL_IMAGES, HELD_OUT, WEIGHTS = 128, 64, (0.1, 0.3, 1.0)
+TRIAL_IMAGES, HELD_OUT, WEIGHTS = 128, 64, (0.5, 1.0, 2.0)
 # Images that constant groups are chosen on.
 GROUP_IMAGES = 256
 # Images of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
