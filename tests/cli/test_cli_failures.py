@@ -19,7 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def started(code: str, folder: Path, **options) -> subprocess.Popen[str]:
     """A process in which `vitedge compress` is this code."""
-    script = "import sys\nfrom vitedge import cli\nfrom vitedge.cli import failures\n"
+    # A job in the background starts with Ctrl-C ignored; the test must not depend on how it was started.
+    script = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += "import sys\nfrom vitedge import cli\nfrom vitedge.cli import failures\n"
     script += f"sys.argv = ['vitedge', 'compress', *{options.pop('arguments', [])!r}]\n"
     body = textwrap.indent(textwrap.dedent(code), "    ")
     script += f"def app(args, **options):\n{body}\ncli.app = app\ncli.main()\n"
@@ -115,7 +117,8 @@ def test_stopped_it_cleans_up_and_says_so_in_one_line(number: int, status: int, 
 
 def test_stopped_within_a_real_command(tmp_path: Path) -> None:
     """Through typer, which has its own way with Ctrl-C."""
-    script = "import sys, time\nfrom pathlib import Path\nfrom vitedge import cli\n"
+    script = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += "import sys, time\nfrom pathlib import Path\nfrom vitedge import cli\n"
     script += "import vitedge.doctor as doctor\n"
     script += "def probe(*a): Path('ready').touch(); time.sleep(60)\n"
     script += "doctor.targets.get = probe\nsys.argv = ['vitedge', 'doctor']\ncli.main()\n"
