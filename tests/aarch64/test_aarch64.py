@@ -52,8 +52,8 @@ def with_proc(root: Path) -> Iterator[None]:
 
 def inside(root: Path, *command: object, code: int = 0) -> str:
     """Runs a command on the emulated machine; its stdout."""
-    environment = ["PATH=/venv/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/work", "COLUMNS=160"]
-    words = ["chroot", root, "/usr/bin/env", "-i", "-C", "/work", *environment, *command]
+    environment = ["PATH=/venv/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/trial", "COLUMNS=160"]
+    words = ["chroot", root, "/usr/bin/env", "-i", "-C", "/trial", *environment, *command]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=900)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr if code else done.stdout
@@ -67,10 +67,10 @@ def run(root: Path, tiny_folder: Path, shapes_folder: Path, tmp_path_factory: py
     vitedge(made.parent, "compress", "--run", made, *source, "--quantize", "static")
     for precision in ("fp32", "int8"):
         vitedge(made.parent, "build", "--run", made, "--precision", precision)
-    shutil.rmtree(root / "work", ignore_errors=True)
-    (root / "work").mkdir()
-    shutil.copytree(made, root / "work/run")
-    shutil.copytree(shapes_folder, root / "work/images")
+    shutil.rmtree(root / "trial", ignore_errors=True)
+    (root / "trial").mkdir()
+    shutil.copytree(made, root / "trial/run")
+    shutil.copytree(shapes_folder, root / "trial/images")
     return made
 
 
@@ -87,7 +87,7 @@ def table(answer: str) -> np.ndarray:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_same_answers_as_on_this_machine(root: Path, run: Path, shapes_folder: Path, with_proc, precision) -> None:
     common = ("predict", "--artifact", f"onnxruntime-{precision}", "--json", "--top", 100)
-    there = table(inside(root, "vitedge", *common, "--run", "/work/run", "/work/images"))
+    there = table(inside(root, "vitedge", *common, "--run", "/trial/run", "/trial/images"))
     here = table(vitedge(run.parent, *common, "--run", run, shapes_folder).stdout)
     assert len(here) == 40 and there.shape == here.shape
     assert (there.argmax(1) == here.argmax(1)).all()
@@ -95,9 +95,9 @@ def test_the_same_answers_as_on_this_machine(root: Path, run: Path, shapes_folde
 
 
 def test_bench_and_doctor(root: Path, run: Path, with_proc) -> None:
-    data = ("--run", "/work/run", "--data", "/work/images", "--limit", 20, "--json", "/work/bench.json")
+    data = ("--run", "/trial/run", "--data", "/trial/images", "--limit", 20, "--json", "/trial/bench.json")
     inside(root, "vitedge", "bench", *data, "--seconds", 0.05, "--launches", 1)
-    result = json.loads((root / "work/bench.json").read_text())
+    result = json.loads((root / "trial/bench.json").read_text())
     assert result["host"]["machine"] == "aarch64"
     assert [row["status"] for row in result["rows"] if row["artifact"].startswith("onnxruntime")] == ["ok", "ok"]
     text = inside(root, "vitedge", "doctor")
@@ -116,7 +116,7 @@ board.device_trouble = lambda: None  # there is no NPU to open
 print(board.probe("rknn", "rk3588").reason)
 board.library_trouble = lambda: None  # on to the vendor's own check
 try:
-    board.BoardRunner(Path("/work/x.rknn"), {"platform": "rk3588", "toolkit": "2.5.0"}, "rk3588")
+    board.BoardRunner(Path("/trial/x.rknn"), {"platform": "rk3588", "toolkit": "2.5.0"}, "rk3588")
 except VitedgeError as error:
     print(error.what)
 """
@@ -127,10 +127,10 @@ def test_the_npu_runtime_is_reached_up_to_its_missing_library(root: Path, run: P
     tree = root / "proc/device-tree"
     tree.mkdir(parents=True, exist_ok=True)
     shutil.copy(root / "board-compatible", tree / "compatible")
-    (root / "work/x.rknn").write_bytes(b"RKNN" + bytes(2000))
-    (root / "work/board.py").write_text(BOARD)
+    (root / "trial/x.rknn").write_bytes(b"RKNN" + bytes(2000))
+    (root / "trial/board.py").write_text(BOARD)
     done = subprocess.run(
-        ["chroot", root, "/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "/venv/bin/python", "/work/board.py"],
+        ["chroot", root, "/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "/venv/bin/python", "/trial/board.py"],
         capture_output=True,
         text=True,
     )
