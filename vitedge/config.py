@@ -363,4 +363,6 @@ def _validated(model: type[M], values: dict[str, Any], source: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         todo = "`vitedge compress --help-all` and `vitedge build --help-all` list the options."
+        if source.startswith("`vitedge "):  # a command's own flags
+            todo = f"{source[:-1]} --help` lists the options."
         raise told(model, error, source, todo) from error

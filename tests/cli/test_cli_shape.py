@@ -137,3 +137,7 @@ def test_nothing_is_said_twice(tmp_path) -> None:
     """A result on stdout as JSON stays the only document there."""
     done = vitedge(tmp_path, "report", "--json", code=2)
     assert len(re.findall(r"^\{", done.stdout, re.MULTILINE)) == 1
+
+
+def test_a_value_out_of_bounds_names_the_help_of_its_own_command(monkeypatch, capsys) -> None:
+    assert "`vitedge bench --help`" in call(monkeypatch, capsys, "bench", "--seconds", "0.01", status=2)[1]
