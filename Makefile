@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check vitedge tests benchmarks calib
 	$(BIN)/mypy vitedge
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Without the tests that take long, need the trained model, or a vendor's compiler.
 test-fast: $(VENV)/.installed-dev

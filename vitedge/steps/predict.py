@@ -107,14 +107,14 @@ def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, 
     reasons = []
     for name in [wanted] if wanted else built:
         if reason := bundle.stale(*bundle.files(f"build/{name}/")):
-            reasons.append(f"{name}: {reason}")
+            reasons.append(f"{name} belongs to an earlier state of the run: {reason}")
             continue
         metadata = read_metadata(bundle.read(f"build/{name}/metadata.json"), f"build/{name}/metadata.json")
         probe = targets.get(metadata["target"]).probe()
         if probe.can_run:
             return name, metadata
         reasons.append(f"{name}: {probe.reason}")
-    raise VitedgeError("None of the artifacts can be used on this machine.", " ".join(reasons), make)
+    raise VitedgeError("None of the artifacts can be used on this machine.", " ".join(reasons), make, exit_code=1)
 
 
 def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
