@@ -74,3 +74,10 @@ def test_on_a_run_whose_disk_is_full(disk, made: Path, shapes_folder: Path, comm
         "build": ("--precision", "int8"),
     }.get(command, ())
     one_message(vitedge(folder, command, *extra, code=1), folder)
+
+
+@pytest.mark.parametrize("kib", [48, 160])
+def test_train(disk, tiny_folder: Path, shapes_folder: Path, kib: int) -> None:
+    folder = disk(kib)
+    flags = ("--epochs", 1, "--head-epochs", 0, "--out", folder / "trained")
+    one_message(vitedge(folder, "train", "--model", tiny_folder, "--data", shapes_folder, *flags, code=1), folder)
