@@ -192,7 +192,7 @@ def test_from_the_command_line(tmp_path: Path, tiny_folder: Path, shapes_folder:
     assert scheme.facts["qat"]["steps"] == facts["steps"] and scheme.preset == "full"
     assert bundle.facts("quantize")["agreement"] > 0.8
     table = json.loads((bundle.root / "analysis/25-qat.json").read_text())
-    assert len(table["rows"]) == len(facts["history"])
+    assert len(table["tables"][0]["rows"]) == len(facts["history"])
     assert len((bundle.root / "steps/qat/metrics.csv").read_text().splitlines()) == len(facts["history"]) + 1
     again = vitedge(tmp_path, *call, "--preset", "full")
     assert "qat: up to date" in again.stderr and "quantize: up to date" in again.stderr

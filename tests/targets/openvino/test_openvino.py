@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, install_command
 from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, calibrate, insert_qdq
 from vitedge.targets.base import BuildRequest
@@ -95,10 +95,10 @@ def test_no_openvino(graphs, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(VitedgeError, match=r"needs the package 'openvino'") as caught:
         runner.OpenVINORunner(graphs["float32"], "fp32")
-    assert caught.value.todo == "Install it with: pip install 'vitedge[openvino]'"
+    assert caught.value.todo == f"Install it with: {install_command('openvino')}"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     probe = TARGET.probe()
-    assert not probe.can_build and not probe.can_run and "vitedge[openvino]" in probe.fix
+    assert not probe.can_build and not probe.can_run and install_command('openvino') in probe.fix
 
 
 def test_a_cpu_without_bf16(graphs, monkeypatch) -> None:
