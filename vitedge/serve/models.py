@@ -16,6 +16,7 @@ from vitedge.serve.batcher import Batcher
 from vitedge.serve.measures import Measures
 from vitedge.serve.options import ServeOptions
 from vitedge.serve.worker import Worker
+from vitedge.steps.predict import probabilities
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Models:
         self.options, self.measures = options, measures
         self.preprocess, self.classes = find_preprocess(bundle), find_classes(bundle)
         self.outputs = class_count(bundle)
-        self.activation = _activation(bundle)
+        self.activation: str = bundle.json("model/arch.json").get("activation", "softmax")
         found = find_artifacts(bundle, [options.artifact] if options.artifact else [])
         self.offered = {
             job.artifact.name: Offered(
@@ -100,12 +101,7 @@ class Models:
 
     def best(self, logits: np.ndarray, top: int) -> list[dict[str, Any]]:
         """The `top` most probable classes of logits [classes]."""
-        x = logits.astype(np.float64)
-        if self.activation == "sigmoid":
-            scores = 1 / (1 + np.exp(-x))
-        else:
-            scores = np.exp(x - x.max())
-            scores /= scores.sum()
+        scores = probabilities(logits[None], self.activation)[0]
         order = np.argsort(-scores, kind="stable")[:top]
         return [
             {
@@ -115,8 +111,3 @@ class Models:
             }
             for i in order
         ]
-
-
-def _activation(bundle: Bundle) -> str:
-
-    return bundle.json("model/arch.json").get("activation", "softmax")
