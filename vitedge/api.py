@@ -23,6 +23,7 @@ from vitedge.targets.metadata import read_metadata
 
 if TYPE_CHECKING:
     from vitedge.bench.result import BenchResult
+    from vitedge.cost.profile import Profile
     from vitedge.loaded import Model
     from vitedge.quant.analysis import LayerError
     from vitedge.steps.inspect import Inspection
@@ -383,6 +384,30 @@ def inspect(model: str | Path, *, config: str | Path | None = None, **keywords: 
     from vitedge.steps.inspect import inspect_model
 
     return inspect_model(options.configure("inspect", {**keywords, "model": model}, config).model)
+
+
+@takes_options("profile")
+def profile(
+    model: str | Path | None = None,
+    *,
+    run: str | Path = DEFAULT_RUN,
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **keywords: Any,
+) -> list[Profile]:
+    """Latency models for `model`'s widths, one for each precision, kept in the user's cache; of the run's source model
+    where none is named. What is measured needs torch."""
+    from vitedge.cost.profile import profile as profiled
+    from vitedge.vit.config import ViTConfig
+
+    chosen = options.configure("profile", keywords, config).profile
+    if model is None:
+        shape = ViTConfig.from_dict(Run(run).bundle.json("source/arch.json"))
+    else:
+        from vitedge.vit.checkpoint import load_model
+
+        shape = load_model(str(model)).model.config
+    return profiled(shape, chosen, reporter or WarningReporter())
 
 
 @takes_options("bench")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from vitedge import documents, targets
 from vitedge.bench.options import BenchOptions, SampleOptions
 from vitedge.condition import ConditionOptions
+from vitedge.cost.options import ProfileOptions
 from vitedge.data.options import DataColumns
 from vitedge.errors import VitedgeError
 from vitedge.files import write_text
@@ -158,6 +159,7 @@ class RunConfig(Options):
     serve: ServeOptions = ServeOptions()
     analyze: AnalyzeSection = AnalyzeSection()
     sensitivity: SensitivitySection = SensitivitySection()
+    profile: ProfileOptions = ProfileOptions()
     train: TrainSection = TrainSection()
     fine_tune: FineTuneOptions = FineTuneOptions()
     loop: LoopOptions = LoopOptions()
@@ -189,6 +191,7 @@ COMMANDS: dict[str, dict[str, type[Options]]] = {
     "inspect": {"model": SourceSection},
     "analyze": {"analyze": AnalyzeSection},
     "sensitivity": {"sensitivity": SensitivitySection, "prune": PruneOptions},
+    "profile": {"profile": ProfileOptions},
     "train": {
         "model": SourceSection,
         "train": TrainSection,

@@ -15,8 +15,8 @@ from vitedge.prune.candidates import Candidates, levels
 from vitedge.prune.effects import Effects
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import BlockPlan, everything
+from vitedge.prune.price import Price, price_of
 from vitedge.vit.config import BlockConfig, BlockTokens, Merge, ViTConfig
-from vitedge.vit.macs import attention_macs, block_params, merging_macs, mlp_macs, model_macs, model_params
 
 Count = Callable[[ViTConfig], int]
 # Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the
@@ -40,9 +40,9 @@ class MLPCut:
 Way = tuple[BlockConfig, float, AttentionCut | MLPCut]
 
 
-def count(unit: str) -> Count:
-    """What is counted: MACs of one image as exported, or parameters."""
-    return model_macs if unit == "macs" else model_params
+def count(config: ViTConfig, options: PruneOptions) -> Count:
+    """What is counted: MACs of one image as exported, parameters, or predicted nanoseconds."""
+    return price_of(config, options).whole
 
 
 def curve(effects: dict[int, float], full: int) -> Callable[[int], float]:
@@ -59,7 +59,7 @@ class Widths:
     config: ViTConfig
     index: int
     ways: tuple[Way, ...]
-    params: bool
+    price: Price
     merges: bool = False
 
     def choices(self, tokens: int) -> list[Choice]:
@@ -74,11 +74,8 @@ class Widths:
         return kept
 
     def _cost(self, block: BlockConfig, tokens: int) -> int:
-        if self.params:
-            return block_params(self.config, block)
         needed = self.config.queries(self.index) or tokens
-        at = BlockTokens(tokens, needed, needed)
-        return attention_macs(self.config, block, at) + mlp_macs(self.config, block, at)
+        return self.price.part(self.config, block, BlockTokens(tokens, needed, needed))
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ class Tokens:
     levels: tuple[int, ...]
     harm: Callable[[int], float]
     matched: bool
+    price: Price
     merges: bool = True
 
     def choices(self, tokens: int) -> list[Choice]:
@@ -99,7 +97,7 @@ class Tokens:
         before, found = self.harm(tokens), [Choice(0, 0.0, tokens)]
         for left in self.levels:
             if fewest <= left < tokens:
-                cost = merging_macs(self.config, tokens, left, matched=self.matched)
+                cost = self.price.merge(self.config, tokens, left, matched=self.matched)
                 found.append(Choice(-cost, max(0.0, self.harm(left) - before), left))
         return found
 
@@ -143,17 +141,17 @@ def find_parts(
     """The parts of the model, in the order in which tokens reach them; the harm of merging is multiplied by
     `tokens_weight`."""
     found: list[Part] = []
-    params, whole = options.prune_unit == "params", options.prune_by == "tokens"
+    price, whole = price_of(config, options), options.prune_by == "tokens"
     for i, (block, e) in enumerate(zip(config.blocks, effects, strict=True)):
         if block.heads:
             ways = attention_ways(block, e, options)
-            found.append(Widths(config, i, ways[:1] if whole else ways, params))
-        if e.tokens and options.prune_by != "widths" and not params:
+            found.append(Widths(config, i, ways[:1] if whole else ways, price))
+        if e.tokens and options.prune_by != "widths" and price.tokens:
             harm = curve({left: tokens_weight * value for left, value in e.tokens.items()}, config.tokens)
-            found.append(Tokens(config, i, token_levels(config), harm, options.merge != "constant"))
+            found.append(Tokens(config, i, token_levels(config), harm, options.merge != "constant", price))
         if block.hidden:
             ways = mlp_ways(block, e, options)
-            found.append(Widths(config, i, ways[:1] if whole else ways, params))
+            found.append(Widths(config, i, ways[:1] if whole else ways, price))
     return found
 
 
@@ -168,7 +166,7 @@ def decide(
 
     Raises: VitedgeError where the constraints don't allow the share; it names the largest that they do.
     """
-    counted = count(options.prune_unit)
+    counted = count(config, options)
     parts = find_parts(config, effects, options, tokens_weight)
     total = counted(config)
     need = math.ceil((options.prune or 0.0) * total)

@@ -17,13 +17,14 @@ def aligned_for_target(options: PruneOptions) -> PruneOptions:
     """
     if options.prune_target is None:
         return options.model_copy(update={"merge": "matched"}) if options.merge == "auto" else options
-    if options.prune_target not in targets.names():
+    name = options.prune_target.partition(":")[0]
+    if name not in targets.names():
         raise VitedgeError(
             f"Nothing is known of the widths that '{options.prune_target}' rewards.",
             "",
             f"Choose one of {', '.join(targets.names())}, or set --align and --head-align yourself.",
         )
-    target = targets.get(options.prune_target)
+    target = targets.get(name)
     units, dims = target.tiles
     changes: dict[str, int | str] = {"align": math.lcm(options.align, units)}
     changes["head_align"] = math.lcm(options.head_align, dims)

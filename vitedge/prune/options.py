@@ -18,7 +18,9 @@ class PruneOptions(Options):
     prune: float | None = Field(
         None, allow_inf_nan=True, description="Share of the model's MACs to remove, over 0 and up to 0.9."
     )
-    prune_unit: Literal["macs", "params"] = Field("macs", description="What that share is counted in.")
+    prune_unit: Literal["macs", "params", "time"] = Field(
+        "macs", description="What that share is counted in; time: as `vitedge profile` knows --prune-target."
+    )
     prune_by: Literal["auto", "tokens", "widths"] = Field(
         "auto", description="Where: auto: tokens are merged and widths cut, wherever it does least harm; or one alone."
     )
@@ -53,7 +55,7 @@ class PruneOptions(Options):
     prune_target: str | None = Field(
         None,
         description="Only widths, and a way to merge tokens, that the hardware of rknn, tensorrt, onnxruntime or "
-        "openvino turns into speed.",
+        "openvino turns into speed; openvino:int8 names the precision whose time counts.",
     )
     fit_steps: int | None = Field(
         None, ge=0, le=1_000_000, description="Gradient steps a block. (default: by the model's size)"

@@ -190,7 +190,7 @@ def choose_plans(
     The harms of single cuts are added up, and those of tokens and of widths are made up for unequally well: so plans
     are made with several weights between the two.
     """
-    mixed = any(c.tokens for c in measured.candidates) and options.prune_by == "auto" and options.prune_unit == "macs"
+    mixed = any(c.tokens for c in measured.candidates) and options.prune_by == "auto" and options.prune_unit != "params"
     found: dict[tuple[BlockPlan, ...], float] = {}
     for weight in WEIGHTS if mixed and len(held) else (1.0,):
         plans, harm = decide(dense.config, measured.candidates, measured.effects, options, weight)
@@ -276,7 +276,7 @@ def report(
 ) -> PruneReport:
     """The facts of a run."""
     after = small.config
-    counted = count(options.prune_unit)
+    counted = count(before, options)
     changes = tuple(
         LayerChange(
             i,

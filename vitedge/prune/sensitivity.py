@@ -106,7 +106,7 @@ def total(
     """One point a share."""
     solved = start[: measured.solved]
     how = Recovery("ridge", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3))
-    counted = count(options.prune_unit)
+    counted = count(dense.config, options)
     found: list[Point] = []
     for share in sorted(shares):
         try:
@@ -140,7 +140,7 @@ def each(
 ) -> list[Point]:
     """Points of each half of each block, and of merging its tokens, everything else dense."""
     found = []
-    counted = count(options.prune_unit)
+    counted = count(dense.config, options)
     whole, parts_of = counted(dense.config), find_parts(dense.config, measured.effects, options)
     x = held
     for index, block in enumerate(dense.encoder()):

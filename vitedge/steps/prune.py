@@ -10,7 +10,9 @@ import numpy as np
 from vitedge.bundle import Bundle
 from vitedge.data.sample import held_out
 from vitedge.prune import PruneOptions
+from vitedge.prune.price import latency_model
 from vitedge.reporter import Reporter
+from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, need_pixels, read_preprocess
 from vitedge.steps.transform import Outcome, Transformed, transform_model
 from vitedge.train.options import DistilOptions
@@ -26,6 +28,8 @@ def prune_model(
     chosen = options.model_dump()
     if options.recover == "distill":
         chosen |= {"held_out": [distil.holdout, distil.seed]}
+    if options.prune_unit == "time":
+        chosen |= {"latency": latency_model(read_config(bundle, parent), options).coefficients}
     pixels, own = pruning_sees(need_pixels(bundle, "Pruning"), options, distil)
 
     def apply(model: Architecture, _kept: Path) -> Outcome:

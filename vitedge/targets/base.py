@@ -6,12 +6,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.options import Options
+
+if TYPE_CHECKING:
+    from vitedge.cost.model import LatencyModel
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,19 @@ class Target(Protocol):
     def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
         """The vendor's own estimate, where there is one."""
         return None
+
+    def latency_model(
+        self, precision: str, platform: str | None = None, profile: str | None = None
+    ) -> LatencyModel | None:
+        """What a layer takes where this machine can't measure it: from the text of a board's own `profile`, else from
+        published figures, labelled as an estimate; None where there are none. Raises VitedgeError for a profile
+        without times."""
+        return None
+
+    def settled(self, options: Any, metadata: dict[str, Any]) -> Any:
+        """The options (its own) with what a build that `metadata` tells of chose by timing, so that builds of the same
+        kind need not time it again."""
+        return options
 
     def toolchains(self) -> Toolchains | None:
         """Its compiler's environments, where the compiler can't live beside vitedge."""

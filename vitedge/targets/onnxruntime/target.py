@@ -66,3 +66,8 @@ class OnnxRuntimeTarget(Target):
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""
         return OnnxRuntimeRunner(artifact, threads=threads, built_with=metadata.get("onnxruntime"))
+
+    def settled(self, options: Any, metadata: dict[str, Any]) -> OnnxRuntimeOptions:
+        """The form that the build found to be the fastest."""
+        form = metadata["form"]
+        return OnnxRuntimeOptions(attention=form["attention"], mlp_groups=form["groups"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitedge.errors import VitedgeError
 from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, Runner, Target, Toolchains
 from vitedge.targets.rknn import board, toolchain
 from vitedge.targets.rknn.options import RknnOptions
+
+if TYPE_CHECKING:
+    from vitedge.cost.model import LatencyModel
 
 PLATFORMS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 
@@ -80,6 +83,16 @@ class RknnTarget(Target):
         from vitedge.targets.rknn.cost import from_json
 
         return from_json(metadata["cost"]) if "cost" in metadata else None
+
+    def latency_model(
+        self, precision: str, platform: str | None = None, profile: str | None = None
+    ) -> LatencyModel | None:
+        """From the table that `eval_perf` printed on a board, else the estimate from the published profile."""
+        from vitedge.targets.rknn import latency
+
+        if profile is None:
+            return latency.published(precision, platform)
+        return latency.from_board(profile, precision, platform, "the profile of a board (eval_perf with perf_debug)")
 
     def toolchains(self) -> Toolchains:
         """Those of rknn-toolkit2."""

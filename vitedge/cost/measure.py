@@ -1,0 +1,90 @@
+"""Latencies of plans with random weights, as a target on this machine runs them. Loads torch and onnx."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from vitedge.data.preprocess import Preprocess
+from vitedge.quant.options import Preset
+from vitedge.targets.base import BuildRequest, Runner, Target, TargetOptions
+from vitedge.vit.config import ViTConfig
+
+# Calls of one turn: at least so many, and for so long; the first ones are not counted.
+WARM_UP, CALLS, SECONDS, ROUNDS = 4, 12, 0.25, 3
+
+
+def write_plan(
+    config: ViTConfig, folder: Path, target: Target, precision: str, preset: Preset, options: TargetOptions
+) -> tuple[Path, dict[str, Any]]:
+    """Builds the plan's artifact in `folder`, an empty one, and returns it with its metadata.
+
+    The weights are random: they mean nothing for speed. INT8 scales come from two images of noise.
+    """
+    import onnx
+
+    from vitedge.export.vit import export_vit
+    from vitedge.vit.model import VisionTransformer, init_weights
+
+    size = config.image_size[0]
+    preprocess = Preprocess(resize=size, crop=size, mean=(0.5,) * config.channels, std=(0.5,) * config.channels)
+    model = init_weights(VisionTransformer(config), seed=0).eval()
+    graph = export_vit(config, {k: v.numpy() for k, v in model.state_dict().items()}, preprocess)
+    onnx.save(graph, folder / "float32.onnx")
+    graphs = {"float32": folder / "float32.onnx"}
+    if precision == "int8":
+        onnx.save(_int8(model, graph, preprocess, preset), folder / "int8.onnx")
+        graphs["int8"] = folder / "int8.onnx"
+    out = folder / "build"
+    out.mkdir()
+    request = BuildRequest(graphs["float32"], out, precision, None, options, onnx_by_precision=graphs)
+    result = target.build(request)
+    return out / result.artifact, {"precision": precision, "platform": None} | result.metadata
+
+
+def _int8(model: Any, graph: Any, preprocess: Preprocess, preset: Preset) -> Any:
+    import torch
+
+    from vitedge.quant import QuantOptions, calibrate, insert_qdq
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, model.config.channels, *model.config.image_size, generator=generator)
+    options = QuantOptions(preset=preset, observer="minmax", rounding="nearest", correct=False)
+    return insert_qdq(graph, calibrate(model, lambda: iter([images]), options, preprocess))
+
+
+def time_artifacts(
+    openers: Sequence[Callable[[], Runner]], config: ViTConfig, told: Callable[[int], None] = lambda n: None
+) -> list[float]:
+    """The median milliseconds of an image for each artifact, in the order of `openers`.
+
+    One artifact is open at a time, since the waiting threads of one runtime slow another one down, and all have a turn
+    in each round, since machines drift.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *config.image_size, config.channels), dtype=np.uint8)
+    times: list[list[float]] = [[] for _ in openers]
+    for _ in range(ROUNDS):
+        for number, opener in enumerate(openers):
+            times[number].append(_turn(opener, pixels))
+            told(1)
+    return [median(values) for values in times]
+
+
+def _turn(opener: Callable[[], Runner], pixels: np.ndarray) -> float:
+    runner = opener()
+    try:
+        for _ in range(WARM_UP):
+            runner.infer(pixels)
+        spent: list[float] = []
+        while len(spent) < CALLS or (sum(spent) < SECONDS and len(spent) < 400):
+            started = time.perf_counter()
+            runner.infer(pixels)
+            spent.append(time.perf_counter() - started)
+    finally:
+        runner.close()
+    return 1e3 * median(spent)
