@@ -48,6 +48,7 @@ class SourceSection(Options):
         "logits", description="What the model gives: class logits, its embedding, or one of every patch."
     )
     norm_eps: float | None = Field(None, gt=0, le=1, description="LayerNorm's epsilon, where nothing tells.")
+    adapter: str | None = Field(None, description="Folder of a peft adapter (LoRA), merged into the model.")
 
 
 class ModelSection(SourceSection):

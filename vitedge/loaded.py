@@ -53,6 +53,7 @@ class Model:
         scheme: how it is quantised; None for a float model.
         mode: "none", "dynamic", "static" or "qat".
         report: what the last step said of itself.
+        notes: what was taken where several things could be meant, and what was verified, when it was read.
         source: the model before anything that was not exact, which teaches and is compared with.
         before: the model before conditioning.
     """
@@ -65,6 +66,7 @@ class Model:
     scheme: Scheme | None = None
     mode: str = "none"
     report: Any = None
+    notes: tuple[str, ...] = ()
     source: Architecture | None = None
     before: Architecture | None = None
 
@@ -100,16 +102,27 @@ class Model:
 def load(model: str | Path = "vit_b_16", *, config: str | Path | None = None, **keywords: Any) -> Model:
     """The model that a name, a checkpoint file or a folder holds.
 
-    Raises VitedgeError for one that is damaged, foreign or of unknown preprocessing.
+    Raises VitedgeError for one that is damaged, foreign or of unknown preprocessing, and for one that does not compute
+    what its own library computes, where that is installed (`verify=False` leaves that out).
     """
     from vitedge.vit.checkpoint import load_model
+    from vitedge.vit.checkpoint.reference import check
 
     chosen = options.configure("load", {**keywords, "model": model}, config).model
     found = load_model(chosen.model, **chosen.model_dump(exclude={"model", "verify"}))
+    found = check(found, chosen.verify, overridden=chosen.preprocess is not None)
     reporter = WarningReporter()
     for warning in found.warnings:
         reporter.warn(warning)
-    return Model(found.model, found.preprocess, found.classes, found.origin, found.random, source=found.model)
+    return Model(
+        found.model,
+        found.preprocess,
+        found.classes,
+        found.origin,
+        found.random,
+        notes=found.notes,
+        source=found.model,
+    )
 
 
 @takes_options("images")

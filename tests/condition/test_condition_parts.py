@@ -76,6 +76,15 @@ def test_balancing_equalises() -> None:
     assert energy.max() / energy.min() < 1.3
 
 
+def test_balancing_of_what_never_varies() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 8, dtype=torch.float64)
+    rounding = -1e-9 * torch.eye(8, dtype=torch.float64)  # a covariance of constants: E[xx] - mean^2
+    for pair in ((x.T @ x, rounding), (rounding, x.T @ x), (rounding, torch.zeros_like(rounding))):
+        a, b = balancing(*pair)
+        torch.testing.assert_close(a.T @ b, torch.eye(8, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
 def test_smoothing_helps_with_an_outlier_and_is_off_without() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(32, 16, generator=generator)

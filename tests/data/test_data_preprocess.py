@@ -155,11 +155,24 @@ def test_hugging_face_configurations(processor: str, options: dict) -> None:
     np.testing.assert_allclose(ours, np.asarray(theirs(image)["pixel_values"][0]), atol=1e-5)
 
 
+@pytest.mark.parametrize("processor", ["CLIPImageProcessor", "BitImageProcessor", "SiglipImageProcessor"])
+@pytest.mark.parametrize("size", [(301, 402), (403, 300), (224, 225)])
+def test_hugging_face_crops(processor: str, size: tuple[int, int]) -> None:
+    """Where half a pixel is left over, transformers crops one pixel further left than torchvision."""
+    transformers = pytest.importorskip("transformers")
+    found = getattr(transformers, f"{processor}Pil", None) or getattr(transformers, processor)
+    theirs = found()
+    preprocess, image = from_huggingface(json.loads(theirs.to_json_string())), make_image(*size)
+    ours = preprocess.normalize(preprocess.apply(image)[None])[0]
+    np.testing.assert_allclose(ours, np.asarray(theirs(image)["pixel_values"][0]), atol=1e-5)
+
+
 def test_hugging_face_sizes() -> None:
     half = (0.5,) * 3
     assert from_huggingface({"size": 384}) == Preprocess(384, 384, "bilinear", half, half, True, upright=True)
     clip = {"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True, "resample": 3}
-    assert from_huggingface(clip) == Preprocess(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3, upright=True)
+    theirs = Preprocess(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3, upright=True, corner="floor")
+    assert from_huggingface(clip) == theirs
     oblong = {"height": 224, "width": 196}
     for wrong in ({"size": {"shortest_edge": 224}}, {"size": oblong}, {"do_resize": False}):
         with pytest.raises(VitedgeError, match="Hugging Face"):

@@ -280,6 +280,38 @@ def test_grey_becomes_rgb_as_the_error_says(tmp_path: Path) -> None:
         assert torch.allclose(loaded.model(grey.expand(-1, 3, -1, -1)), model(grey), atol=1e-4)
 
 
+def test_grey_and_bgr_are_exact(tmp_path: Path) -> None:
+    images = drawn_images(40)
+    values = {"resize": 32, "crop": 32, "squash": True, "mean": [0.4], "std": [0.3], "channels": "grey"}
+    model = timm_vit(in_chans=1)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    (tmp_path / "grey.json").write_text(json.dumps(values))
+    loaded = load_model(str(tmp_path / "m.pth"), heads=4, preprocess=str(tmp_path / "grey.json"))
+    theirs = [np.asarray(i.convert("L").resize((32, 32), Image.Resampling.BICUBIC), np.float32) for i in images]
+    x = (torch.from_numpy(np.stack(theirs))[:, None] / 255 - 0.4) / 0.3
+    ours = torch.from_numpy(loaded.preprocess.normalize(np.stack([loaded.preprocess.apply(i) for i in images])))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(ours), model(x), atol=1e-4, rtol=1e-4)
+    images[1].save(tmp_path / "i.png")
+    assert np.ptp(np.asarray(loaded.preprocess.open(tmp_path / "i.png")).astype(int), axis=2).max() == 0
+
+    model = timm_vit()
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    values |= {"mean": [104, 117, 124], "std": [57, 58, 59], "channels": "bgr"}
+    (tmp_path / "bgr.json").write_text(json.dumps(values))
+    loaded = load_model(str(tmp_path / "m.pth"), heads=4, preprocess=str(tmp_path / "bgr.json"))
+    pixels = np.stack([loaded.preprocess.apply(i) for i in images])
+    x = torch.from_numpy((pixels[..., ::-1] - np.float32([104, 117, 124])) / np.float32([57, 58, 59]))
+    ours = torch.from_numpy(loaded.preprocess.normalize(pixels))
+    assert loaded.preprocess.channels == "rgb"
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(ours), model(x.permute(0, 3, 1, 2)), atol=1e-4, rtol=1e-4)
+    for wrong in ({"channels": "bgra"}, {"channels": "rgb", "mean": [0.5], "std": [0.5]}, {"corner": "up"}):
+        (tmp_path / "w.json").write_text(json.dumps(values | wrong))
+        error = refusal(tmp_path / "m.pth", preprocess=str(tmp_path / "w.json"))
+        assert list(wrong)[1 if "mean" in wrong else 0] in error.what
+
+
 def test_torchvision_heads(tmp_path: Path) -> None:
     library = pytest.importorskip("torchvision.models")
     for head in (nn.Linear(32, 3), nn.Sequential(nn.Linear(32, 3))):

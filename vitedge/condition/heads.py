@@ -40,9 +40,16 @@ def balancing(cov_q: Tensor, cov_k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky(cov: Tensor) -> Tensor:
-    """With a floor under the eigenvalues, so that the transform stays well conditioned in float32."""
-    floor = 1e-3 * cov.diagonal().mean().clamp_min(1e-12)
-    return torch.linalg.cholesky(cov + floor * torch.eye(len(cov), dtype=cov.dtype))
+    """With a floor under the eigenvalues, so that the transform stays well conditioned in float32.
+
+    Of what never varies beside a large mean, rounding leaves eigenvalues below 0: the floor rises until it covers them.
+    """
+    floor = 1e-3 * cov.diagonal().mean().abs().clamp_min(1e-12)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(cov + floor * torch.eye(len(cov), dtype=cov.dtype))
+        if not failed or not torch.isfinite(floor):
+            return factor
+        floor = floor * 10
 
 
 @torch.no_grad()

@@ -52,21 +52,21 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def open_rgb(path: str | Path, *, upright: bool = True, grey16: Grey16 = "scale") -> Image.Image:
+def open_rgb(path: str | Path, *, upright: bool = True, grey16: Grey16 = "scale", grey: bool = False) -> Image.Image:
     """The image in the file `path`, as `decode` gives it. Raises UnreadableImage, also for a FIFO or a device."""
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             raise UnreadableImage(path, "it is no regular file")
         with open(path, "rb") as file:
-            return decode(file, path, upright=upright, grey16=grey16)
+            return decode(file, path, upright=upright, grey16=grey16, grey=grey)
     except OSError as error:
         raise UnreadableImage(path, error.strerror or str(error)) from error
 
 
 def decode(
-    file: IO[bytes], name: str | Path, *, upright: bool = True, grey16: Grey16 = "scale"
+    file: IO[bytes], name: str | Path, *, upright: bool = True, grey16: Grey16 = "scale", grey: bool = False
 ) -> Image.Image:
-    """The image in `file`, RGB; with `upright`, turned as its EXIF orientation says.
+    """The image in `file`, RGB; with `upright`, turned as its EXIF orientation says; with `grey`, without its colours.
 
     Grey, palette, CMYK and 1-bit images are converted. Transparency is dropped without blending, as
     `Image.convert("RGB")` does in the loaders of torchvision, timm and Hugging Face, by which models were
@@ -81,7 +81,8 @@ def decode(
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MOST_PIXELS:,}")
             opened.load()
-            return _to_rgb(_upright(opened) if upright else opened, grey16)
+            image = _to_rgb(_upright(opened) if upright else opened, grey16)
+            return image.convert("L").convert("RGB") if grey else image
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise UnreadableImage(name, _reason(error, file, str(name))) from error
 

@@ -42,6 +42,10 @@ class Preprocess:
             torchvision's and timm's leave it as stored.
         grey16: 16-bit grey becomes 8-bit by clipping at 255, as Pillow's `convert("RGB")` does for all of these
             libraries, or by scaling.
+        channels: what the model was trained on. "grey": Pillow's `convert("L")`, all three channels the same. "bgr":
+            `load_model` turns the weights and mean and std around, so that no artifact ever sees it.
+        corner: where the crop begins if half a pixel is left over: rounded half to even (torchvision, timm), or down
+            (transformers).
 
     Raises VitedgeError where a value is of the wrong type or out of range.
     """
@@ -54,6 +58,8 @@ class Preprocess:
     squash: bool = False
     upright: bool = False
     grey16: Literal["clip", "scale"] = "clip"
+    channels: Literal["rgb", "bgr", "grey"] = "rgb"
+    corner: Literal["round", "floor"] = "round"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -64,13 +70,17 @@ class Preprocess:
         _check(self.interpolation in names, "interpolation", self.interpolation, f"one of {', '.join(names)}")
         for name in ("mean", "std"):
             value = getattr(self, name)
+            if self.channels == "grey" and isinstance(value, (tuple, list)) and len(value) == 1:
+                value = value * 3
             numbers = isinstance(value, (tuple, list)) and len(value) == 3 and all(map(_is_number, value))
             _check(numbers, name, value, "three finite numbers, one for each of red, green and blue")
             object.__setattr__(self, name, tuple(float(number) for number in value))
         _check(min(self.std) > 1e-6, "std", self.std, "above 0")
         for name in ("squash", "upright"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
-        _check(self.grey16 in ("clip", "scale"), "grey16", self.grey16, "clip or scale")
+        for name, choices in (("grey16", ("clip", "scale")), ("channels", ("rgb", "bgr", "grey"))):
+            _check(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+        _check(self.corner in ("round", "floor"), "corner", self.corner, "round or floor")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
@@ -119,10 +129,14 @@ class Preprocess:
         mine, theirs = asdict(self), asdict(other)
         return "; ".join(f"{name} {mine[name]}, was {theirs[name]}" for name in mine if mine[name] != theirs[name])
 
+    def as_rgb(self) -> Preprocess:
+        """The same of a model whose weights were turned from BGR to RGB."""
+        return replace(self, channels="rgb", mean=self.mean[::-1], std=self.std[::-1])
+
     @property
     def reading(self) -> dict[str, Any]:
         """How `image.open_rgb` and `image.decode` read a file for it."""
-        return {"upright": self.upright, "grey16": self.grey16}
+        return {"upright": self.upright, "grey16": self.grey16, "grey": self.channels == "grey"}
 
     def open(self, path: str | Path) -> Image.Image:
         """The image in that file, RGB. Raises `UnreadableImage`."""
@@ -132,9 +146,12 @@ class Preprocess:
         """One image to uint8 [crop, crop, 3] in RGB.
 
         Equal, pixel for pixel, to torchvision's `Resize(resize, interpolation, antialias=True)` and
-        `CenterCrop(crop)` on the same Pillow image (with `Resize((resize, resize))` where `squash` is set).
+        `CenterCrop(crop)` on the same Pillow image (with `Resize((resize, resize))` where `squash` is set), or to those
+        of transformers where `corner` is "floor".
         Raises ValueError where the image is so narrow that it can't be resized.
         """
+        if self.channels == "grey":
+            image = image.convert("L")
         image = image if image.mode == "RGB" else image.convert("RGB")
         width, height = image.size
         # torchvision truncates the long side, and rounds the crop's corner half to even.
@@ -144,7 +161,7 @@ class Preprocess:
         if wide * high > _MAX_RESIZED:
             raise ValueError(f"{width} x {height} pixels are too narrow to resize")
         image = image.resize((wide, high), FILTERS[self.interpolation])
-        left, top = round((wide - self.crop) / 2), round((high - self.crop) / 2)
+        left, top = (n // 2 if self.corner == "floor" else round(n / 2) for n in (wide - self.crop, high - self.crop))
         return np.array(image.crop((left, top, left + self.crop, top + self.crop)))
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ _Number = Annotated[int, Field(strict=True, ge=1, le=2**15)]
 
 # PIL.Image.Resampling, by number, as Hugging Face writes it.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def from_torchvision(transforms: Any) -> Preprocess:
@@ -80,14 +82,16 @@ class ImageProcessor(BaseModel):
 
 
 # Processors whose resize is known, by the name without its ending: does a plain number of `size` squash to a square?
-_SQUASHES = {"ViT": True, "DeiT": True, "Beit": True, "Siglip": True, "CLIP": False, "Bit": False, "EfficientNet": True}
+_SQUASHES = dict.fromkeys(("ViT", "DeiT", "Beit", "EfficientNet"), True)
+_SQUASHES |= dict.fromkeys(("Siglip", "CLIP", "Bit"), False)
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
 def from_timm(config: Any, name: str = "pretrained_cfg") -> Preprocess:
     """Of a timm `pretrained_cfg` (`model.pretrained_cfg`), or of a timm `config.json` that holds one.
 
-    Defaults and rounding as in timm.data.resolve_data_config and transforms_factory.transforms_imagenet_eval.
+    Defaults and rounding as in timm.data.resolve_data_config and transforms_factory.transforms_imagenet_eval. For one
+    channel timm's datasets read images in Pillow's mode "L".
     """
     inner = config.get("pretrained_cfg", config) if isinstance(config, dict) else config
     data = documents.validate(inner, TimmData, name, todo=_TODO)
@@ -102,6 +106,7 @@ def from_timm(config: Any, name: str = "pretrained_cfg") -> Preprocess:
         _three(data.mean),
         _three(data.std),
         squash=data.crop_mode == "squash",
+        channels="grey" if data.input_size[0] == 1 else "rgb",
     )
 
 
@@ -142,8 +147,7 @@ def from_huggingface(config: Any, name: str = "preprocessor_config.json") -> Pre
     factor = 255 * ((c.rescale_factor or 1 / 255) if c.do_rescale is not False else 1)
     offset = 1.0 if (c.rescale_offset or c.offset) and c.do_rescale is not False else 0.0
     normalised = c.do_normalize is not False
-    default = (0.48145466, 0.4578275, 0.40821073) if family == "CLIP" else (0.5,) * 3
-    default_std = (0.26862954, 0.26130258, 0.27577711) if family == "CLIP" else (0.5,) * 3
+    default, default_std = (_OPENAI_MEAN, _OPENAI_STD) if family == "CLIP" else ((0.5,) * 3,) * 2
     mean = _three(c.image_mean if c.image_mean is not None else default) if normalised else (0.0,) * 3
     std = _three(c.image_std if c.image_std is not None else default_std) if normalised else (1.0,) * 3
     mean = tuple(value + offset for value in mean)
@@ -158,6 +162,37 @@ def from_huggingface(config: Any, name: str = "preprocessor_config.json") -> Pre
         std,
         squash=squash,
         upright=True,
+        corner="floor" if cropped else "round",
+    )
+
+
+class OpenClipData(BaseModel):
+    """open_clip's `preprocess_cfg`."""
+
+    model_config = ConfigDict(extra="ignore")
+    size: _Number | list[_Number] | None = None
+    mode: str = "RGB"
+    mean: list[float] | float = list(_OPENAI_MEAN)
+    std: list[float] | float = list(_OPENAI_STD)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+
+def from_open_clip(config: Any, size: int, name: str = "preprocess_cfg") -> Preprocess:
+    """Of open_clip's `preprocess_cfg`; `size`: of the model's images, where it names none."""
+    values = {k: v for k, v in config.items() if v is not None} if isinstance(config, dict) else config
+    data = documents.validate(values, OpenClipData, name, todo=_TODO)
+    if data.resize_mode not in ("shortest", "squash") or data.mode != "RGB":
+        why = f"mode {data.mode}" if data.mode != "RGB" else f"resize_mode {data.resize_mode!r} pads the image"
+        raise _unsupported("open_clip", why)
+    side = _side(data.size if data.size is not None else size, "size")
+    return Preprocess(
+        side,
+        side,
+        "bilinear" if data.interpolation == "bilinear" else "bicubic",
+        _three(data.mean),
+        _three(data.std),
+        squash=data.resize_mode == "squash",
     )
 
 

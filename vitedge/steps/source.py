@@ -29,7 +29,7 @@ PIXELS = "calib/pixels.npy"
 DATASET = "calib/dataset.json"
 _CONFIG_FILES = {".json", ".txt", ".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".tar"}
 _BESIDE = {"preprocess.json", "classes.txt", "arch.json", "config.json"}
-_BESIDE |= {"preprocessor_config.json", "processor_config.json"}
+_BESIDE |= {"preprocessor_config.json", "processor_config.json", "open_clip_config.json"}
 
 
 def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> StepRecord:
@@ -37,15 +37,12 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
 
     def work(folder: Path) -> dict[str, Any]:
         from vitedge.vit.checkpoint import load_model, save_model
-        from vitedge.vit.checkpoint.reference import can_verify, verify
+        from vitedge.vit.checkpoint.reference import check
         from vitedge.vit.macs import model_macs, model_params
 
         reporter.info(f"reading {options.model}")
         loaded = load_model(options.model, **options.model_dump(exclude={"model", "verify"}))
-        notes = list(loaded.notes)
-        if loaded.reference and (options.verify or (options.verify is None and can_verify(loaded.reference))):
-            overridden = options.preprocess is not None
-            notes.append(verify(loaded.model, loaded.preprocess, loaded.reference, overridden=overridden))
+        loaded = check(loaded, options.verify, overridden=options.preprocess is not None)
         save_model(folder / SOURCE, loaded.model)
         loaded.preprocess.save(folder / SOURCE / "preprocess.json")
         if loaded.classes:
@@ -56,7 +53,7 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
             "random_weights": loaded.random,
             "macs": model_macs(config),
             "params": model_params(config),
-            "notes": notes,
+            "notes": list(loaded.notes),
             "warnings": list(loaded.warnings),
         }
 
@@ -77,21 +74,28 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
 
 def _identity(options: ModelSection) -> dict[str, str]:
     """Digests of the files that the model is read from, so that a changed checkpoint is read again."""
-    digests = {}
-    path = Path(options.model).expanduser()
+    files = _read_from(Path(options.model).expanduser())
+    if options.adapter:
+        files += _read_from(Path(options.adapter).expanduser())
+    files += [Path(p) for p in (options.preprocess, options.classes) if p and Path(p).is_file()]
+    names = [file.name for file in files]
+    return {f.name if names.count(f.name) == 1 else str(f): sha256_file(f) for f in files}
+
+
+def _read_from(path: Path, *, base: bool = True) -> list[Path]:
     if path.is_dir():
         folder = path / "model" if (path / "manifest.json").is_file() else path
         files = [p for p in sorted(folder.iterdir()) if p.suffix in _CONFIG_FILES and p.is_file()]
-    elif path.is_file():
+        if base and (folder / "adapter_config.json").is_file():
+            from vitedge.vit.checkpoint.adapter import base_named
+
+            files += [f for named in base_named(folder) for f in _read_from(named, base=False)]
+        return files
+    if path.is_file():
         sharded = "-of-" in path.name or ".index." in path.name
         beside = [p for p in sorted(path.parent.iterdir()) if p.name in _BESIDE or (sharded and "-of-" in p.name)]
-        files = [path, *(p for p in beside if p != path and p.is_file())]
-    else:
-        files = []
-    files += [Path(p) for p in (options.preprocess, options.classes) if p and Path(p).is_file()]
-    for file in files:
-        digests[file.name] = sha256_file(file)
-    return digests
+        return [path, *(p for p in beside if p != path and p.is_file())]
+    return []
 
 
 def open_calibration(given: str | None) -> Dataset | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitedge.errors import VitedgeError
+from vitedge.vit.checkpoint.adapter import CONFIG as CONFIG_OF_ADAPTER
+from vitedge.vit.checkpoint.adapter import is_adapter
 from vitedge.vit.checkpoint.described import CONFIG, describes_a_model
 from vitedge.vit.checkpoint.files import INDEX, listing
 from vitedge.vit.checkpoint.kinds import is_checkpoint
@@ -13,11 +15,13 @@ from vitedge.vit.checkpoint.kinds import is_checkpoint
 _WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 # What a Trainer leaves beside the weights.
 _BESIDE = ("optimizer", "scheduler", "rng_state", "training_args", "scaler", "random_states")
-_ADAPTER = "adapter_config.json"
 
 
-def find_weights(folder: Path) -> Path:
-    """The checkpoint of a folder. Raises VitedgeError where there is none, or several without a usual name."""
+def find_weights(folder: Path) -> Path | None:
+    """The checkpoint of a folder; None where it holds an adapter of peft alone.
+
+    Raises VitedgeError where there is none, or several without a usual name.
+    """
     try:
         names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
         below = sorted(p.name for p in folder.iterdir() if p.is_dir())
@@ -25,15 +29,17 @@ def find_weights(folder: Path) -> Path:
         raise VitedgeError(
             f"The folder '{folder}' can't be read.", f"{error.strerror}.", "Check its rights."
         ) from error
+    adapter = is_adapter(folder)
     if usual := [name for name in _WEIGHTS if name in names]:
+        if adapter:
+            raise VitedgeError(
+                f"'{folder}' holds a model and an adapter of peft (LoRA).",
+                "Whether the adapter is to be merged into it can't be told.",
+                f"With it: --model {folder / usual[0]} --adapter {folder}. Without: move adapter_config.json away.",
+            )
         return folder / usual[0]
-    if _ADAPTER in names:
-        raise VitedgeError(
-            f"'{folder}' holds an adapter of peft (LoRA), not a whole model.",
-            "Its weights mean something only together with the model that they were trained on.",
-            "Merge them: model.merge_and_unload().save_pretrained('merged') with peft, and give the folder merged/ "
-            "(with preprocessor_config.json beside it).",
-        )
+    if CONFIG_OF_ADAPTER in names:
+        return None
     found = [n for n in names if is_checkpoint(Path(n)) and not n.startswith(_BESIDE)]
     preferred = [n for n in found if n.endswith(".safetensors")] or found
     if len(preferred) == 1:

@@ -14,9 +14,12 @@ from vitedge.data.classes import read_classes
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.checkpoint import adapter as adapters
 from vitedge.vit.checkpoint import jax, named
+from vitedge.vit.checkpoint.adapter import Merged
+from vitedge.vit.checkpoint.channels import in_rgb
 from vitedge.vit.checkpoint.convert import from_library, published_heads
-from vitedge.vit.checkpoint.described import Known, describe
+from vitedge.vit.checkpoint.described import Known, describe, image_processor
 from vitedge.vit.checkpoint.families.find import Family, find
 from vitedge.vit.checkpoint.files import check_tensors, read_checkpoint, read_tensors
 from vitedge.vit.checkpoint.folder import description, find_weights
@@ -65,6 +68,7 @@ class _Asked:
     classes: Path | None = None
     weights: str | None = None
     architecture: str | None = None
+    adapter: Path | None = None
 
 
 @dataclass
@@ -93,6 +97,7 @@ def load_model(
     norm_eps: float | None = None,
     architecture: str | None = None,
     output: Output = "logits",
+    adapter: str | Path | None = None,
 ) -> LoadedModel:
     """The model that `source` names.
 
@@ -109,31 +114,27 @@ def load_model(
         norm_eps: epsilon of the LayerNorms; overrides.
         architecture: timm's name of the model, where a state dict comes without a config.json.
         output: "embedding" or "patch-tokens" (of every patch) instead of class logits.
+        adapter: folder of a peft adapter (LoRA), which is merged into the model.
 
     Raises:
         VitedgeError: a checkpoint that is damaged, foreign, not finite, or of unknown preprocessing or heads.
     """
     given_names = Path(classes) if classes else None
-    raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture))
+    given_adapter = Path(adapter).expanduser() if adapter else None
+    raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture, given_adapter))
     prep = _preprocess(raw, source, preprocess)
     config, state = raw.config, raw.state
-    if config.channels != 3:
-        raise VitedgeError(
-            f"The model takes {config.channels} channel{'s' if config.channels > 1 else ''}; vitedge takes RGB images.",
-            "Every artifact takes uint8 pixels of three channels.",
-            "A model of grey images becomes one of RGB, equal on grey images, by repeating the weight of its patch "
-            "embedding: w.repeat(1, 3, 1, 1) / 3. Save it so, with a preprocess.json of three equal means and stds."
-            if config.channels == 1
-            else "Choose a model of three channels.",
-        )
+    as_read = (config, state, prep.with_image_size(max(config.image_size)))
+    config, state, prep = in_rgb(config, state, prep)
     config = replace(config, activation=_activation(raw, activation))
-    reference = raw.reference
+    reference, read = raw.reference, config
     if output != "logits":
         config, state = with_output(config, state, output)
-        reference, raw.classes = None, None
+        raw.classes = None
     if image_size and sides(image_size) != config.image_size:
         config, state = resize_model(config, state, sides(image_size))
-        reference = None
+    if reference and (config is not read or prep.channels != "rgb" or as_read[2].channels != "rgb"):
+        reference = replace(reference, as_read=as_read)
     if len(set(config.image_size)) != 1:
         raise VitedgeError(
             f"The model takes images of {config.image_size[0]} x {config.image_size[1]} pixels.",
@@ -215,6 +216,8 @@ def _read(source: str, asked: _Asked) -> _Raw:
         raise VitedgeError(f"'{source[:200]}' is no path of a model.", f"{error}.", "Check --model.") from error
     if looks_like_path(source):
         raise named.not_there(source)
+    if asked.adapter:
+        raise adapters.needs_a_checkpoint(source)
     config, state, prep, classes, random, reference = named.load(source)
     activation: Activation = "softmax"
     return _Raw(config, state, source, prep, classes, random, activation, reference=reference)
@@ -230,10 +233,18 @@ def _read_folder(folder: Path, asked: _Asked) -> _Raw:
         return _read_vitedge(folder / "model", asked)
     if (folder / "arch.json").is_file():
         return _read_vitedge(folder, asked)
-    return _read_file(find_weights(folder), asked)
+    path = find_weights(folder)
+    if path is None:
+        base = adapters.base_of(folder)
+        raw = _read(str(base), replace(asked, adapter=folder))
+        raw.notes.append(f"the adapter's own config says that its model is {base}")
+        return raw
+    return _read_file(path, asked)
 
 
 def _read_vitedge(folder: Path, asked: _Asked) -> _Raw:
+    if asked.adapter:
+        raise adapters.needs_a_checkpoint(str(folder))
     config = read_config(folder)
     state = read_tensors(folder / "model.safetensors")
     check_tensors(state)
@@ -253,20 +264,27 @@ def _read_file(path: Path, asked: _Asked) -> _Raw:
         return _of_family(path, family, asked)
     known = describe(beside, names_given=asked.classes is not None) if beside else Known()
     found = pick(read_checkpoint(path), asked.weights, str(path))
-    raw = _convert(path, found.tensors, known, replace_heads(known, found.heads), asked)
+    merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
+    if merged and merged.own_head:
+        known = replace(known, sizes=tuple(size for size in known.sizes if size[0] != "classes"))
+    tensors = merged.tensors if merged else found.tensors
+    raw = _convert(path, tensors, known, replace_heads(known, found.heads), asked)
     if found.where or found.others:
         text = f"the weights are '{found.where.rstrip('.') or 'the top'}' of {path.name}"
         if found.others:
             text += f"; it also holds {', '.join(repr(o.rstrip('.')) for o in found.others)} (--weights chooses)"
         raw.notes.append(text)
-    return _with_files_beside(raw, path.parent)
+    return _with_adapter(_with_files_beside(raw, path.parent), merged, asked)
 
 
 def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
-    check_tensors(found.tensors)
+    merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
+    tensors = merged.tensors if merged else found.tensors
+    # transformers writes the registers of a model without any as an empty tensor.
+    check_tensors({k: v for k, v in tensors.items() if v.numel() or not k.endswith("register_tokens")})
     try:
-        read = family.read(found.tensors)
+        read = family.read(tensors)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise VitedgeError(
             f"The tensors of '{path}' do not fit what {family.where} describes.",
@@ -278,7 +296,10 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
         config, state = resize_model(config, state, (size, size), antialias=False)
     if asked.norm_eps and asked.norm_eps != config.norm_eps:
         config = replace(config, norm_eps=asked.norm_eps)
-    raw = _Raw(config, state, f"{path} ({read.origin})", family.preprocess, activation=config.activation)
+    own = Path(family.described).parent if family.described else path.parent
+    reference = Reference(family.library, tensors, config, own, family.described, family.architecture, family=True)
+    origin = f"{path} ({read.origin})"
+    raw = _Raw(config, state, origin, family.preprocess, activation=config.activation, reference=reference)
     if config.norm_eps != read.config.norm_eps:
         came = f"what {family.where} says: {read.config.norm_eps:g}"
         raw.warnings.append(f"--norm-eps {config.norm_eps:g} overrides {came}")
@@ -286,7 +307,28 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
         raw.warnings.append(f"--heads {asked.heads} is not used: {family.where} says {config.blocks[0].heads}")
     if family.classes and len(family.classes) == config.classes and config.activation != "none":
         raw.classes = list(family.classes)
-    return _with_files_beside(raw, path.parent)
+    return _with_adapter(_with_files_beside(raw, path.parent), merged, asked)
+
+
+def _with_adapter(raw: _Raw, merged: Merged | None, asked: _Asked) -> _Raw:
+    """What an adapter changes beside the weights: its own files go before the base's; a head of its own makes a
+    classifier of an encoder, and has classes of its own."""
+    if merged is None or asked.adapter is None:
+        return raw
+    folder = asked.adapter
+    raw.origin += f" with the adapter {folder}"
+    raw.notes.append(f"an adapter of peft is merged: {merged.layers} layers, {len(merged.replaced)} tensors of its own")
+    if (prep := image_processor(folder)) is not None:
+        raw.preprocess = prep
+    if merged.own_head:
+        raw.activation = None if raw.activation == "none" else raw.activation
+        if raw.classes and len(raw.classes) != raw.config.classes:
+            raw.notes.append(
+                f"the adapter has a head of {raw.config.classes} classes: the {len(raw.classes)} class names of its "
+                "model do not hold (--classes FILE gives its own)"
+            )
+            raw.classes = None
+    return _with_files_beside(raw, folder)
 
 
 def replace_heads(known: Known, heads: int | None) -> Known:

@@ -51,9 +51,7 @@ class Found:
         return bool(_EMA.search(self.where.lower().replace("_", " ")))
 
 
-def pick(
-    loaded: Mapping[Any, Any], weights: str | None, source: str, anchors: tuple[str, ...] | None = None
-) -> Found:
+def pick(loaded: Mapping[Any, Any], weights: str | None, source: str, anchors: tuple[str, ...] | None = None) -> Found:
     """The ViT in it: the only one; of two, the EMA weights (as timm takes them); else the one that `weights` names.
 
     Raises VitedgeError where there is none, where several are left, and where tensors that the file holds beside it

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from vitedge.errors import VitedgeError
+from vitedge.vit.checkpoint.adapter import MERGE
 from vitedge.vit.checkpoint.kinds import SAVE
 from vitedge.vit.checkpoint.layout import BEFORE_HEAD, Layout
 
@@ -37,16 +38,12 @@ _POOLS = {
     "map": "attention pooling instead of [CLS] (global_pool 'map')",
     "": "no pooling (global_pool '')",
 }
-_UNMERGED = (
-    "Merge them: model.merge_and_unload().save_pretrained('merged') with peft, and give the folder merged/ "
-    "(with preprocessor_config.json beside it)."
-)
 # Pattern of a name -> what such a checkpoint is, and what to do; whatever its layout.
 _WRAPPED = (
     (
         r"lora_[AB]\.|lora_embedding|base_layer\.|modules_to_save\.",
         "holds LoRA matrices that are not merged",
-        _UNMERGED,
+        MERGE,
     ),
     (
         r"(?:^|\.)parametrizations\.",

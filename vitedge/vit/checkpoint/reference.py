@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.checkpoint.layout import LAYOUTS
+from vitedge.vit.checkpoint.channels import in_rgb
+from vitedge.vit.checkpoint.reference_models import MODELS, PACKAGES, Transform, source_transform
+from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import ViTConfig
 
-TOLERANCE = 1e-4
-_PACKAGES = {"torchvision": "torchvision", "timm": "timm", "Hugging Face": "transformers"}
-_SIZES = ((1.0, 1.0), (1.9, 1.2), (1.1, 1.7), (0.8, 0.9))  # of the images, in units of the crop
+if TYPE_CHECKING:
+    from vitedge.vit.checkpoint.load import LoadedModel
 
-Transform = Callable[[Image.Image], Tensor]
+TOLERANCE = 1e-4
+_SIZES = ((1.0, 1.0), (1.9, 1.2), (1.1, 1.7), (0.8, 0.9))  # of the images, in units of the crop
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Reference:
     """Where a model came from, for building it again in its own library.
 
     Attributes:
-        library: the layout's name.
+        library: "torchvision", "timm", "Hugging Face" or "open_clip".
         tensors: by the library's names.
         config: what vitedge read out of them.
         folder: where the file lies.
@@ -42,6 +41,9 @@ class Reference:
         architecture: timm's name of it, or "".
         own_preprocess: the preprocessing is not the library's but a preprocess.json beside it.
         transform: the library's preprocessing, where it is known already.
+        family: it was read by `families`, as the library's own class of its description.
+        as_read: configuration, tensors and preprocessing before another resolution, output or order of channels, which
+            the library has not; None where nothing changed.
     """
 
     library: str
@@ -52,13 +54,32 @@ class Reference:
     architecture: str = ""
     own_preprocess: bool = False
     transform: Transform | None = None
+    family: bool = False
+    as_read: tuple[ViTConfig, Mapping[str, Tensor], Preprocess] | None = field(default=None, repr=False)
 
 
 def can_verify(reference: Reference | None) -> bool:
     """Whether the source's library is installed and has a class for this model."""
     if reference is None or len({b.hidden for b in reference.config.blocks}) != 1:
         return False
-    return importlib.util.find_spec(_PACKAGES[reference.library]) is not None
+    return importlib.util.find_spec(PACKAGES[reference.library]) is not None
+
+
+def check(loaded: LoadedModel, asked: bool | None, *, overridden: bool) -> LoadedModel:
+    """The model, with a note of what was compared. Raises VitedgeError where it is not what its library computes.
+
+    asked: `--verify`, `--no-verify`, or neither: then it is compared where the library is installed.
+    """
+    if asked is False or (asked is None and not can_verify(loaded.reference)):
+        return loaded
+    if loaded.reference is None:
+        raise VitedgeError(
+            f"'{loaded.origin}' can't be verified.",
+            "It did not come from torchvision, timm, transformers or open_clip, which could compute it again.",
+            "Leave --verify out.",
+        )
+    note = verify(loaded.model, loaded.preprocess, loaded.reference, overridden=overridden)
+    return replace(loaded, notes=(*loaded.notes, note))
 
 
 def verify(model: Architecture, preprocess: Preprocess, reference: Reference, *, overridden: bool = False) -> str:
@@ -66,35 +87,46 @@ def verify(model: Architecture, preprocess: Preprocess, reference: Reference, *,
 
     overridden: the user's `--preprocess` goes before the source's, so only the model is compared.
     """
-    package = _PACKAGES[reference.library]
+    package = PACKAGES[reference.library]
     if importlib.util.find_spec(package) is None:
         raise missing_package(package, "dev", "--verify")
+    where, channels, rgb = "", 3, preprocess
+    if reference.as_read is not None:
+        config, state, preprocess = reference.as_read
+        channels = config.channels
+        config, state, rgb = in_rgb(config, dict(state), preprocess)
+        model, where = build_model(config, state), ", as the file has it"
     try:
-        theirs = _MODELS[reference.library](reference)
-        transform = None if overridden or reference.own_preprocess else _transform(reference)
+        theirs = MODELS[reference.library](reference).eval()
+        transform = None if overridden or reference.own_preprocess else source_transform(reference)
     except VitedgeError:
         raise
     except Exception as error:  # another version of the library may not know the model
         return f"not verified: {package} can't build the model ({str(error).splitlines()[0][:200]})"
     images = drawn_images(preprocess.crop)
-    ours = torch.from_numpy(preprocess.normalize(np.stack([preprocess.apply(image) for image in images])))
-    inputs = ours if transform is None else torch.stack([transform(image) for image in images])
-    if inputs.shape != ours.shape or (inputs - ours).abs().max() > TOLERANCE:
-        detail = f"shapes {tuple(inputs.shape)} and {tuple(ours.shape)}"
-        if inputs.shape == ours.shape:
-            detail = f"values that reach the model differ by up to {(inputs - ours).abs().max():.3g}"
+    ours = torch.from_numpy(rgb.normalize(np.stack([rgb.apply(image) for image in images])))
+    as_theirs = ours.flip(1) if preprocess.channels == "bgr" else ours[:, :channels]
+    inputs = as_theirs
+    if transform is not None:
+        inputs = torch.stack([transform(image.convert("L") if channels == 1 else image) for image in images])
+    if inputs.shape != as_theirs.shape or (inputs - as_theirs).abs().max() > TOLERANCE:
+        detail = f"shapes {tuple(inputs.shape)} and {tuple(as_theirs.shape)}"
+        if inputs.shape == as_theirs.shape:
+            detail = f"values that reach the model differ by up to {(inputs - as_theirs).abs().max():.3g}"
         raise _differs(f"Images are not prepared as {package} prepares them.", detail)
     with torch.inference_mode():
-        found, wanted = model(ours), theirs.eval()(inputs)
+        found, wanted = model(ours), theirs(inputs)
     spread = float(wanted.max() - wanted.min()) or 1.0
     difference = float((found - wanted).abs().max()) if found.shape == wanted.shape else float("inf")
+    what = "logits" if reference.config.activation != "none" else "embeddings"
     if not difference <= TOLERANCE * spread:
         raise _differs(
             f"The model as read does not compute what {package} computes with these weights.",
-            f"Logits differ by up to {difference:.3g}, of a range of {spread:.3g}",
+            f"{what.capitalize()} differ by up to {difference:.3g}, of a range of {spread:.3g}",
         )
-    what = "preprocessing and logits" if transform is not None else "logits"
-    return f"verified: {what} of {len(images)} drawn images equal {package}'s (largest difference {difference:.1e})"
+    compared = f"preprocessing and {what}" if transform is not None else what
+    count = f"{len(images)} drawn images{where}"
+    return f"verified: {compared} of {count} equal {package}'s (largest difference {difference:.1e})"
 
 
 def _differs(what: str, why: str) -> VitedgeError:
@@ -118,142 +150,3 @@ def drawn_images(side: int) -> list[Image.Image]:
         pixels[size[1] // 3 : size[1] // 2, size[0] // 4 : size[0] // 2] = generator.integers(0, 256, 3)
         images.append(Image.fromarray(pixels))
     return images
-
-
-def _torchvision(reference: Reference) -> nn.Module:
-    from torchvision.models import VisionTransformer
-
-    c = reference.config
-    model = VisionTransformer(
-        c.image_size[0],
-        c.patch_size,
-        len(c.blocks),
-        c.blocks[0].heads,
-        c.width,
-        c.blocks[0].hidden,
-        num_classes=c.classes,
-        norm_layer=partial(nn.LayerNorm, eps=c.norm_eps),
-    )
-    layout = next(each for each in LAYOUTS if each.name == "torchvision")
-    return _filled(model, {layout.rename(k): v for k, v in reference.tensors.items()})
-
-
-def _timm(reference: Reference) -> nn.Module:
-    import timm
-    from timm.models.vision_transformer import VisionTransformer
-
-    c, names = reference.config, reference.tensors
-    arguments: dict[str, Any] = {}
-    if reference.described:
-        described = documents.read_json(reference.described)
-        arguments = {
-            k: v for k, v in (described.get("model_args") or {}).items() if k not in ("norm_eps", "num_classes")
-        }
-        if timm.is_model(reference.architecture):
-            try:
-                named = timm.create_model(reference.architecture, pretrained=False, num_classes=c.classes, **arguments)
-                return _filled(named, names)
-            except (RuntimeError, TypeError):
-                pass  # the name says less than the tensors: another width or depth under the name of a known one
-    layout = next(each for each in LAYOUTS if each.name == "timm")
-    renamed = {layout.rename(k): v for k, v in names.items()}
-    scale = "blocks.0.ls1.gamma" in renamed
-    model = VisionTransformer(
-        img_size=c.image_size[0],
-        patch_size=c.patch_size,
-        embed_dim=c.width,
-        depth=len(c.blocks),
-        num_heads=arguments.get("num_heads") or c.blocks[0].heads,
-        mlp_ratio=c.blocks[0].hidden / c.width,
-        num_classes=c.classes,
-        qkv_bias="blocks.0.attn.qkv.bias" in renamed,
-        proj_bias="blocks.0.attn.proj.bias" in renamed,
-        init_values=1.0 if scale else None,
-        no_embed_class=renamed["pos_embed"].shape[1] == c.patches,
-        norm_layer=partial(nn.LayerNorm, eps=c.norm_eps),
-    )
-    return _filled(model, renamed)
-
-
-def _hugging_face(reference: Reference) -> nn.Module:
-    import transformers
-
-    c = reference.config
-    if reference.described:
-        config = transformers.ViTConfig.from_pretrained(reference.folder, local_files_only=True)
-    else:
-        config = transformers.ViTConfig(
-            hidden_size=c.width,
-            num_hidden_layers=len(c.blocks),
-            num_attention_heads=c.blocks[0].heads,
-            intermediate_size=c.blocks[0].hidden,
-            image_size=c.image_size[0],
-            patch_size=c.patch_size,
-            layer_norm_eps=c.norm_eps,
-            qkv_bias=any(k.endswith(("query.bias", "q_proj.bias")) for k in reference.tensors),
-        )
-    config.num_labels = c.classes
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        load: Any = transformers.ViTForImageClassification.from_pretrained
-        state = {k: v.float() for k, v in reference.tensors.items()}
-        model, report = load(None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32)
-    finally:
-        transformers.logging.set_verbosity(level)
-    if report["missing_keys"]:
-        raise RuntimeError(f"it misses {next(iter(report['missing_keys']))}")
-    return _Logits(model)
-
-
-class _Logits(nn.Module):
-    """transformers' output, its logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(pixel_values=x).logits
-
-
-def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    model.load_state_dict({k: v.float() for k, v in tensors.items() if k in model.state_dict()}, strict=True)
-    return model
-
-
-def _transform(reference: Reference) -> Transform | None:
-    if reference.transform is not None or not reference.described:
-        return reference.transform
-    if reference.library == "timm":
-        from timm.data import create_transform, resolve_data_config
-
-        described = documents.read_json(reference.described)["pretrained_cfg"]
-        return create_transform(**resolve_data_config({}, pretrained_cfg=described), is_training=False)
-    return _processor(reference.folder) if reference.library == "Hugging Face" else None
-
-
-def _processor(folder: Path) -> Transform | None:
-    """transformers' processor on Pillow: the one on torchvision resizes tensors, and rounds some pixels differently."""
-    import transformers
-
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    values = documents.read_json(path)
-    name = str(values.get("image_processor_type") or "ViTImageProcessor").removesuffix("Fast")
-    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
-    if kind is None:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        processor = kind.from_pretrained(folder, local_files_only=True)
-    return lambda image: torch.as_tensor(np.asarray(processor(image)["pixel_values"][0]))
-
-
-_MODELS: dict[str, Callable[[Reference], nn.Module]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "Hugging Face": _hugging_face,
-}

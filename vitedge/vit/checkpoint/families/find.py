@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitedge import documents
 from vitedge.data.preprocess import Preprocess
-from vitedge.data.preprocess_sources import from_timm
+from vitedge.data.preprocess_sources import from_open_clip, from_timm
 from vitedge.vit.checkpoint import described
 from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
@@ -33,6 +33,7 @@ class Family:
         anchors: names of the patch embedding, by the first of which the model is found behind wrappers.
         preprocess, classes: what the description says of images and classes, where it does.
         where: what says so, for people.
+        library, described, architecture: as in `Reference`.
     """
 
     read: Callable[[Mapping[str, Tensor]], Read]
@@ -40,6 +41,9 @@ class Family:
     preprocess: Preprocess | None
     classes: tuple[str, ...] | None
     where: str
+    library: str
+    described: str = ""
+    architecture: str = ""
 
 
 def find(config: Path | None, folder: Path, *, architecture: str | None = None) -> Family | None:
@@ -78,7 +82,8 @@ def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
         "embeddings.patch_embeddings.weight",
     )
     read = partial(_HUGGING_FACE[s.model_type].read, s=s)
-    return Family(read, anchors, described.image_processor(path.parent), classes, str(path))
+    prep = described.image_processor(path.parent)
+    return Family(read, anchors, prep, classes, str(path), "Hugging Face", str(path))
 
 
 def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
@@ -94,18 +99,16 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     labels = config.label_names if isinstance(config.label_names, list) else None
     classes = tuple(labels) if labels and len(labels) == config.num_classes else None
     where = f"{path} (timm's {name})"
-    return Family(partial(reader.read, model=model), ("patch_embed.proj.weight",), from_timm(data), classes, where)
+    anchors = ("patch_embed.proj.weight",)
+    own = str(path) if path.is_file() else ""
+    return Family(partial(reader.read, model=model), anchors, from_timm(data), classes, where, "timm", own, name)
 
 
 def _open_clip(path: Path) -> Family:
     values = documents.read_json(path, todo=_TODO)
     values = values if isinstance(values, dict) else {}
     s = documents.validate(values.get("model_cfg"), open_clip.Settings, path, todo=_TODO)
-    data = values.get("preprocess_cfg") or {}
     size = s.vision_cfg.image_size if isinstance(s.vision_cfg.image_size, int) else max(s.vision_cfg.image_size)
-    mean, std = (tuple(data.get(key) or default) for key, default in _OPENAI.items())
-    prep = Preprocess(size, size, "bicubic", mean, std)
-    return Family(partial(open_clip.read, s=s), ("visual.conv1.weight",), prep, None, str(path))
-
-
-_OPENAI = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+    prep = from_open_clip(values.get("preprocess_cfg") or {}, size, str(path))
+    read = partial(open_clip.read, s=s)
+    return Family(read, ("visual.conv1.weight",), prep, None, str(path), "open_clip", str(path))
