@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.api import Artifact, Run, bench_pack, compress, inspect, open, profile
+    from vitedge.api import Artifact, Run, bench_pack, compress, inspect, open, profile, search
     from vitedge.bench.result import BenchResult
     from vitedge.errors import VitedgeError
     from vitedge.loaded import Model, condition, distill, export, fine_tune, images, load, prune, quantize
@@ -46,6 +46,7 @@ __all__ = [
     "profile",
     "prune",
     "quantize",
+    "search",
 ]
 # Public name -> module that has it, where it is not `vitedge.api`.
 _ELSEWHERE = dict.fromkeys(("Model", "condition", "distill", "export", "fine_tune"), "vitedge.loaded")
@@ -55,7 +56,7 @@ _ELSEWHERE |= {"BenchResult": "vitedge.bench.result"}
 
 
 class _Package(ModuleType):
-    """Loads public names when they are asked for. Three of them are packages too (`vitedge.prune`): importing one sets
+    """Loads public names when they are asked for. Some of them are packages too (`vitedge.prune`): importing one sets
     it as an attribute here, which must not hide the function; `from vitedge.prune import ...` finds it all the same.
     """
 

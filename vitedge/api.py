@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vitedge.cost.profile import Profile
     from vitedge.loaded import Model
     from vitedge.quant.analysis import LayerError
+    from vitedge.search.result import SearchResult
     from vitedge.steps.inspect import Inspection
     from vitedge.steps.predict import Prediction
     from vitedge.steps.sensitivity import SensitivityResult
@@ -315,7 +316,6 @@ class Run:
             reporter=reporter or WarningReporter(),
         )
 
-
     @takes_options("analyze")
     def analyze(
         self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any
@@ -384,6 +384,25 @@ def inspect(model: str | Path, *, config: str | Path | None = None, **keywords: 
     from vitedge.steps.inspect import inspect_model
 
     return inspect_model(options.configure("inspect", {**keywords, "model": model}, config).model)
+
+
+@takes_options("search")
+def search(
+    model: str | Path | None = None,
+    *,
+    out: str | Path = "vitedge-search",
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **keywords: Any,
+) -> SearchResult:
+    """The front of models for a budget, in the folder `out`; a search that was interrupted goes on. Needs torch.
+
+    Raises VitedgeError for a wrong option, too few images, a target that can't build here.
+    """
+    from vitedge.search.run import search as searched
+
+    settings = options.configure("search", {**keywords, "model": model}, config)
+    return searched(Path(out), settings, reporter or WarningReporter())
 
 
 @takes_options("profile")

@@ -26,6 +26,7 @@ from vitedge.options import SEED_MAX, Cli, OptionField, Options, fields_of, told
 from vitedge.prune import PruneOptions
 from vitedge.prune.options import parse_shares
 from vitedge.quant.options import QuantOptions
+from vitedge.search.options import SearchOptions
 from vitedge.serve.options import ServeOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
 
@@ -161,6 +162,7 @@ class RunConfig(Options):
     analyze: AnalyzeSection = AnalyzeSection()
     sensitivity: SensitivitySection = SensitivitySection()
     profile: ProfileOptions = ProfileOptions()
+    search: SearchOptions = SearchOptions()
     train: TrainSection = TrainSection()
     fine_tune: FineTuneOptions = FineTuneOptions()
     loop: LoopOptions = LoopOptions()
@@ -193,6 +195,7 @@ COMMANDS: dict[str, dict[str, type[Options]]] = {
     "analyze": {"analyze": AnalyzeSection},
     "sensitivity": {"sensitivity": SensitivitySection, "prune": PruneOptions},
     "profile": {"profile": ProfileOptions},
+    "search": {"search": SearchOptions, "model": ModelSection, "calib": CalibSection},
     "train": {
         "model": SourceSection,
         "train": TrainSection,

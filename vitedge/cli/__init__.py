@@ -19,6 +19,7 @@ from vitedge.errors import VitedgeError
 # Name, which is also the module's, -> help. The order is that of `vitedge --help`.
 COMMANDS: dict[str, str] = {
     "compress": "Import a trained ViT, compress it, and write its ONNX graphs.",
+    "search": "Find the best model for a budget: many candidates predicted, the best made and measured.",
     "build": "Build what a target runs, from the run's ONNX graphs.",
     "bench": "Measure latency and accuracy of everything that this machine can run.",
     "report": "Write report.html and report.md of a run.",
@@ -42,6 +43,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compress": (
         "vitedge compress --model vit_b_16 --calib photographs/ --prune 0.3 --quantize static",
         "vitedge compress --model my-vit/ --calib photographs/ --quantize static --preset full --max-drop 0.5",
+    ),
+    "search": (
+        "vitedge search --model my-vit/ --calib photographs/ --target openvino --budget p50-ms=5 --minutes 30",
+        "vitedge search --model my-vit/ --calib photographs/ --target rknn --budget cycles=1.2e6 --max-drop 1.0",
+        "vitedge search --model my-vit/ --calib photographs/ --storage postgresql://me@server/studies",
     ),
     "build": (
         "vitedge build --precision int8",

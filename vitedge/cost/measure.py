@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +25,7 @@ def write_plan(
 ) -> tuple[Path, dict[str, Any]]:
     """Builds the plan's artifact in `folder`, an empty one, and returns it with its metadata.
 
-    The weights are random: they mean nothing for speed. INT8 scales come from two images of noise.
+    The weights are random: they mean nothing for speed. So are INT8 scales.
     """
     import onnx
 
@@ -48,14 +49,13 @@ def write_plan(
 
 
 def _int8(model: Any, graph: Any, preprocess: Preprocess, preset: Preset) -> Any:
-    import torch
+    from vitedge.quant import Activation, QuantOptions, insert_qdq, round_weights
+    from vitedge.quant.layout import values
+    from vitedge.vit.products import PIXELS
 
-    from vitedge.quant import QuantOptions, calibrate, insert_qdq
-
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, model.config.channels, *model.config.image_size, generator=generator)
-    options = QuantOptions(preset=preset, observer="minmax", rounding="nearest", correct=False)
-    return insert_qdq(graph, calibrate(model, lambda: iter([images]), options, preprocess))
+    scales = {name: Activation(1.0 if name == PIXELS else 0.05, 0) for name in values(model.config, preset)}
+    scheme = round_weights(model, None, QuantOptions(preset=preset), preprocess)
+    return insert_qdq(graph, replace(scheme, preset=preset, activations=scales))
 
 
 def time_artifacts(

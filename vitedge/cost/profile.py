@@ -56,13 +56,13 @@ def profile(config: ViTConfig, options: ProfileOptions, reporter: Reporter) -> l
                 f"Choose of: {', '.join(target.precisions)}{', int8-full' if 'int8' in target.precisions else ''}.",
             )
         text = documents.read_text(options.perf, todo="Check --perf.") if options.perf else None
-        known = target.latency_model(name, options.platform, text) if text or not _measurable(target) else None
+        known = target.latency_model(name, options.platform, text) if text or not measurable(target) else None
         model, ms = (known, None) if known else _measured(config, target, name, options, reporter)
         found.append(Profile(model, store.keep(model, config.width), model.predict(config).ms, ms))
     return found
 
 
-def _measurable(target: Target) -> bool:
+def measurable(target: Target) -> bool:
     probe = target.probe()
     return probe.can_build and probe.can_run and probe.device != "simulator"
 
@@ -71,7 +71,7 @@ def _measured(
     config: ViTConfig, target: Target, name: str, options: ProfileOptions, reporter: Reporter
 ) -> tuple[LatencyModel, float]:
     """The model fitted on this machine, and the dense model's measured latency."""
-    if not _measurable(target):
+    if not measurable(target):
         probe = target.probe()
         raise VitedgeError(
             f"The target '{target.name}' can't be measured here.",

@@ -1,0 +1,172 @@
+"""The plan of a search: candidates in the order in which they are tried, from one pass over the model. Loads torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from vitedge import metrics, targets
+from vitedge.bundle import Bundle
+from vitedge.config import RunConfig
+from vitedge.cost import store
+from vitedge.cost.model import LatencyModel
+from vitedge.cost.options import ProfileOptions
+from vitedge.errors import VitedgeError
+from vitedge.prune.hardware import aligned_for_target
+from vitedge.prune.options import PruneOptions
+from vitedge.reporter import Reporter
+from vitedge.search import quiet
+from vitedge.search.evaluate import HeldOut
+from vitedge.search.harm import measure_effects, plan_for
+from vitedge.search.options import SearchOptions, parse_range
+from vitedge.search.predict import Predicted, ordered, predict
+from vitedge.search.space import Candidate, shares, space, variants
+from vitedge.steps.model import read_config
+from vitedge.steps.source import float_batches, read_pixels, read_preprocess
+from vitedge.vit.config import ViTConfig
+
+# Candidates that a plan keeps: more than any search measures.
+MOST = 400
+# Images that the noise of quantisation is measured with, and on.
+NOISE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Candidates in their order, and what was looked at.
+
+    Attributes:
+        considered: how many candidates were predicted.
+        noise: variant -> KL divergence of the dense model in it, in nats.
+        latency: variant -> what its latency model says of itself.
+        seconds: stage -> time.
+    """
+
+    candidates: list[Predicted]
+    considered: int
+    noise: dict[str, float]
+    latency: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "candidates": [one.to_dict() for one in self.candidates],
+            "considered": self.considered,
+            "noise": self.noise,
+            "latency": self.latency,
+            "latency_source": "; ".join(sorted(set(self.latency.values()))),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> SearchPlan:
+        """The inverse of `to_dict`."""
+        rest = {k: v for k, v in value.items() if k not in ("candidates", "latency_source")}
+        return cls([Predicted.from_dict(one) for one in value["candidates"]], **rest)
+
+
+def make_plan(bundle: Bundle, base: RunConfig, options: SearchOptions, held: HeldOut, reporter: Reporter) -> SearchPlan:
+    """The plan of a search over the dense float run `bundle`. Raises VitedgeError."""
+    target = targets.get(options.target)
+    dense = read_config(bundle, "source")
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = time.monotonic()
+        found = work()
+        seconds[name] = round(time.monotonic() - started, 1)
+        return found
+
+    tried = variants(target)
+    latency = timed("latency", lambda: latency_models(dense, options, [v for v in tried if v[1] != "full"], reporter))
+    if options.cost_kind == "p50-ms":
+        tried = [(p, preset) for p, preset in tried if p in latency]
+    for precision, preset in tried:
+        if preset == "full" and precision in latency:
+            latency.setdefault("int8-full", latency[precision])
+    own = aligned_for_target(PruneOptions(prune_target=options.target, seed=base.calib.seed))
+    everything = own.model_copy(update={"min_heads": 0, "min_hidden": 0})
+    with quiet.working():
+        effects = timed("effects", lambda: measure_effects(bundle, everything, reporter))
+        noise = timed("noise", lambda: quantisation_noise(bundle, tried, held, reporter))
+
+    @cache
+    def planned(share: float, unit: str, by: str, depth: bool) -> tuple[ViTConfig, float] | None:
+        if not share:
+            return dense, 0.0
+        chosen = {"prune": share, "prune_unit": unit, "prune_by": by}
+        plan = plan_for(dense, effects, (everything if depth else own).model_copy(update=chosen))
+        return (plan.config, plan.harm) if plan else None
+
+    def plan(candidate: Candidate) -> tuple[ViTConfig, float] | None:
+        return planned(candidate.share, candidate.unit, candidate.by, candidate.depth)
+
+    low, high = parse_range(options.shares)
+    first = target.precisions[0] in latency
+    candidates = space(shares(low, high), tried, timed=first, mergeable=dense.mergeable)
+    with reporter.busy(f"predicting {len(candidates):,} candidates"):
+        found = timed("predict", lambda: predict(candidates, plan, latency, noise, dense, options.cost_kind))
+    if not found:
+        raise VitedgeError("No candidate can be predicted.", "", "Widen --shares, or choose another --budget.")
+    order = ordered(found, options.points, [budget.most for budget in options.budgets])[:MOST]
+    labels = {name: model.label for name, model in latency.items()}
+    return SearchPlan(order, len(candidates), noise, labels, seconds)
+
+
+def latency_models(
+    dense: ViTConfig, options: SearchOptions, tried: list[tuple[str, str]], reporter: Reporter
+) -> dict[str, LatencyModel]:
+    """Variant -> its latency model: what this machine or the target knows; where it can be measured here, it is."""
+    from vitedge.cost.profile import measurable, profile
+
+    found = {}
+    for precision, _ in tried:
+        model = store.find(options.target, precision, options.platform, dense.width, options.threads)
+        if model is None and measurable(targets.get(options.target)) and options.cost_kind == "p50-ms":
+            own = ProfileOptions(
+                target=options.target, precision=(precision,), plans=16, checks=4, threads=options.threads
+            )
+            try:
+                with quiet.measuring():
+                    model = profile(dense, own, reporter)[0].model
+            except VitedgeError as error:  # a precision that this machine has no instructions for
+                reporter.warn(f"{precision} is left out: {error.what}")
+                continue
+        if model is not None:
+            found[precision] = model
+    return found
+
+
+def quantisation_noise(
+    bundle: Bundle, tried: list[tuple[str, str]], held: HeldOut, reporter: Reporter
+) -> dict[str, float]:
+    """Variant -> KL divergence that it makes of the dense model, on held-out images, simulated in float."""
+    import torch
+
+    from vitedge.quant import QuantOptions, calibrate, simulate
+    from vitedge.vit.checkpoint import read_model
+
+    preprocess, pixels = read_preprocess(bundle), read_pixels(bundle)
+    assert pixels is not None
+    model = read_model(bundle.path("model")).eval()
+    images = float_batches(pixels[:NOISE_IMAGES], preprocess)
+    activation = model.config.activation
+    found = {}
+    for precision, preset in tried:
+        if not preset:
+            found[precision] = {"bf16": 1e-3, "fp16": 1e-5}.get(precision, 0.0)
+            continue
+        options = QuantOptions(preset=preset, observer="mse", rounding="nearest")  # type: ignore[arg-type]
+        with reporter.busy(f"measuring what INT8 with the preset {preset} does to the logits"), torch.inference_mode():
+            simulated = simulate(model, calibrate(model, images, options, preprocess), preprocess)
+            parts = [simulated(x) for x in float_batches(held.pixels[:NOISE_IMAGES], preprocess)()]
+            logits = torch.cat(parts).numpy()
+        name = "int8-full" if preset == "full" else precision
+        found[name] = float(metrics.kl(np.asarray(held.logits[:NOISE_IMAGES]), logits, activation))
+    return found

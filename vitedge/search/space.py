@@ -1,0 +1,112 @@
+"""Candidates: what can be chosen, as options of the steps that make it. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vitedge.config import RunConfig, make_config
+from vitedge.targets.base import Target
+
+By = Literal["auto", "tokens", "widths"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compress and build a model.
+
+    Attributes:
+        share: of the model's cost that pruning removes, 0 for none; unit: "macs" or "time" (see `PruneOptions`).
+        by: where pruning may cut. depth: whether whole attentions and MLPs may go.
+        precision: of the target; preset: of INT8, "" for a float precision.
+        spare: share of the MACs whose inputs stay in float, of INT8 with the preset linear.
+    """
+
+    share: float
+    unit: Literal["macs", "time"]
+    by: By
+    depth: bool
+    precision: str
+    preset: str = ""
+    spare: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """A digest of it: the same on every machine."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def variant(self) -> str:
+        """The precision as latency models name it."""
+        return f"{self.precision}-full" if self.preset == "full" else self.precision
+
+    @property
+    def pruning(self) -> str:
+        """What candidates that prune alike have in common; empty for those that don't prune."""
+        if not self.share:
+            return ""
+        return f"{self.share:g} {self.unit} {self.by}{' depth' if self.depth else ''}"
+
+    def __str__(self) -> str:
+        pruned = f"prune {self.pruning}" if self.share else "dense"
+        spared = f", spare {self.spare:g}" if self.spare else ""
+        return f"{pruned}; {self.variant}{spared}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Candidate:
+        """The inverse of `to_dict`."""
+        return cls(**value)
+
+    def to_config(self, base: RunConfig, target: str, *, quantize: bool = True) -> RunConfig:
+        """The whole configuration that makes it, over the model and the images of `base`.
+
+        quantize: False for the float run that all precisions of a pruning share.
+        """
+        layer: dict[str, Any] = {"steps": {"quantize": "static" if self.preset and quantize else "none"}}
+        if self.preset and quantize:
+            layer["quantize"] = {"preset": self.preset, "spare": self.spare}
+        if self.share:
+            layer["prune"] = {"prune": self.share, "prune_unit": self.unit, "prune_by": self.by}
+            layer["prune"]["prune_target"] = target
+            if self.depth:
+                layer["prune"] |= {"min_heads": 0, "min_hidden": 0}
+        return make_config(base.model_dump(exclude_none=True), layer, source="the candidate")
+
+
+def variants(target: Target) -> list[tuple[str, str]]:
+    """(precision, preset) of everything that the target can build: INT8 in both presets."""
+    found = []
+    for precision in target.precisions:
+        presets = ("linear", "full") if precision == "int8" else ("",)
+        found += [(precision, preset) for preset in presets]
+    return found
+
+
+def shares(low: float, high: float, step: float = 0.025) -> list[float]:
+    """The shares that are tried, in even steps from `low` to `high`."""
+    count = max(1, round((high - low) / step)) + 1
+    return [round(low + (high - low) * i / max(count - 1, 1), 4) for i in range(count)]
+
+
+def space(
+    shares_tried: list[float], variants_tried: list[tuple[str, str]], *, timed: bool, mergeable: bool
+) -> list[Candidate]:
+    """Every candidate, the dense ones first. timed: whether a latency model is there that shares may be counted in."""
+    prunings: list[tuple[float, Literal["macs", "time"], By, bool]] = [(0.0, "macs", "auto", False)]
+    units: tuple[Literal["macs", "time"], ...] = ("macs", "time") if timed else ("macs",)
+    ways: tuple[By, ...] = ("auto", "tokens", "widths") if mergeable else ("widths",)
+    for share in shares_tried:
+        for unit in units:
+            for by in ways:
+                prunings += [(share, unit, by, depth) for depth in ((False, True) if by != "tokens" else (False,))]
+    found = []
+    for precision, preset in variants_tried:
+        spares = (0.0, 0.02, 0.05) if preset == "linear" else (0.0,)
+        found += [Candidate(*pruning, precision, preset, spare) for pruning in prunings for spare in spares]
+    return sorted(found, key=lambda one: one.share)
