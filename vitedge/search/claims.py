@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def open_study(storage: str, name: str, kind: str) -> Any:
                 directions=["minimize", "maximize"],
                 load_if_exists=True,
             )
-            with suppress(Exception):  # names for the dashboard, a matter of taste
+            with suppress(Exception), warnings.catch_warnings():  # names for the dashboard, an experiment of Optuna's
+                warnings.simplefilter("ignore")
                 study.set_metric_names([kind, "agreement"])
             return study
         except (ImportError, ModuleNotFoundError) as error:

@@ -5,32 +5,49 @@ Loads torch where effects are measured; what plans are made of them needs the pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitedge.bundle import Bundle
-from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess
-from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.config import ViTConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vitedge.prune.allocate import Choice, Part
     from vitedge.prune.effects import Effects
+
+# Harm (nats) that a saving of the whole model's cost may do, from next to none to anything, and steps between.
+PRICES, STEPS = (1e-4, 1e4), 64
+# Steps of that allocation (`prune.allocate`).
+BINS = 4096
 
 FILE = "search/effects.json"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Widths and tokens that pruning would choose, and the KL divergence expected of the logits before any fitting."""
+    """Widths and tokens that pruning would choose, the KL divergence expected of the logits before any fitting (nats),
+    and the share of the cost that they remove."""
 
     config: ViTConfig
     harm: float
+    share: float = 0.0
+
+    @property
+    def asked(self) -> float:
+        """The share to ask pruning for: its allocation counts the savings of each part in steps, rounded down, so that
+        asked for all of it, it would have to take more."""
+        parts = 3 * len(self.config.blocks)
+        return math.floor(1e4 * self.share * (1 - parts / BINS)) / 1e4
 
 
 def measure_effects(bundle: Bundle, options: PruneOptions, reporter: Reporter) -> list[Effects]:
@@ -67,28 +84,82 @@ def read_effects(values: Sequence[dict[str, dict[str, float]]]) -> list[Effects]
     return [Effects(**{name: {int(k): v for k, v in table.items()} for name, table in one.items()}) for one in values]
 
 
-def plan_for(config: ViTConfig, effects: Sequence[Effects], options: PruneOptions) -> Plan | None:
-    """The plan that pruning would choose of the dense `config`; None where the constraints don't allow the share."""
-    from vitedge.prune.candidates import Candidates
-    from vitedge.prune.choose import decide
+def sweep(config: ViTConfig, effects: Sequence[Effects], options: PruneOptions, low: float, high: float) -> list[Plan]:
+    """Plans of the dense `config` that remove between `low` and `high` of its cost, each the one of least harm for what
+    it removes: those on the lower convex hull, where harm + price * cost is least for some price.
 
-    # Which units and heads go does not matter here, only how many.
-    any_of = [
-        Candidates(unit_order=list(range(b.hidden)), heads={n: tuple(range(n)) for n in range(b.heads + 1)})
-        for b in config.blocks
-    ]
-    try:
-        plans, harm = decide(config, any_of, effects, options)
-    except VitedgeError:
-        return None
-    matched = options.merge != "constant"
-    tokens = config.tokens
-    for index, plan in enumerate(plans):
-        merge = None
-        if plan.left is not None:
-            groups = () if matched else tuple(min(n, plan.left - 1) for n in range(tokens))
-            merge, tokens = Merge(plan.left, groups, matched), plan.left
-        block = replace(config.blocks[index], groups=(), merge=merge)
-        block = replace(block, heads=len(plan.heads), qk_dim=plan.qk_dim, v_dim=plan.v_dim, hidden=len(plan.units))
-        config = replace(config, blocks=(*config.blocks[:index], block, *config.blocks[index + 1 :]))
-    return Plan(config, harm)
+    Asked for such a share, pruning's own exact allocation finds the same plan.
+    """
+    from vitedge.prune.choose import STAGES, find_parts, token_levels
+    from vitedge.prune.price import price_of
+
+    counted = price_of(config, options)
+    total = counted.whole(config)
+    parts = find_parts(config, effects, options)
+    ways = {
+        (n, left): _Ways.of(part, left)
+        for n, part in enumerate(parts)
+        for left in (config.tokens, *token_levels(config))
+    }
+    found: dict[tuple[Any, ...], Plan] = {}
+    for price in np.geomspace(*PRICES, STEPS):
+        chosen = _cheapest(parts, ways, config.tokens, price / total, STAGES)
+        plan = _applied(config, [part.index for part in parts], [part.merges for part in parts], chosen, options)
+        share = 1 - counted.whole(plan) / total
+        if low <= share <= high and plan.blocks not in found:
+            found[plan.blocks] = Plan(plan, sum(choice.harm for choice in chosen), share)
+    return sorted(found.values(), key=lambda one: one.share)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """The choices of a part where so many tokens reach it, as arrays."""
+
+    choices: Sequence[Choice]
+    saved: np.ndarray
+    harm: np.ndarray
+
+    @classmethod
+    def of(cls, part: Part, tokens: int) -> _Ways:
+        choices = part.choices(tokens)
+        return cls(choices, np.array([c.saved for c in choices], float), np.array([c.harm for c in choices]))
+
+
+def _cheapest(
+    parts: Sequence[Part], ways: dict[tuple[int, int], _Ways], tokens: int, price: float, stages: int
+) -> list[Choice]:
+    """The choice of each part for which harm - price * saved is least in sum, with so many merges at most."""
+    best: dict[tuple[int, int], float] = {(0, tokens): 0.0}
+    trail: list[dict[tuple[int, int], tuple[tuple[int, int], Choice]]] = []
+    for number, part in enumerate(parts):
+        new: dict[tuple[int, int], float] = {}
+        back: dict[tuple[int, int], tuple[tuple[int, int], Choice]] = {}
+        values = {left: ways[number, left].harm - price * ways[number, left].saved for left in {t for _, t in best}}
+        least = {left: int(np.argmin(value)) for left, value in values.items()}
+        for state, before in best.items():
+            merged, left = state
+            own = ways[number, left].choices
+            for at in range(len(own)) if part.merges else (least[left],):
+                to = (merged + (own[at].cut != left), own[at].cut) if part.merges else state
+                value = before + values[left][at]
+                if to[0] <= stages and (to not in new or value < new[to]):
+                    new[to], back[to] = value, (state, own[at])
+        best = new
+        trail.append(back)
+    state, chosen = min(best, key=best.__getitem__), []
+    for back in reversed(trail):
+        state, choice = back[state]
+        chosen.append(choice)
+    return chosen[::-1]
+
+
+def _applied(
+    config: ViTConfig, indices: Sequence[int], merges: Sequence[bool], chosen: Sequence[Choice], options: PruneOptions
+) -> ViTConfig:
+    """The configuration that these choices make."""
+    from vitedge.prune.choose import cut_config
+
+    for index, merge, choice in zip(indices, merges, chosen, strict=True):
+        if not merge or choice.cut != config.block_tokens(index).queries:
+            config = cut_config(config, index, choice.cut, options)
+    return config

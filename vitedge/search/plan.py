@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,10 @@ from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
 from vitedge.search.evaluate import HeldOut
-from vitedge.search.harm import measure_effects, plan_for
+from vitedge.search.harm import Plan, measure_effects, sweep
 from vitedge.search.options import SearchOptions, parse_range
 from vitedge.search.predict import Predicted, ordered, predict
-from vitedge.search.space import Candidate, shares, space, variants
+from vitedge.search.space import DENSE, Pruning, settings, space, variants
 from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, read_pixels, read_preprocess
 from vitedge.vit.config import ViTConfig
@@ -96,27 +95,25 @@ def make_plan(bundle: Bundle, base: RunConfig, options: SearchOptions, held: Hel
         effects = timed("effects", lambda: measure_effects(bundle, everything, reporter))
         noise = timed("noise", lambda: quantisation_noise(bundle, tried, held, reporter))
 
-    @cache
-    def planned(share: float, unit: str, by: str, depth: bool) -> tuple[ViTConfig, float] | None:
-        if not share:
-            return dense, 0.0
-        chosen = {"prune": share, "prune_unit": unit, "prune_by": by}
-        plan = plan_for(dense, effects, (everything if depth else own).model_copy(update=chosen))
-        return (plan.config, plan.harm) if plan else None
-
-    def plan(candidate: Candidate) -> tuple[ViTConfig, float] | None:
-        return planned(candidate.share, candidate.unit, candidate.by, candidate.depth)
-
     low, high = parse_range(options.shares)
-    first = target.precisions[0] in latency
-    candidates = space(shares(low, high), tried, timed=first, mergeable=dense.mergeable)
-    with reporter.busy(f"predicting {len(candidates):,} candidates"):
-        found = timed("predict", lambda: predict(candidates, plan, latency, noise, dense, options.cost_kind))
+    ways = settings(timed=target.precisions[0] in latency, mergeable=dense.mergeable)
+    planned: dict[Pruning, Plan] = {DENSE: Plan(dense, 0.0)}
+
+    def all_predicted() -> tuple[int, list[Predicted]]:
+        for unit, by, depth in ways:
+            chosen = (everything if depth else own).model_copy(update={"prune_unit": unit, "prune_by": by})
+            for plan in sweep(dense, effects, chosen, low, high):
+                planned[plan.asked, unit, by, depth] = plan
+        candidates = space([one for one in planned if one != DENSE], tried)
+        return len(candidates), predict(candidates, planned, latency, noise, dense, options.cost_kind)
+
+    with reporter.busy("predicting candidates"):
+        considered, found = timed("predict", all_predicted)
     if not found:
         raise VitedgeError("No candidate can be predicted.", "", "Widen --shares, or choose another --budget.")
     order = ordered(found, options.points, [budget.most for budget in options.budgets])[:MOST]
     labels = {name: model.label for name, model in latency.items()}
-    return SearchPlan(order, len(candidates), noise, labels, seconds)
+    return SearchPlan(order, considered, noise, labels, seconds)
 
 
 def latency_models(

@@ -6,14 +6,15 @@ Harm adds up: that of pruning from the effects of its cuts, that of quantisation
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitedge.cost.model import LatencyModel
 from vitedge.search.front import front_of
+from vitedge.search.harm import Plan
 from vitedge.search.options import Kind
-from vitedge.search.space import Candidate
+from vitedge.search.space import Candidate, Pruning
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs, model_params
 
@@ -64,27 +65,25 @@ def agreement_slope() -> float:
 
 def predict(
     candidates: Sequence[Candidate],
-    plan: Callable[[Candidate], tuple[ViTConfig, float] | None],
+    plans: Mapping[Pruning, Plan],
     latency: Mapping[str, LatencyModel],
     noise: Mapping[str, float],
     dense: ViTConfig,
     kind: Kind,
 ) -> list[Predicted]:
-    """All candidates whose plan the constraints allow; two that compute the same count once.
+    """All candidates whose cost is known; two that compute the same count once.
 
-    plan: configuration and harm of the candidate's pruning. latency, noise: by variant (see `Candidate.variant`).
+    plans: of every pruning. latency, noise: by variant (see `Candidate.variant`).
     """
     found: dict[tuple[ViTConfig, str, float], Predicted] = {}
     whole = model_macs(dense)
     for candidate in candidates:
-        planned = plan(candidate)
-        if planned is None:
-            continue
-        config, harm = planned
+        plan = plans[candidate.share, candidate.unit, candidate.by, candidate.depth]
+        config = plan.config
         model = latency.get(candidate.variant)
         ms = model.predict(config).ms if model else None
         macs = model_macs(config)
-        kl = RECOVERED * harm + noise.get(candidate.variant, 0.0) * (1 - 4 * candidate.spare)
+        kl = RECOVERED * plan.harm + noise.get(candidate.variant, 0.0) * (1 - 4 * candidate.spare)
         size = BYTES[candidate.precision] * model_params(config) / 2**20
         # What is spared from INT8 takes about four times as long.
         slower = 1 + 3 * candidate.spare

@@ -97,8 +97,8 @@ class SearchResult:
         images = self.points[0].measured.images if self.points else 0
         note = (
             f"{len(self.points)} of {self.plan.get('considered', 0):,} candidates were made and measured. Agreement "
-            f"and points lost of top-1 (by the model's own probabilities) are of {images} calibration images that nothing "
-            "was fitted to."
+            f"and points lost of top-1 (by the model's own probabilities) are of {images} calibration images that "
+            "nothing was fitted to."
         )
         if any(point.measured.estimate_ms for point in self.points):
             note += f" Estimates are not measured: {self.plan.get('latency_source', '')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -88,25 +89,22 @@ def variants(target: Target) -> list[tuple[str, str]]:
     return found
 
 
-def shares(low: float, high: float, step: float = 0.025) -> list[float]:
-    """The shares that are tried, in even steps from `low` to `high`."""
-    count = max(1, round((high - low) / step)) + 1
-    return [round(low + (high - low) * i / max(count - 1, 1), 4) for i in range(count)]
+# Share, unit, by, depth: what a candidate's pruning is (see `Candidate`).
+Pruning = tuple[float, Literal["macs", "time"], By, bool]
+DENSE: Pruning = (0.0, "macs", "auto", False)
 
 
-def space(
-    shares_tried: list[float], variants_tried: list[tuple[str, str]], *, timed: bool, mergeable: bool
-) -> list[Candidate]:
-    """Every candidate, the dense ones first. timed: whether a latency model is there that shares may be counted in."""
-    prunings: list[tuple[float, Literal["macs", "time"], By, bool]] = [(0.0, "macs", "auto", False)]
+def settings(*, timed: bool, mergeable: bool) -> list[tuple[Literal["macs", "time"], By, bool]]:
+    """(unit, by, depth) of every way to prune. timed: whether shares of predicted time can be asked for."""
     units: tuple[Literal["macs", "time"], ...] = ("macs", "time") if timed else ("macs",)
     ways: tuple[By, ...] = ("auto", "tokens", "widths") if mergeable else ("widths",)
-    for share in shares_tried:
-        for unit in units:
-            for by in ways:
-                prunings += [(share, unit, by, depth) for depth in ((False, True) if by != "tokens" else (False,))]
+    return [(u, by, depth) for u in units for by in ways for depth in ((False, True) if by != "tokens" else (False,))]
+
+
+def space(prunings: Sequence[Pruning], variants_tried: Sequence[tuple[str, str]]) -> list[Candidate]:
+    """Every pruning in every variant, the dense ones first; of INT8 also with some inputs left in float."""
     found = []
     for precision, preset in variants_tried:
         spares = (0.0, 0.02, 0.05) if preset == "linear" else (0.0,)
-        found += [Candidate(*pruning, precision, preset, spare) for pruning in prunings for spare in spares]
+        found += [Candidate(*pruning, precision, preset, spare) for pruning in (DENSE, *prunings) for spare in spares]
     return sorted(found, key=lambda one: one.share)

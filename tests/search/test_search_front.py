@@ -1,0 +1,115 @@
+"""Fronts, budgets, the order of candidates, and what a candidate means as options."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from vitedge.config import RunConfig
+from vitedge.cost.fit import spearman
+from vitedge.cost.model import LatencyModel
+from vitedge.errors import VitedgeError
+from vitedge.search.front import front_of, within
+from vitedge.search.harm import Plan
+from vitedge.search.options import Budget, SearchOptions, parse_budgets
+from vitedge.search.predict import Predicted, ordered, predict
+from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
+from vitedge.targets.openvino import TARGET as OPENVINO
+from vitedge.vit.config import Merge, uniform
+
+MODEL = uniform(image_size=64, patch_size=8, width=48, depth=4, heads=3, hidden=96, classes=10)
+
+
+def test_a_front_holds_what_nothing_beats() -> None:
+    rng = np.random.default_rng(0)
+    items = [tuple(pair) for pair in rng.integers(0, 12, (60, 2))]
+    found = front_of(items, cost=lambda one: one[0], loss=lambda one: one[1])
+    for item in items:
+        beaten = any(a <= item[0] and b <= item[1] and (a, b) != item for a, b in items)
+        assert (item in found) == (not beaten)
+    assert found == sorted(set(found))
+
+
+def test_the_point_for_a_budget() -> None:
+    # (cost, lost, error, agreement)
+    items = [(10.0, 0.2, 0.1, 0.99), (6.0, 0.5, 0.3, 0.97), (5.0, 0.7, 0.4, 0.96), (3.0, 2.0, 0.4, 0.9)]
+
+    def best(budget: Budget | None, drop: float):
+        return within(
+            items,
+            budget,
+            drop,
+            cost=lambda one: one[0],
+            drop=lambda one: (one[1], one[2]),
+            agreement=lambda one: one[3],
+        )
+
+    assert best(Budget("p50-ms", 7), 1.0) == items[1]
+    assert best(Budget("p50-ms", 5.5), 1.0) is None, "0.7 with its standard error 0.4 is more than a point"
+    assert best(Budget("p50-ms", 5.5), 1.1) == items[2]
+    assert best(None, 1.0) == items[1] and best(None, 5.0) == items[3]
+
+
+def test_budgets() -> None:
+    assert parse_budgets(("p50-ms=5", "p50-ms=20")) == [Budget("p50-ms", 20), Budget("p50-ms", 5)]
+    for wrong in ("p50=5", "p50-ms", "p50-ms=-1", "size-mib=nan"):
+        with pytest.raises(VitedgeError, match="is no budget"):
+            parse_budgets((wrong,))
+    with pytest.raises(VitedgeError, match="different kinds"):
+        SearchOptions(budget=("p50-ms=5", "size-mib=3"))
+    with pytest.raises(VitedgeError, match="range of shares"):
+        SearchOptions(shares="0.5:0.2")
+
+
+def test_a_candidate_is_its_options() -> None:
+    candidate = Candidate(0.3, "macs", "tokens", False, "int8", "linear", 0.02)
+    assert Candidate.from_dict(candidate.to_dict()) == candidate and len(candidate.key) == 12
+    config = candidate.to_config(RunConfig(), "openvino")
+    assert (config.prune.prune, config.prune.prune_by, config.steps.quantize) == (0.3, "tokens", "static")
+    assert (config.quantize.preset, config.quantize.spare, config.prune.prune_target) == ("linear", 0.02, "openvino")
+    stage = candidate.to_config(RunConfig(), "openvino", quantize=False)
+    other = Candidate(0.3, "macs", "tokens", False, "fp32").to_config(RunConfig(), "openvino")
+    assert stage == other, "candidates that prune alike share their float run"
+
+
+def prunings() -> list[Pruning]:
+    return [(share, *way) for way in settings(timed=True, mergeable=True) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+
+
+def test_the_space_has_no_candidate_twice() -> None:
+    found = space(prunings(), variants(OPENVINO))
+    assert len({one.key for one in found}) == len(found) == (6 * 10 + 1) * 6
+    assert {by for _, by, _ in settings(timed=False, mergeable=False)} == {"widths"}
+
+
+def predictions() -> list[Predicted]:
+    latency = {
+        name: LatencyModel(target="t", precision=name, coefficients={"linear": ns, "attention": 2 * ns}, source="")
+        for name, ns in (("fp32", 4.0), ("int8", 1.0))
+    }
+    plans = {DENSE: Plan(MODEL, 0.0)}
+    for pruning in prunings():
+        left = round(MODEL.tokens * (1 - pruning[0] / 2))
+        plans[pruning] = Plan(MODEL.with_block(1, merge=Merge(left)), pruning[0] ** 3 * (1 + pruning[3]))
+    candidates = space(prunings(), [("fp32", ""), ("int8", "linear")])
+    return predict(candidates, plans, latency, {"fp32": 0.0, "int8": 0.01}, MODEL, "p50-ms")
+
+
+def test_plans_that_compute_the_same_count_once() -> None:
+    found = predictions()
+    assert len(found) == 7 * (1 + 3), "seven plans, in FP32 and in INT8 with three numbers of spared inputs"
+    assert all(one.ms and one.kl >= 0 for one in found)
+
+
+def test_any_beginning_of_the_order_is_spread_over_the_costs() -> None:
+    found = predictions()
+    order = ordered(found, points=6, budgets=[max(one.cost for one in found) / 3])
+    assert sorted(one.candidate.key for one in order) == sorted(one.candidate.key for one in found)
+    assert order == ordered(list(reversed(found)), points=6, budgets=[max(one.cost for one in found) / 3])
+    assert order[0].cost <= max(one.cost for one in found) / 3
+    first = [math.log(one.cost) for one in order[:4]]
+    span = max(math.log(one.cost) for one in found) - min(math.log(one.cost) for one in found)
+    assert max(first) - min(first) > 0.6 * span
+    assert spearman([one.cost for one in order[:6]], [-one.kl for one in order[:6]]) > 0.99, "the front comes first"
