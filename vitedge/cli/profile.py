@@ -34,5 +34,5 @@ def command(
     for one in found:
         print_table(one.model.table())
         known = "" if one.measured_ms is None else f", measured {one.measured_ms:.2f} ms"
-        kind = "estimated" if one.model.estimate else "by this model"
+        kind = "estimated" if one.model.estimated else "by this model"
         out.print(f"The dense model: {one.dense_ms:.2f} ms {kind}{known}. Kept in {one.file}", markup=False)

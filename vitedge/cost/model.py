@@ -24,7 +24,7 @@ class LatencyModel(Document):
     Attributes:
         target, precision, platform: what they hold for; an INT8 model of the preset full has the precision
             "int8-full".
-        estimate: whether they are of a published profile and not of a measurement on the machine.
+        estimated: whether they are of a published profile and not of a measurement on the machine.
         coefficients: kind -> nanoseconds a unit (see `terms.UNITS`).
         source: how they were found, in words, with the paper, issue or command.
         error: median and largest relative error on plans that nothing was fitted to, or as the source allows to
@@ -37,7 +37,7 @@ class LatencyModel(Document):
     precision: str
     platform: str | None = None
     threads: int | None = None
-    estimate: bool = False
+    estimated: bool = False
     coefficients: dict[str, float]
     source: str
     plans: int = 0
@@ -63,8 +63,17 @@ class LatencyModel(Document):
     @property
     def label(self) -> str:
         """What it is, in a few words."""
-        kind = "estimate" if self.estimate else "fitted"
+        kind = "estimate" if self.estimated else "fitted"
         return f"{self.target} {self.precision}, {kind}: {self.source}"
+
+    def estimate(self, config: ViTConfig, name: str) -> Table:
+        """What the model says of a plan, by kind of work; `name`: of the artifact."""
+        found = self.predict(config)
+        kinds = sorted((k for k, ms in found.by_kind.items() if ms), key=lambda kind: -found.by_kind[kind])
+        rows: list[list[Cell]] = [[kind, found.by_kind[kind], found.by_kind[kind] / found.ms] for kind in kinds]
+        title = f"{'Estimated' if self.estimated else 'Predicted'} latency of {name}"
+        note = f"Not measured. From {self.source}"
+        return Table(title, ["work", "ms", "share"], [*rows, ["all", found.ms, 1.0]], note, "build", bars=["share"])
 
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""

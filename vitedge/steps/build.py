@@ -12,6 +12,7 @@ import numpy as np
 from vitedge import __version__
 from vitedge.bench.from_bundle import find_activation, model_bytes
 from vitedge.bundle import Bundle, StepRecord
+from vitedge.cost import store
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
 from vitedge.metrics import Activation, fidelity, finite
@@ -106,8 +107,14 @@ def build_artifact(
         write_json(out / "metadata.json", metadata)
         cost = target.cost(out / result.artifact, metadata)
         if cost is not None and cost.rows:
-            table = summarize(cost, name, metadata.get("vendor_cycles_before"))
-            write_json(folder / COSTS.format(name), to_json(table))
+            tables = [summarize(cost, name, metadata.get("vendor_cycles_before"))]
+            # The vendor leaves parts out; the model of all parts stands beside it.
+            config = read_config(bundle)
+            if (latency := store.find(target.name, precision, platform, config.width)) is not None:
+                metadata["estimate_ms"] = latency.predict(config).ms
+                tables.append(latency.estimate(config, name))
+                write_json(out / "metadata.json", metadata)
+            write_json(folder / COSTS.format(name), to_json(*tables))
         for line in result.warnings:
             reporter.warn(line)
         return {"folder": f"build/{name}", "bytes": model_bytes(out, metadata), "check": metadata["check"]}

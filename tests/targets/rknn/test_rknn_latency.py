@@ -31,13 +31,13 @@ def test_the_profile_of_a_board() -> None:
     assert found["norm"] == pytest.approx(1.945, rel=0.01)
     assert found["activation"] == pytest.approx(0.285, rel=0.02)
     model = targets.get("rknn").latency_model("fp16", "rk3588", PERF)
-    assert model is not None and not model.estimate and model.coefficients["attention"] == found["attention"]
+    assert model is not None and not model.estimated and model.coefficients["attention"] == found["attention"]
 
 
 def test_the_estimate_says_what_it_is() -> None:
     dense = uniform(image_size=224, patch_size=16, width=192, depth=12, heads=3, hidden=768, classes=1000)
     model = targets.get("rknn").latency_model("int8", "rk3588")
-    assert model is not None and model.estimate and "rknn_model_zoo#366" in model.label
+    assert model is not None and model.estimated and "rknn_model_zoo#366" in model.label
     whole, merged = model.predict(dense), model.predict(dense.with_block(4, merge=Merge(99)))
     assert whole.by_kind["attention"] > 3 * whole.by_kind["linear"]
     assert merged.ms < 0.7 * whole.ms

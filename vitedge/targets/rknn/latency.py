@@ -104,7 +104,7 @@ def published(precision: str, platform: str | None) -> LatencyModel:
     found["patches"] = found["linear"]
     values = {str(kind): value for kind, value in found.items()}
     return LatencyModel(
-        target="rknn", precision=precision, platform=platform, estimate=True, coefficients=values, source=PUBLISHED
+        target="rknn", precision=precision, platform=platform, estimated=True, coefficients=values, source=PUBLISHED
     )
 
 
