@@ -11,6 +11,8 @@ BOARD = [
     "vitedge.bundle",
     "vitedge.config",
     "vitedge.steps.build",
+    "vitedge.cost.model",
+    "vitedge.cost.store",
     "vitedge.data.folder",
     "vitedge.data.loader",
     "vitedge.data.shapes",

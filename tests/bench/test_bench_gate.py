@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vitedge.bench.gate import check_gates, parse_gates
+from vitedge.bench.gate import check_gates, parse_gates, pick
 from vitedge.bench.schema import Latency, Row
 from vitedge.errors import VitedgeError
 
@@ -39,3 +39,15 @@ def test_the_source_model_is_held_to_no_limit():
 def test_what_is_no_gate_is_refused(text):
     with pytest.raises(VitedgeError):
         parse_gates(text)
+
+
+def test_the_best_within_the_limits_is_picked() -> None:
+    def row(name: str, top1: float, p50: float, **more) -> Row:
+        latency = Latency(*[p50] * 8, 10)
+        return Row(artifact=name, status="ok", top1=top1, delta_top1=top1 - 0.8, latency_ms=latency, **more)
+
+    rows = [row("large", 0.8, 30), row("middle", 0.79, 15), row("small", 0.75, 5), row("source", 0.8, 3, role="source")]
+    picked = [pick(parse_gates(f"p50-ms={most}"), rows) for most in (40, 20, 10, 4)]
+    assert [one and one.artifact for one in picked] == ["large", "middle", "small", None]
+    assert pick(parse_gates("p50-ms=20,top1-drop=2"), rows).artifact == "middle"
+    assert pick(parse_gates("p50-ms=10,top1-drop=2"), rows) is None

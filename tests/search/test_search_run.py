@@ -51,7 +51,7 @@ def done(tmp_path_factory, tiny_folder, shapes_folder) -> Path:
 
 def test_the_front_is_of_finished_runs(done: Path) -> None:
     found = facts(done)
-    assert len(found["points"]) == 5 and found["plan"]["considered"] > 100 and found["front"]
+    assert len(found["points"]) == 5 and found["plan"]["considered"] > 20 and found["front"]
     costs = [found["points"][key]["measured"]["size_mib"] for key in found["front"]]
     agreements = [found["points"][key]["measured"]["agreement"] for key in found["front"]]
     assert costs == sorted(costs) and agreements == sorted(agreements)
@@ -85,6 +85,20 @@ def test_a_recipe_makes_the_run_again(done: Path, tmp_path: Path) -> None:
     first = vitedge.open(done / found["points"][key]["measured"]["run"])
     for name in ("model/model.safetensors", "onnx/float32.onnx"):
         assert again.bundle.manifest.artifacts[name].sha256 == first.bundle.manifest.artifacts[name].sha256
+
+
+def test_a_family_for_several_budgets(done: Path, tiny_folder, shapes_folder) -> None:
+    sizes = sorted({round(one["measured"]["size_mib"], 4) for one in facts(done)["points"].values()})
+    budgets = [f"size-mib={sizes[0] * 1.001}", f"size-mib={sizes[-1] * 1.001}"]
+    result = search(tiny_folder, shapes_folder, done, trials=5, budget=budgets, max_drop=100)
+    assert len({point.candidate.key for point in result.best.values() if point}) == 2
+    run = vitedge.open(done / "family")
+    measured = run.bench(seconds=0.1, launches=1, data=str(shapes_folder), gate=f"size-mib={sizes[0] * 1.001}")
+    from vitedge.bench.gate import parse_gates, pick
+
+    small = pick(parse_gates(measured.gate), measured.rows)
+    assert small is not None and small.size_mib <= sizes[0] * 1.001 and len(run.artifacts) == 2
+    assert measured.broken_gates(), "the larger one is out of the limits, which --pick does not mind"
 
 
 def test_the_report_tells_of_the_search(done: Path) -> None:

@@ -92,3 +92,10 @@ def check_gates(gates: Sequence[Gate], rows: Sequence[Row]) -> list[str]:
         if not judged:
             out.append(f"{gate.name}: no row has this figure, so nothing was checked")
     return out
+
+
+def pick(gates: Sequence[Gate], rows: Sequence[Row]) -> Row | None:
+    """The artifact that keeps all limits on this machine and is nearest to the source model, the faster of equal ones;
+    None where none keeps them."""
+    good = [row for row in rows if row.ok and row.role == "artifact" and not check_gates(gates, [row])]
+    return max(good, key=lambda row: (row.quality or 0.0, -(row.p50_ms or math.inf)), default=None)

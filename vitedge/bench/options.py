@@ -49,6 +49,7 @@ class BenchOptions(SampleOptions):
     accuracy: bool = Field(True, description="Evaluate the images; without, latency alone.")
     fresh: bool = Field(False, description="Forget what an earlier run measured.")
     gate: str = Field("", description="Limits, as top1-drop=1.0,p50-ms=20; broken: exit 1.")
+    pick: bool = Field(False, description="Of a family's artifacts name the best within --gate; none: exit 1.")
     host: Names = Field((), description="user@board: measure there; may be repeated.")
     ssh: Annotated[str, Cli(expert=True, local=True)] = Field("ssh", description="How ssh is called.")
     remote_python: Annotated[str, Cli(local=True)] = Field("python3", description="Python 3.10 or newer on the board.")

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from vitedge import api
 from vitedge.bench import show
+from vitedge.bench.gate import parse_gates, pick
 from vitedge.bench.result import BenchResult
 from vitedge.cli.console import ConsoleReporter, err, out, print_json, print_table
 from vitedge.cli.flags import RUN, ConfigFlag, RunFlag, with_flags
@@ -57,8 +58,21 @@ def command(
         if called:
             out.print(f"\n{called}", style="bold", markup=False)
         show_result(result)
-    broken = [line for result in found.values() for line in result.broken_gates()]
+    if given.get("pick"):
+        broken = [line for result in found.values() for line in _picked(result, quiet=json == STDOUT)]
+    else:
+        broken = [line for result in found.values() for line in result.broken_gates()]
     finish(broken, list(found.values()))
+
+
+def _picked(result: BenchResult, *, quiet: bool) -> list[str]:
+    """Names the artifact to take on that machine; what is broken where none keeps the limits."""
+    row = pick(parse_gates(result.gate), result.rows)
+    if row is None:
+        return ["no artifact keeps all limits", *result.broken_gates()]
+    if not quiet:
+        out.print(f"Best within the limits on this machine: {row.artifact}", markup=False)
+    return []
 
 
 def show_result(result: BenchResult) -> None:

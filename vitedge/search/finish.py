@@ -15,6 +15,7 @@ from vitedge.files import write_json
 from vitedge.report.write import write_report
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
+from vitedge.search.family import FAMILY, write_family
 from vitedge.search.result import Point, SearchResult
 from vitedge.tables import to_json
 
@@ -29,22 +30,28 @@ def finish(result: SearchResult, base: RunConfig, reporter: Reporter) -> SearchR
     if result.options.data and not result.options.host:
         result = replace(result, points=_benched(result, reporter))
     result.write(base)
-    best = next((point for point in result.best.values() if point), None) or result.front[:1]
-    for point in {p.candidate.key: p for p in [*result.best.values(), *result.front[:1]] if p}.values():
+    told = [point for point in (*result.best.values(), *result.front[:1]) if point]
+    for point in {one.candidate.key: one for one in told}.values():
         _tell_run(result, point)
-    chosen = best if isinstance(best, Point) else (best[0] if best else None)
-    if chosen and (result.root / chosen.measured.run / "manifest.json").is_file():
-        try:
-            write_report(
-                Bundle.open(result.root / chosen.measured.run),
-                result.root / "report.html",
-                max_drop=result.options.max_drop,
-                max_ms=None,
-                reporter=reporter,
-            )
-        except VitedgeError as error:  # such as jinja2 that is not installed
-            reporter.warn(f"the report was not written: {error.what} {error.todo}")
+    if names := write_family(result):
+        run = result.root / FAMILY
+        reporter.info(f"family of {len(names)}: vitedge bench --run {run} --data DIR --gate p50-ms=20 --pick")
+    _report(result, told[0], reporter)
     return result
+
+
+def _report(result: SearchResult, point: Point, reporter: Reporter) -> None:
+    """`report.html` of the search: that of the point's run."""
+    run = result.root / point.measured.run
+    if not (run / "manifest.json").is_file():  # made on another machine
+        return
+    try:
+        if not list((run / "bench").glob("*.json")):
+            _latency_alone(result, point, reporter)
+        out = result.root / "report.html"
+        write_report(Bundle.open(run), out, max_drop=result.options.max_drop, max_ms=None, reporter=reporter)
+    except VitedgeError as error:  # such as jinja2 that is not installed
+        reporter.warn(f"the report was not written: {error.what} {error.todo}")
 
 
 def _benched(result: SearchResult, reporter: Reporter) -> Sequence[Point]:
@@ -80,6 +87,13 @@ def _bench(result: SearchResult, run: Any, reporter: Reporter) -> dict[str, Any]
         "ratio": ratio,
         "n": measured.data.n,
     }
+
+
+def _latency_alone(result: SearchResult, point: Point, reporter: Reporter) -> None:
+    """What the report needs at least: the artifact opened, and timed where it can be."""
+    settings = Settings(accuracy=False, seconds=result.options.seconds, launches=1, threads=result.options.threads)
+    with quiet.measuring():
+        bench_bundle(Bundle.open(result.root / point.measured.run), BenchRequest(), settings, reporter)
 
 
 def _tell_run(result: SearchResult, point: Point) -> None:
