@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= demo-run
 
-.PHONY: demo test test-fast toolchains lower-bounds hardware-test clean
+.PHONY: demo test test-fast docs figures dist toolchains lower-bounds hardware-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vitedge demo --dir $(RUN)
@@ -18,6 +18,21 @@ test: $(VENV)/.installed-dev
 # Without the tests that take long, need the trained model, or a vendor's compiler.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not real"
+
+# The documentation: site/index.html opens without a network. A broken link is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+# The figures and tables of the README and the documentation, out of benchmarks/results.
+figures: $(VENV)/.installed
+	$(BIN)/python benchmarks/figures.py
+
+# The wheel and the source distribution, checked as the package index checks them.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 # What the tests of the target rknn need besides: the vendor's compiler (5.6 GB).
 toolchains: $(VENV)/.installed-dev
@@ -46,5 +61,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[all,dev]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-lower $(RUN) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site dist $(VENV)-lower $(RUN) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vitedge.loaded import Model, condition, distill, export, fine_tune, images, load, prune, quantize
     from vitedge.reporter import Reporter
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Artifact",
