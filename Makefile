@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/vitedge demo --dir $(RUN)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/ruff check vitedge tests benchmarks calib
+	$(BIN)/ruff check vitedge tests benchmarks calib docs
 	$(BIN)/mypy vitedge
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -22,7 +22,7 @@ test-fast: $(VENV)/.installed-dev
 # The documentation: site/index.html opens without a network. A broken link is an error.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The figures and tables of the README and the documentation, out of benchmarks/results.
 figures: $(VENV)/.installed

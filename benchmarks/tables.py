@@ -1,0 +1,102 @@
+"""Tables of the README and the documentation, out of benchmarks/results: each function returns Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PLAIN = "ONNX Runtime, plain export"
+
+# Language -> heads of the tables.
+_WORDS = {
+    "en": {
+        "peers": ("", "precision", "latency", "top-1", "agreement", "MiB"),
+        "speed": ("ViT-B/16", "precision", "latency", "MiB"),
+        "accuracy": ("command", "artifact", "top-1", "change, points", "agreement", "MiB"),
+    },
+    "zh": {
+        "peers": ("", "精度", "延迟", "top-1", "一致率", "MiB"),
+        "speed": ("ViT-B/16", "精度", "延迟", "MiB"),
+        "accuracy": ("命令", "产物", "top-1", "变化（百分点）", "一致率", "MiB"),
+    },
+}
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result by its file's name."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def measured(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The measured rows of `peers/run.py`, slowest first, with `ratio` to ONNX Runtime's plain FP32 export."""
+    rows = [row for row in result["rows"] if row["status"] == "ok"]
+    base = next(row for row in rows if row["name"] == PLAIN and row["precision"] == "FP32")["median_ms"]
+    return sorted(({**row, "ratio": row["median_ms"] / base} for row in rows), key=lambda row: -row["ratio"])
+
+
+def markdown(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"**{row['name']}**" if row["ours"] else row["name"]
+
+
+# What the README shows of the peers: the usual starting points, the best peer, ours.
+_SHORT = ("ONNX Runtime, plain", "ONNX Runtime quantize", "OpenVINO, NNCF TRANSFORMER", "vitedge")
+
+
+def peers(language: str = "en", part: str = "short") -> str:
+    """ViT-Ti/16 against the peers: latency over ONNX Runtime's plain FP32, top-1, agreement, size."""
+    rows = measured(load("peers-vit_ti_16.json"))
+    if part == "short":
+        rows = [row for row in rows if row["name"].startswith(_SHORT) and row["precision"] != "BF16"]
+    cells = []
+    for r in rows:
+        figures = [f"{r['ratio']:.2f}", f"{r['top1']:.3f}", f"{r['agreement']:.3f}", f"{r['size_mib']:.1f}"]
+        cells.append([_name(r), r["precision"], *figures])
+    return markdown(_WORDS[language]["peers"], cells)
+
+
+def peers_speed(language: str = "en") -> str:
+    """ViT-B/16 with random weights: speed and size."""
+    rows = measured(load("peers-vit_b_16.json"))
+    cells = [[_name(r), r["precision"], f"{r['ratio']:.2f}", f"{r['size_mib']:.1f}"] for r in rows]
+    return markdown(_WORDS[language]["speed"], cells)
+
+
+def accuracy(language: str = "en") -> str:
+    """What `accuracy_table.py` measured: a command a row."""
+    cells = []
+    for row in load("accuracy-vit_ti_16.json")["rows"]:
+        options = f"`{row['options']}`" if row["options"] else "-"
+        delta = "-" if row["delta_points"] is None else f"{row['delta_points']:+.1f}"
+        agreement = "-" if row["agreement"] is None else f"{row['agreement']:.3f}"
+        cells.append([options, row["artifact"], f"{row['top1']:.3f}", delta, agreement, f"{row['size_mib']:.1f}"])
+    return markdown(_WORDS[language]["accuracy"], cells)
+
+
+def demo(language: str = "en") -> str:
+    """What the three commands print in the demo."""
+    result = load("demo.json")
+    blocks = [f"$ {one['command']}\n{one['output'].rstrip()}" for one in result["commands"] if one["shown"]]
+    return "```text\n" + "\n\n".join(blocks) + "\n```"
+
+
+def measured_on(name: str = "peers") -> str:
+    """A line: the machine, the versions and the method of a result."""
+    result = load(f"{name}-vit_ti_16.json")
+    machine = result["machine"]
+    versions: dict[str, str] = {}
+    for found in result["versions"].values():
+        versions |= {key: version for key, version in found.items() if key not in versions}
+    return (
+        f"{result['threads']} threads on {machine['processors']} processors ({machine['machine']}: "
+        f"{', '.join(machine['isa'])}), batch 1, {result['rounds']} rounds of {result['calls']} inferences in turns, "
+        f"{result['calibration_images']} calibration and {result['test_images']} test images; "
+        + ", ".join(f"{key} {version}" for key, version in sorted(versions.items()))
+        + "."
+    )
