@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitedge.api import Artifact, Run, bench_pack, compress, inspect, open, profile, search
+    from vitedge.api import Artifact, Run, bench_pack, check_pack, compress, inspect, open, profile, search
     from vitedge.bench.result import BenchResult
     from vitedge.errors import VitedgeError
     from vitedge.loaded import Model, condition, distill, export, fine_tune, images, load, prune, quantize
@@ -34,6 +34,7 @@ __all__ = [
     "Run",
     "VitedgeError",
     "bench_pack",
+    "check_pack",
     "compress",
     "condition",
     "distill",

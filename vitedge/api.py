@@ -22,6 +22,7 @@ from vitedge.reporter import Reporter, WarningReporter
 from vitedge.targets.metadata import read_metadata
 
 if TYPE_CHECKING:
+    from vitedge.bench.golden.judge import Judgement
     from vitedge.bench.result import BenchResult
     from vitedge.cost.profile import Profile
     from vitedge.loaded import Model
@@ -443,6 +444,15 @@ def bench_pack(
 
     chosen = options.configure("bench", keywords, config).bench
     return measure.bench_pack(Path(pack), chosen.request(command), chosen.settings(), reporter or WarningReporter())
+
+
+def check_pack(pack: str | Path, *, reporter: Reporter | None = None) -> dict[str, Judgement]:
+    """Artifact -> whether it computes on this machine what it did where the pack was made: equal, near, or wrong and
+    then where and why. Raises VitedgeError where the pack has no golden references."""
+    from vitedge.bench import measure
+    from vitedge.bench.jobs import Settings
+
+    return measure.check_pack(Path(pack), (), Settings(), reporter or WarningReporter())
 
 
 def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Findings:
             rows.append([p.target, p.can_build, p.can_run, p.device if p.can_run else None, found or None])
             lines += [f"{p.target}: {p.reason}"] if p.reason else []
             lines += [f"  to fix it: {p.fix}"] if p.fix else []
+            lines += [f"{p.target}: {note}" for note in p.notes]
         packages: list[list[Cell]] = [[name, version, EXTRAS[name]] for name, version in self.packages.items()]
         extras = sorted({EXTRAS[name] for name, version in self.packages.items() if version is None})
         note = f"To add what is missing: {install_command(*extras)}" if extras else ""

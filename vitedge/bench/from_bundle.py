@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from vitedge import targets
 from vitedge.bench.artifact import SOURCE, Artifact
+from vitedge.bench.golden.facts import BLOCKS
 from vitedge.bench.groups import Job
 from vitedge.bench.records import RECORD
 from vitedge.bench.result import BenchResult, load, new_row
@@ -32,7 +33,7 @@ from vitedge.targets.metadata import read_metadata
 
 log = logging.getLogger(__name__)
 
-_NOT_THE_MODEL = ("metadata.json", "build.log")
+_NOT_THE_MODEL = ("metadata.json", "build.log", BLOCKS)
 _REFERENCES = ("onnx/reference.onnx", "onnx/float32.onnx")
 
 
@@ -122,8 +123,8 @@ def read_artifact(bundle: Bundle, name: str) -> Job:
 
 
 def model_bytes(folder: Path, metadata: Mapping[str, Any]) -> int:
-    """Bytes of what a board needs of an artifact's folder: no metadata, no log, nothing that is the builder's own, such
-    as a simulator's files."""
+    """Bytes of what a board needs of an artifact's folder: no metadata, no log, no artifact with block outputs, nothing
+    that is the builder's own, such as a simulator's files."""
     left_out = {*_NOT_THE_MODEL, *metadata.get("host_only", ())}
     files = (path for path in folder.rglob("*") if path.is_file())
     return sum(path.stat().st_size for path in files if path.relative_to(folder).parts[0] not in left_out)

@@ -290,4 +290,3 @@ class Harness:
             job.update(throughput=done, throughput_ips=done.images / done.seconds)
         if "sustained" in s.scenarios:
             job.update(sustained=sustained.sustain(process, s.sustained_s))
-

@@ -25,6 +25,7 @@ class Settings:
         row_limit_s: the longest that a row may take for its accuracy.
         memory_limit_mib: address space that a row's process may use, or None.
         accuracy: whether the images are evaluated at all.
+        golden: whether a pack's golden references are checked first.
     """
 
     scenarios: tuple[Scenario, ...] = ("single",)
@@ -39,3 +40,4 @@ class Settings:
     row_limit_s: float = 6 * 3600.0
     memory_limit_mib: int | None = None
     accuracy: bool = True
+    golden: bool = True

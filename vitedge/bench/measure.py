@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitedge.bench import from_bundle, unpack
+from vitedge.bench.golden.check import check_golden
+from vitedge.bench.golden.judge import Judgement, advice
 from vitedge.bench.groups import Job
 from vitedge.bench.harness import Harness
 from vitedge.bench.jobs import Settings
@@ -74,11 +76,29 @@ def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: 
         jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, request.only)]
         from_bundle.need_runnable(jobs)
         source = unpack.PackSource(folder, index)
+        if settings.golden:
+            found = check_golden(folder, index, jobs, settings, reporter)
+            for job in jobs:
+                job.update(golden=found.get(job.artifact.name))
+            for line in advice(found):
+                reporter.warn(line)
         preprocess = Preprocess.from_dict(index["preprocess"])
         activation = source.facts().activation
-        return measure(
-            jobs, source, folder, request, settings, reporter, preprocess=preprocess, activation=activation
-        )
+        return measure(jobs, source, folder, request, settings, reporter, preprocess=preprocess, activation=activation)
+
+
+def check_pack(pack: Path, only: Sequence[str], settings: Settings, reporter: Reporter) -> dict[str, Judgement]:
+    """Artifact -> what its golden references say on this machine; nothing is measured.
+
+    Raises VitedgeError where the pack has none, or none of its artifacts runs here.
+    """
+    folder, index = unpack.unpack(pack)
+    if not index.get("golden"):
+        raise VitedgeError(f"'{pack}' has no golden references.", "", "Make it anew with `vitedge pack`.")
+    with locked(folder / ".lock", wait_s=30):
+        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, only)]
+        from_bundle.need_runnable(jobs)
+        return check_golden(folder, index, jobs, settings, reporter)
 
 
 @contextmanager

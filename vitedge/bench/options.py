@@ -47,6 +47,7 @@ class BenchOptions(SampleOptions):
         None, ge=16, le=2**24, description="Address space of a row. (default: no limit)"
     )
     accuracy: bool = Field(True, description="Evaluate the images; without, latency alone.")
+    golden: bool = Field(True, description="First check what a pack's golden references say of each artifact.")
     fresh: bool = Field(False, description="Forget what an earlier run measured.")
     gate: str = Field("", description="Limits, as top1-drop=1.0,p50-ms=20; broken: exit 1.")
     pick: bool = Field(False, description="Of a family's artifacts name the best within --gate; none: exit 1.")
@@ -93,6 +94,7 @@ class BenchOptions(SampleOptions):
             row_limit_s=self.row_limit,
             memory_limit_mib=self.memory_limit_mib,
             accuracy=self.accuracy,
+            golden=self.golden,
         )
 
     def request(self, command: str = "") -> BenchRequest:

@@ -16,6 +16,7 @@ import numpy as np
 
 from vitedge import __version__
 from vitedge.bench import evaluate, from_bundle
+from vitedge.bench.golden.make import make_golden
 from vitedge.bench.jobs import Settings
 from vitedge.bench.pack_index import INDEX, SCHEMA
 from vitedge.bench.process import ArtifactFailed, ArtifactProcess
@@ -81,7 +82,7 @@ def write_pack(
             skipped = {"build.log", *artifact.metadata.get("host_only", ())}
             for file in sorted(path for path in below.rglob("*") if path.is_file()):
                 relative = file.relative_to(below)
-                if relative.parts[0] not in skipped:
+                if not skipped & set(relative.parts):
                     members[f"artifacts/{artifact.name}/{relative.as_posix()}"] = file
             size = (job.row.size_mib or 0.0) * 2**20
             entries.append(
@@ -96,16 +97,21 @@ def write_pack(
                 }
             )
         activation = from_bundle.find_activation(bundle)
+        preprocess = from_bundle.find_preprocess(bundle)
+        pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=tuple(shape))
+        golden, files = make_golden(bundle, pixels, artifacts, preprocess, folder, settings or Settings(), reporter)
+        members |= files
         index: dict[str, Any] = {
             "schema": SCHEMA,
             "vitedge": __version__,
             "shape": shape,
             "classes": classes,
             "names": source.names,
-            "preprocess": from_bundle.find_preprocess(bundle).to_dict(),
+            "preprocess": preprocess.to_dict(),
             # Only the data set's name: where it lies on this machine is nobody's business on the board.
             "data": asdict(replace(facts, path=Path(facts.path or "").name, n=shape[0], activation=activation)),
             "artifacts": entries,
+            "golden": golden and golden.model_dump(),
             "files": {
                 path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in members.items()
             },

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, model_validator
 
+from vitedge.bench.golden.facts import Golden
 from vitedge.bundle import Sha256
 from vitedge.data.preprocess import Preprocess
 from vitedge.documents import Document
@@ -46,6 +47,7 @@ class PackIndex(Document):
         shape: of the images, [N, H, W, 3]; `pixels.u8` holds their bytes.
         classes: of `reference.f32`, float32 [N, classes]; None where there is none.
         names: of the classes.
+        golden: references that every artifact is checked by before it is measured; packs of earlier versions have none.
         digest: of all the rest.
     """
 
@@ -57,6 +59,7 @@ class PackIndex(Document):
     preprocess: dict[str, JsonValue]
     data: dict[str, JsonValue]
     artifacts: list[PackArtifact]
+    golden: Golden | None = None
     files: dict[PackPath, PackFile]
     digest: Sha256
 

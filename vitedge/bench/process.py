@@ -130,6 +130,11 @@ class ArtifactProcess:
         shape: list[int] = self.ask("infer", logits=str(out), **self._put(pixels))["shape"]
         return np.fromfile(out, np.float32).reshape(shape)
 
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """All outputs of the artifact, float32 [N, ...], of uint8 [N, H, W, 3]: the logits first."""
+        count = self.ask("outputs", folder=str(self.exchange), **self._put(pixels))["count"]
+        return [np.load(self.exchange / f"{number}.npy") for number in range(count)]
+
     def _put(self, pixels: np.ndarray) -> Message:
         path = self.exchange / "pixels.u8"
         np.ascontiguousarray(pixels, np.uint8).tofile(path)

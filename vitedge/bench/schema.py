@@ -14,6 +14,7 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from vitedge.bench.accuracy import Accuracy, ByImage
 from vitedge.bench.energy import Energy
+from vitedge.bench.golden.judge import Judgement
 from vitedge.bench.jobs import Settings
 from vitedge.bench.latency import WarmUp
 from vitedge.bench.stats import Interval, Summary
@@ -98,6 +99,7 @@ class Row(Accuracy):
         accepted: whether the build was within its tolerance; None where it was not compared.
         size_mib: of what a board needs, without metadata, logs and a simulator's files.
         affinity: processors that the process was bound to.
+        golden: what a pack's golden references say of it on this machine; None where they were not checked.
     """
 
     artifact: str = ""
@@ -118,6 +120,7 @@ class Row(Accuracy):
     by_image: ByImage | None = None
     accepted: bool | None = None
     warnings: tuple[str, ...] = ()
+    golden: Judgement | None = None
     session: dict[str, JsonValue] | None = None
     latency_ms: Latency | None = None
     latency_ratio: LatencyRatio | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vitedge.bench.golden.judge import golden_table
 from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Row
 from vitedge.bench.stats import Interval
@@ -16,9 +17,11 @@ SOURCE_NOTE = (
 
 
 def tables(result: BenchResult) -> list[Table]:
-    """The tables that have something to show: accuracy, then speed and size."""
+    """The tables that have something to show: golden references, accuracy, then speed and size."""
     rows = result.ok
     out = []
+    if found := {row.artifact: row.golden for row in result.rows if row.golden}:
+        out.append(golden_table(found))
     if any(row.quality is not None for row in rows):
         out.append(accuracy_table(rows, result.reference))
     if any(row.latency_ms or row.throughput_ips for row in rows):

@@ -96,7 +96,7 @@ def show_result(result: BenchResult) -> None:
 
 
 def finish(broken: list[str], results: list[BenchResult]) -> None:
-    """Exit status 1 where a gate is broken, or a machine has measured no artifact."""
+    """Exit status 1 where a gate is broken, an artifact computes wrong, or a machine has measured none."""
     for line in broken:
         err.print(f"[bold red]gate:[/] {escape(line)}")
     if broken:
@@ -104,5 +104,6 @@ def finish(broken: list[str], results: list[BenchResult]) -> None:
     measured = [any(row.role == "artifact" for row in result.ok) for result in results]
     if not any(measured):
         raise VitedgeError("No artifact could be measured.", "", "See the reasons above, and the logs.", exit_code=1)
-    if not all(measured):
+    wrong = any(row.golden is not None and row.golden.verdict == "wrong" for result in results for row in result.rows)
+    if wrong or not all(measured):
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vitedge.steps.export import CONSTANT, CONSTANT_LOGITS, FLOAT32, LOGITS, REF
 from vitedge.steps.model import read_config
 from vitedge.steps.source import read_pixels, read_preprocess
 from vitedge.tables import to_json
+from vitedge.targets import get, names
 from vitedge.targets.base import BuildRequest, Target, TargetOptions
 from vitedge.targets.cost_table import summarize
 
@@ -72,6 +74,7 @@ def build_artifact(
                 "Export again with `vitedge compress`, or choose another target.",
             )
         request = _request(bundle, target, out, precision, platform, options)
+        request = replace(request, taps=_taps(float32, options), previous=_previous(bundle, name))
         with reporter.busy(f"building {name}"):
             result = target.build(request)
         export = bundle.facts("export")[graph]
@@ -169,6 +172,29 @@ def _request(
     )
 
 
+def _previous(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """The metadata of the artifact that is there, or None."""
+    path = f"build/{name}/metadata.json"
+    if not bundle.has(path):
+        return None
+    try:
+        found: dict[str, Any] = bundle.json(path)
+    except VitedgeError:  # it was changed by hand, and will be replaced
+        return None
+    return found
+
+
+def _taps(graph: Path, options: TargetOptions) -> tuple[str, ...]:
+    """The values that `--block-outputs` asks for."""
+    if not options.block_outputs:
+        return ()
+    import onnx
+
+    from vitedge.export.taps import taps_of
+
+    return tuple(taps_of(onnx.load(graph)))
+
+
 def _check_request(target: Target, precision: str, platform: str | None, options: TargetOptions) -> None:
     if precision not in target.precisions:
         raise VitedgeError(
@@ -178,7 +204,15 @@ def _check_request(target: Target, precision: str, platform: str | None, options
         )
     if platform and platform not in target.platforms:
         known = ", ".join(target.platforms) or "none; leave --platform out"
-        raise VitedgeError(f"The target '{target.name}' has no platform '{platform}'.", "", f"It has: {known}.")
+        why = target.refused.get(platform, "")
+        raise VitedgeError(f"The target '{target.name}' has no platform '{platform}'.", why, f"It has: {known}.")
+    if options.block_outputs and not target.block_outputs:
+        can = [name for name in names() if get(name).block_outputs]
+        raise VitedgeError(
+            f"The target '{target.name}' has no artifacts with block outputs yet.",
+            "A pack's golden logits are checked without them.",
+            f"Leave --block-outputs out; it is there for {', '.join(can)}.",
+        )
     probe = target.probe()
     if not probe.can_build and not options.names_compiler():
         raise VitedgeError(f"The target '{target.name}' can't build here.", probe.reason, probe.fix, exit_code=1)

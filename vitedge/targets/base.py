@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from vitedge.errors import VitedgeError
 from vitedge.options import Options
@@ -26,6 +27,7 @@ class Probe:
         versions: name -> version of what was found (packages, drivers, devices).
         reason: why not, where one of the two is False; empty otherwise.
         fix: the command or the page that fixes it; empty otherwise.
+        notes: sentences on versions that are known not to fit each other, though it may run.
         device: where `open` would run: "cpu", "gpu", "npu" or "simulator".
     """
 
@@ -36,6 +38,7 @@ class Probe:
     reason: str = ""
     fix: str = ""
     device: str = "cpu"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Problem:
 class TargetOptions(Options):
     """Base of a target's own build options. Each field is a flag of `vitedge build` and a TOML key
     `[build.TARGET]`; its description is the flag's help."""
+
+    block_outputs: bool = Field(
+        False,
+        description="Also build it with the outputs of its blocks, for a board to find the first bad one by "
+        "(`vitedge pack`, `vitedge doctor --pack`).",
+    )
 
     def names_compiler(self) -> bool:
         """Whether these options name a compiler that `probe` can't know of."""
@@ -70,6 +79,8 @@ class BuildRequest:
         reference_logits: FP32 logits of the model before this build on `pixels`, float32 [N, classes], or None.
         onnx_by_precision: the bundle's other graphs, by precision ("float32", "int8", "reference").
         quant: folder with the quantisation scheme of the bundle, or None.
+        previous: metadata of the artifact that this one takes the place of, or None.
+        taps: values of the float graph that a second artifact, in `out/blocks/`, gives as further outputs.
     """
 
     onnx: Path
@@ -81,6 +92,8 @@ class BuildRequest:
     reference_logits: np.ndarray | None = None
     onnx_by_precision: dict[str, Path] = field(default_factory=dict)
     quant: Path | None = None
+    previous: Mapping[str, Any] | None = None
+    taps: tuple[str, ...] = ()
 
     def graph(self, name: str) -> Path:
         """The graph of that name in `onnx_by_precision`. Raises VitedgeError where the run has none."""
@@ -100,7 +113,8 @@ class BuildResult:
     Attributes:
         artifact: file name inside `BuildRequest.out` that `open` starts from.
         metadata: JSON-able facts: versions, session options, input layout, what the compiler did; `host_only`:
-            names of files and folders beside the artifact that a board does not need.
+            names of files and folders beside the artifact that a board does not need; `blocks`: {"artifact", "taps"}
+            of the second artifact, where taps were asked for.
         warnings: lines that the user should read.
     """
 
@@ -157,6 +171,10 @@ class Runner(Protocol):
         """uint8 [N, H, W, 3] -> float32 logits [N, classes]."""
         ...
 
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """The same as all outputs that the artifact has, float32 [N, ...]: the logits, then its taps."""
+        return [self.infer(pixels)]
+
     def close(self) -> None: ...
 
 
@@ -199,7 +217,9 @@ class Target(Protocol):
     name: str
     precisions: tuple[str, ...]
     platforms: tuple[str, ...] = ()  # empty where the target has none; the first is the default
+    refused: Mapping[str, str] = {}  # chips of the vendor that it does not build for -> why
     sorts: bool = True  # whether its compiler takes what matching each image's tokens needs (TopK, Gather by values)
+    block_outputs: bool = False  # whether it can build an artifact with taps
     tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 
@@ -221,6 +241,13 @@ class Target(Protocol):
 
     def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
         """What the compiler won't take in that graph, before it is called."""
+        return []
+
+    def misfits(self, metadata: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+        """Sentences on what was built with one version and runs here with another that is known not to fit it.
+
+        metadata: the artifact's; versions: of `probe` here.
+        """
         return []
 
     def preview(self, request_for: Callable[[], BuildRequest], options: Any) -> str | None:

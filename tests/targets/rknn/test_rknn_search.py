@@ -9,7 +9,8 @@ import numpy as np
 
 from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.dataset import split, write_dataset
-from vitedge.targets.rknn.search import CHEAP, Trial, search
+from vitedge.targets.rknn.harm import expected_drop, noise_power
+from vitedge.targets.rknn.search import CHEAP, Trial, rank, search
 from vitedge.targets.rknn.tensors import by_part, part_of
 
 # Lines of a log of rknn-toolkit2 2.5.0.
@@ -83,17 +84,19 @@ def test_the_compilers_names_are_told_apart_by_part() -> None:
 
 
 class Model:
-    """Each part in INT8 adds its noise; agreement falls with the noise."""
+    """Each part in INT8 adds its noise; what is lost grows with it."""
 
     def __init__(self, noise: dict[str, float]) -> None:
         self.noise = noise
         self.builds = 0
+        self.spread = np.linspace(0.5, 1.5, 16)
 
     def __call__(self, parts: Sequence[str], few: bool) -> Trial:
         self.builds += 1
         left = sum(v for k, v in self.noise.items() if k not in parts) + 1e-6
         cycles = 100 + sum(10 for p in parts if p.startswith("block"))
-        return Trial(tuple(parts), cycles, 1 - left, -10 * np.log10(left))
+        power = tuple(left * self.spread)
+        return Trial(tuple(parts), cycles, 1 - left, -10 * np.log10(left), 100 * left, 0.0, power)
 
 
 def noises(**blocks: float) -> dict[str, float]:
@@ -102,27 +105,77 @@ def noises(**blocks: float) -> dict[str, float]:
 
 def test_all_int8_is_taken_where_it_is_good_enough() -> None:
     model = Model({"stream": 0.01, "block0.mlp": 0.01})
-    assert search(model, model.noise, 0.95)[-1].parts == ()
+    assert search(model, model.noise, 5.0)[-1].parts == ()
     assert model.builds == 1
 
 
 def test_the_cheap_parts_are_enough_without_a_bad_block() -> None:
     model = Model(noises(b=0.0))
-    assert set(search(model, model.noise, 0.95)[-1].parts) == set(CHEAP)
+    assert set(search(model, model.noise, 5.0)[-1].parts) == set(CHEAP)
 
 
 def test_the_worst_blocks_are_taken_and_no_more_than_needed() -> None:
     blocks = {f"block{i}.mlp": 0.002 for i in range(12)} | {"block7.mlp": 0.2, "block3.mlp": 0.05, "block5.mlp": 0.04}
     model = Model(noises(**blocks))
-    best = search(model, model.noise, 0.95)[-1]
-    assert best.agreement >= 0.95
+    best = search(model, model.noise, 5.0)[-1]
+    assert best.lost <= 5.0
     assert {p for p in best.parts if p.startswith("block")} == {"block7.mlp", "block3.mlp", "block5.mlp"}
 
 
 def test_where_nothing_is_enough_the_best_is_taken() -> None:
     model = Model(noises(**{"block0.mlp": 0.1}) | {"other": 0.5})
-    best = search(model, [k for k in model.noise if k != "other"], 0.99)[-1]
-    assert "block0.mlp" in best.parts and best.agreement < 0.99
+    best = search(model, [k for k in model.noise if k != "other"], 1.0)[-1]
+    assert "block0.mlp" in best.parts and best.lost > 1.0
+
+
+def test_what_can_not_be_told_from_noise_stays_in_int8() -> None:
+    """A part whose gain is within its standard error is no candidate, whatever its sign."""
+    rng = np.random.default_rng(0)
+
+    def try_(parts: Sequence[str], few: bool) -> Trial:
+        power = 0.1 - 0.02 * ("block1.mlp" in parts) + rng.normal(0, 0.01, 16) * ("block0.mlp" in parts)
+        return Trial(tuple(parts), 100 + len(parts), 0.9, 10, 1, 0, tuple(power * np.ones(16)))
+
+    assert rank(try_, (), ["block0.mlp", "block1.mlp"]) == ["block1.mlp"]
+
+
+def test_the_limit_is_kept_by_the_loss_and_its_error() -> None:
+    trial = Trial((), 1, 1.0, 20.0, 0.8, 0.1)
+    assert trial.keeps(1.0) and not trial.keeps(0.85)
+
+
+def logits_and_noise(sigma: float, seed: int, images: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    reference = rng.normal(0, 2, (images, 100)).astype(np.float32)
+    return reference, (reference + rng.normal(0, sigma, reference.shape)).astype(np.float32)
+
+
+def test_the_expected_drop_is_what_noise_costs_on_average() -> None:
+    """Against what many outcomes of the noise cost, by the float model's own probabilities."""
+    reference, _ = logits_and_noise(0.4, 0)
+    p = np.exp(reference) / np.exp(reference).sum(1, keepdims=True)
+    image = np.arange(len(reference))
+    costs = []
+    for seed in range(1, 61):
+        first = (reference + np.random.default_rng(seed).normal(0, 0.4, reference.shape)).argmax(1)
+        costs.append(100 * float((p.max(1) - p[image, first]).mean()))
+    lost, error = expected_drop(reference, np.full(len(reference), 0.16))
+    assert abs(lost - np.mean(costs)) < 0.1 * np.mean(costs)
+    # One outcome is far less sure of it.
+    assert error < np.std(costs)
+
+
+def test_the_noise_is_measured_without_what_moves_all_classes() -> None:
+    reference, logits = logits_and_noise(0.3, 1)
+    power = noise_power(reference, logits + 5)
+    assert power.shape == (400,) and abs(power.mean() - 0.09) < 0.005
+    assert expected_drop(reference, np.zeros(400)) == (0.0, 0.0)
+
+
+def test_a_single_logit_is_judged_by_its_sign() -> None:
+    reference = np.array([[0.1], [3.0], [-0.2]])
+    lost, _ = expected_drop(reference, np.full(3, 0.25))
+    assert 0 < lost < 5
 
 
 def test_the_data_set_is_nchw_in_raw_scale_with_the_whole_range(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from PIL import Image
 from vitedge import targets
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.export.taps import with_outputs
 from vitedge.export.vit import export_vit
 from vitedge.targets.base import BuildRequest
+from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rknn import toolchain
 from vitedge.targets.rknn.client import Worker, selftest
 from vitedge.targets.rknn.graph import run_graph
@@ -109,7 +111,7 @@ def test_int8_by_search_reopens_to_the_same_logits(tools: toolchain.Toolchain, s
     result = build(small, tmp_path / "out", "int8", pixels, calib_images=8, check_images=16, max_drop=0.0)
     quantisation = result.metadata["quantisation"]
     assert quantisation["algorithm"] == "normal" and quantisation["trials"]
-    chosen = max(quantisation["trials"], key=lambda t: t["agreement"])
+    chosen = min(quantisation["trials"], key=lambda t: t["lost"])
     assert quantisation["agreement"] == chosen["agreement"]
     full = build(
         small, tmp_path / "full", "int8", pixels, calib_images=8, check_images=16, preset="full", algorithm="normal"
@@ -124,6 +126,24 @@ def test_int8_by_search_reopens_to_the_same_logits(tools: toolchain.Toolchain, s
         assert sqnr(run_graph(small, pixels), logits) > 3
     finally:
         runner.close()
+
+
+def test_attention_in_parts_and_block_outputs(tools: toolchain.Toolchain, small: Path, tmp_path: Path) -> None:
+    """The same logits without the fused operator, and the values between the blocks besides."""
+    pixels, taps = images(4, 64), ("embed", "block0.residual1", "block0.residual2", "block1.residual2")
+    (tmp_path / "out").mkdir()
+    options = TARGET.Options(attention="parts")
+    result = TARGET.build(BuildRequest(small, tmp_path / "out", "fp16", "rk3576", options, pixels, taps=taps))
+    assert not any("SDPA" in row["op"] for row in result.metadata["cost"]["rows"])
+    assert not any("#574" in line for line in result.warnings)
+    runner = TARGET.open(tmp_path / "out" / result.metadata["blocks"]["artifact"], result.metadata)
+    try:
+        logits, *values = runner.outputs(pixels[:2])
+    finally:
+        runner.close()
+    right = OnnxRuntimeRunner(small, model=with_outputs(onnx.load(small), taps).SerializeToString()).outputs(pixels[:2])
+    for found, expected in zip([logits, *values], right, strict=True):
+        assert sqnr(expected.reshape(2, -1), found.reshape(2, -1)) > 40
 
 
 def test_a_platform_that_the_toolkit_refuses_is_told_in_its_words(tools: toolchain.Toolchain, small: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from vitedge.errors import VitedgeError
 from vitedge.processors import checked_threads
 from vitedge.targets.base import Runner
-from vitedge.targets.pieces import in_pieces
+from vitedge.targets.pieces import all_in_pieces, in_pieces
 
 
 def session_settings(threads: int | None = None) -> dict[str, Any]:
@@ -75,6 +75,10 @@ class OnnxRuntimeRunner(Runner):
         """uint8 [N, H, W, C] -> float32 logits [N, classes]."""
         return in_pieces(lambda x: self.session.run(None, {self.input_name: x})[0], self.batch, pixels)
 
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """All outputs of the graph, float32 [N, ...]."""
+        return all_in_pieces(lambda x: self.session.run(None, {self.input_name: x}), self.batch, pixels)
+
     def close(self) -> None:
         """Frees the session."""
         self.session = None  # type: ignore[assignment]
@@ -83,7 +87,7 @@ class OnnxRuntimeRunner(Runner):
 def _cannot_load(path: Path, error: Exception, version: str, built_with: str | None) -> VitedgeError:
     """Names the version that knows the graph's operators, where this one is older."""
     reason = str(error).strip().splitlines()[0]
-    if built_with and _numbers(version) < _numbers(built_with):
+    if built_with and numbers(version) < numbers(built_with):
         return VitedgeError(
             f"ONNX Runtime {version} can't load '{path}', which was built with {built_with}.",
             reason,
@@ -98,5 +102,6 @@ def _cannot_load(path: Path, error: Exception, version: str, built_with: str | N
     )
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """ "1.22.1" -> (1, 22, 1)."""
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

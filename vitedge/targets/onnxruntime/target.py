@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import Field
 from vitedge.targets.base import BuildRequest, BuildResult, Probe, Problem, Target, TargetOptions
 from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
-from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, session_settings
+from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, numbers, session_settings
 
 _GRAPH = {"fp32": "float32", "int8": "int8"}
 
@@ -37,6 +38,7 @@ class OnnxRuntimeTarget(Target):
     precisions = ("fp32", "int8")
     tiles = (16, 16)  # an AVX512 register of float32
     Options = OnnxRuntimeOptions
+    block_outputs = True
 
     def probe(self) -> Probe:
         """onnxruntime is part of the core, so it is missing only where the installation is broken."""
@@ -55,13 +57,22 @@ class OnnxRuntimeTarget(Target):
         """The graph of that precision, rewritten for ONNX Runtime's kernels, in the form that is fastest here."""
         import onnxruntime as ort
 
-        from vitedge.targets.onnxruntime.tune import write_fastest
+        from vitedge.targets.onnxruntime.tune import write_blocks, write_fastest
 
         graph = request.graph(_GRAPH[request.precision])
         facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
         facts |= write_fastest(graph, request.out / "model.onnx", request.options, request.pixels)
+        if request.taps:
+            facts["blocks"] = write_blocks(request.out, request.taps)
         warnings = saturation_warnings() if request.precision == "int8" else []
         return BuildResult("model.onnx", facts | {"session": session_settings()}, warnings)
+
+    def misfits(self, metadata: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+        """An older ONNX Runtime may lack operators, or compute some of them otherwise."""
+        built, here = str(metadata.get("onnxruntime", "")), versions.get("onnxruntime", "")
+        if numbers(here) < numbers(built):
+            return [f"It was built with ONNX Runtime {built}, and this is {here}."]
+        return []
 
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""

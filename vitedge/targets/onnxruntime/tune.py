@@ -46,6 +46,20 @@ def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: n
     return {"form": asdict(form), "timed_ms": trials.times, "rewrites": counts, "operators": operators}
 
 
+def write_blocks(folder: Path, taps: Sequence[str]) -> dict[str, Any]:
+    """`model.onnx` of that folder with these values as further outputs, in `blocks/`; those that its form still has."""
+    import onnx
+
+    from vitedge.export.taps import with_outputs
+
+    model = onnx.load(folder / "model.onnx")
+    made = {name for node in model.graph.node for name in node.output}
+    there = [tap for tap in taps if tap in made]
+    (folder / "blocks").mkdir()
+    onnx.save(with_outputs(model, there), folder / "blocks/model.onnx")
+    return {"artifact": "blocks/model.onnx", "taps": there}
+
+
 class _Trials:
     def __init__(self, model: onnx.ModelProto, out: Path, pixels: np.ndarray | None) -> None:
         self.model, self.out = model, out

@@ -11,7 +11,7 @@ import numpy as np
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.processors import checked_threads
 from vitedge.targets.base import Runner
-from vitedge.targets.pieces import in_pieces
+from vitedge.targets.pieces import all_in_pieces, in_pieces
 
 # Our name of a type -> OpenVINO's, as a precision hint and as the CPU's capability.
 HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
@@ -81,6 +81,15 @@ class OpenVINORunner(Runner):
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] -> float32 logits [N, classes]."""
         return in_pieces(self._run, self.batch, pixels)
+
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """All outputs of the model, float32 [N, ...]."""
+
+        def run(x: np.ndarray) -> list[np.ndarray]:
+            found = self.request.infer([x])
+            return [np.array(found[at]) for at in range(len(self.model.outputs))]
+
+        return all_in_pieces(run, self.batch, pixels)
 
     def kernels(self) -> dict[str, int]:
         """What the compiled model runs: OpenVINO's kind of layer and its type -> how many."""

@@ -55,6 +55,14 @@ class OpenVINOTarget(Target):
         floats = request.precision
         if floats == "int8":
             floats = rest_precision(core, request.options.rest)
+        blocks: dict[str, Any] = {}
+        if request.taps:
+            with_taps, _ = convert(graph, request.precision)
+            with_taps.add_outputs(list(request.taps))
+            (request.out / "blocks").mkdir()
+            compress = request.precision == "bf16"
+            ov.save_model(with_taps, str(request.out / "blocks/model.xml"), compress_to_fp16=compress)
+            blocks = {"blocks": {"artifact": "blocks/model.xml", "taps": list(request.taps)}}
         runner = OpenVINORunner(request.out / "model.xml", floats)
         facts = {
             "openvino": ov.__version__.split("-")[0],
@@ -66,7 +74,7 @@ class OpenVINOTarget(Target):
             "session": runner.settings,
         }
         runner.close()
-        return BuildResult("model.xml", facts)
+        return BuildResult("model.xml", facts | blocks)
 
     def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OpenVINORunner:
         """A compiled model. An INT8 artifact built with `rest` auto takes what the CPU has where it is opened."""

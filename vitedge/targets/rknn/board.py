@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.targets.base import Probe, Runner
+from vitedge.targets.rknn.versions import library_version, misfits
 
 COMPATIBLE = Path("/proc/device-tree/compatible")
 DEVICES = ("/dev/rknpu", "/dev/dri/renderD129", "/dev/dri/renderD128")
@@ -27,6 +29,8 @@ CHIPS = ("rk3588", "rk3576", "rk3568", "rk3566", "rk3562")
 CORES = {"rk3588": 3, "rk3576": 2}
 # Names and values of RKNNLite.NPU_CORE_*.
 MASKS = {"auto": 0, "0": 1, "1": 2, "2": 4, "0_1": 3, "0_1_2": 7, "all": 0xFFFF}
+# Where the driver says its version: the first is readable for root alone.
+DRIVER = (Path("/sys/kernel/debug/rknpu/version"), Path("/sys/module/rknpu/version"))
 # Where the vendor's runtime looks for its library (rknn-toolkit-lite2 2.5.0), and where that is published.
 LIBRARIES = ("/usr/lib/librknnrt.so", "/usr/lib64/librknnrt.so", "/usr/lib/aarch64-linux-gnu/librknnrt.so")
 LIBRARY = "https://github.com/airockchip/rknn-toolkit2/tree/master/rknpu2/runtime/Linux/librknn_api/aarch64"
@@ -61,7 +65,12 @@ def import_lite() -> Any:
 
 def probe(target: str, chip: str) -> Probe:
     """What the board has: runtime, driver, access to the NPU."""
-    versions = {"chip": chip}
+    versions = {"chip": chip, "kernel": platform.release()}
+    runtime = next((found for path in LIBRARIES if (found := library_version(Path(path)))), "")
+    if runtime:
+        versions["runtime"] = runtime
+    if driver := driver_version():
+        versions["driver"] = driver
     try:
         import_lite()
         versions["rknn-toolkit-lite2"] = importlib.metadata.version("rknn-toolkit-lite2")
@@ -69,19 +78,19 @@ def probe(target: str, chip: str) -> Probe:
         return Probe(target, False, False, versions, f"{error.what} {error.why}", error.todo, "npu")
     except importlib.metadata.PackageNotFoundError:
         pass
-    if driver := driver_version():
-        versions["driver"] = driver
     if trouble := device_trouble() or library_trouble():
         return Probe(target, False, False, versions, trouble[0], trouble[1], "npu")
-    return Probe(target, False, True, versions, device="npu")
+    return Probe(target, False, True, versions, device="npu", notes=tuple(misfits(versions)))
 
 
-def driver_version(path: Path = Path("/sys/kernel/debug/rknpu/version")) -> str:
-    """The kernel driver's version (readable for root alone), or an empty string."""
-    try:
-        return path.read_text().strip().removeprefix("RKNPU driver:").strip()
-    except OSError:
-        return ""
+def driver_version(paths: tuple[Path, ...] = DRIVER) -> str:
+    """The kernel driver's version, or an empty string."""
+    for path in paths:
+        try:
+            return path.read_text().strip().removeprefix("RKNPU driver:").strip()
+        except OSError:
+            continue
+    return ""
 
 
 def device_trouble(devices: tuple[str, ...] = DEVICES) -> tuple[str, str] | None:
@@ -155,6 +164,11 @@ class BoardRunner(Runner):
                 logits[i] = row
         return np.stack(logits)
 
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """All outputs, float32: the logits [N, classes], then the taps, a row an image; on the first context."""
+        parts = zip(*(_outputs(self.contexts[0], image) for image in pixels), strict=True)
+        return [np.stack(rows) for rows in parts]
+
     def close(self) -> None:
         """Releases the contexts."""
         if pool := getattr(self, "_pool", None):
@@ -189,9 +203,13 @@ def _context(lite: Any, artifact: Path, metadata: dict[str, Any], mask: int | No
 
 
 def _one(context: Any, image: np.ndarray) -> np.ndarray:
+    return _outputs(context, image)[0]
+
+
+def _outputs(context: Any, image: np.ndarray) -> list[np.ndarray]:
     result = context.inference(inputs=[np.ascontiguousarray(image[None])], data_format=["nhwc"])
     if result is None:
         raise VitedgeError(
             "The NPU failed while it ran.", "Its runtime returned nothing.", "See its log above.", exit_code=1
         )
-    return np.asarray(result[0], np.float32).reshape(-1)
+    return [np.asarray(one, np.float32).reshape(-1) for one in result]

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,31 @@ from vitedge.files import make_folder
 from vitedge.metrics import agreement, finite, sqnr_db
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.rknn import cost
-from vitedge.targets.rknn.calls import SIMULATOR, Compiler
+from vitedge.targets.rknn.calls import SIMULATOR, Compiler, config
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.dataset import split, write_dataset
+from vitedge.targets.rknn.faults import (
+    fallback_warnings,
+    highest_level,
+    not_float16,
+    platform_warnings,
+    previous_fallbacks,
+)
 from vitedge.targets.rknn.graph import constants, prepare, run_graph
+from vitedge.targets.rknn.harm import expected_drop, noise_power
 from vitedge.targets.rknn.options import RknnOptions
 from vitedge.targets.rknn.search import OUTSIDE, Trial, search
 from vitedge.targets.rknn.tensors import by_part
 from vitedge.targets.rknn.toolchain import Toolchain, adopt, find, home
 
 ARTIFACT = "model.rknn"
-# Images on which the parts are ranked by SQNR: a stable order needs few.
-RANKING = 8
+BLOCKS = "blocks"
+# Images on which the parts are ranked by the noise that each makes: a stable order needs few.
+RANKING = 16
+# An INT8 build with a smaller agreement may be wrong by more than rounding.
+SUSPECT = 0.8
+# Images that a level of optimisation is judged on.
+LEVEL_IMAGES = 8
 # What is tried where the ranges are chosen by measurement; mmse takes minutes where these take seconds.
 ALGORITHMS = ("normal", "kl_divergence")
 
@@ -45,35 +59,88 @@ def build(request: BuildRequest) -> BuildResult:
     with Worker(toolchain, log=log, space=space) as worker:
         graph = worker.folder / "model.onnx"
         shape, rewrites = prepare(request.onnx, graph, request.pixels)
-        compiler = Compiler(worker, graph, platform, shape[3], options.time_limit)
-        if request.precision == "fp16":
-            compiler.build_float()
-            quantisation: dict[str, Any] = {"dtype": "float16"}
-            warnings: list[str] = []
-        else:
-            quantisation, warnings = _quantise(compiler, request, options)
+        settings = config(options.attention, options.optimization_level)
+        compiler = Compiler(worker, graph, platform, shape[3], options.time_limit, settings)
+        quantisation, warnings = _compile(compiler, request, options)
+        if options.optimization_level is None and (level := _better_level(compiler, request, quantisation)) is not None:
+            warnings.append(
+                f"The compiler's own optimisation computes something else than FP32 (in its simulator): level {level} "
+                "was taken, the highest at which float16 agrees (--optimization-level)."
+            )
+            compiler = Compiler(worker, graph, platform, shape[3], options.time_limit, config(options.attention, level))
+            quantisation, again = _compile(compiler, request, options)
+            warnings += again
+            quantisation["optimization_level"] = level
+        if wrong := not_float16(compiler.cost(), compiler.float16):
+            raise VitedgeError(
+                f"{len(wrong)} tensors that were to stay in float16 are not.",
+                f"The compiler's layer table has them in another type: {', '.join(wrong[:5])}.",
+                "This is a fault of the compiler (rknn-toolkit2#10). Build with --preset full or --precision fp16, and "
+                "please report it.",
+                exit_code=1,
+            )
         compiler.export(out / ARTIFACT)
         compiler.keep_simulator(out / SIMULATOR)
-        table = compiler.cost()
-        metadata = _metadata(toolchain, request, shape) | {
-            "rewrites": rewrites,
-            "quantisation": quantisation,
-            "cpu_fallbacks": cost.cpu_fallbacks(table),
-            "memory": compiler.memory(),
-            "vendor_cycles": table.total_cycles,
-            "kib_moved": sum(row.kib or 0 for row in table.rows),
-            "op_targets": _count(row.device for row in table.rows),
-            "op_types": _count(row.dtype for row in table.rows),
-            "cost": cost.to_json(table),
-        }
+        table, said = compiler.cost(), compiler.log()
+        memory = compiler.memory()
+        blocks = _blocks(compiler, request, quantisation, out) if request.taps else {}
+        metadata = (
+            _metadata(toolchain, request, shape)
+            | {
+                "rewrites": rewrites,
+                "quantisation": quantisation,
+                "cpu_fallbacks": cost.cpu_fallbacks(table),
+                "memory": memory,
+                "vendor_cycles": table.total_cycles,
+                "kib_moved": sum(row.kib or 0 for row in table.rows),
+                "op_targets": _count(row.device for row in table.rows),
+                "op_types": _count(row.dtype for row in table.rows),
+                "cost": cost.to_json(table),
+            }
+            | blocks
+        )
     if options.compare_export:
         metadata["vendor_cycles_before"] = _cycles_before(toolchain, request, platform, shape[3])
     shutil.move(log, out / "build.log")
     adopt(toolchain)
-    fallbacks = metadata["cpu_fallbacks"]
-    if fallbacks:
-        warnings.append(f"{len(fallbacks)} layers run on the CPU: {', '.join(fallbacks[:5])}.")
+    warnings += fallback_warnings(table, said, previous_fallbacks(request.previous))
+    warnings += platform_warnings(platform, table)
     return BuildResult(ARTIFACT, metadata, warnings)
+
+
+def _compile(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[dict[str, Any], list[str]]:
+    """Leaves the chosen model in the compiler; what was chosen, and warnings."""
+    if request.precision == "fp16":
+        compiler.build_float()
+        return {"dtype": "float16"}, []
+    return _quantise(compiler, request, options)
+
+
+def _better_level(compiler: Compiler, request: BuildRequest, quantisation: dict[str, Any]) -> int | None:
+    """The highest level of optimisation below the compiler's own at which float16 agrees with FP32, where it does not
+    at that one; else None. Rounding to INT8 is not at fault then, so it is asked of an INT8 build only that is bad."""
+    if request.pixels is None or not len(request.pixels):
+        return None
+    if request.precision == "int8" and quantisation["agreement"] >= SUSPECT:
+        return None
+    pixels = request.pixels[:LEVEL_IMAGES]
+    reference = run_graph(request.onnx, pixels)
+    own = compiler.settings
+
+    def agrees(level: int | None) -> bool:
+        tried = compiler.of(compiler.graph, own if level is None else {**own, "optimization_level": level})
+        tried.build_float()
+        return agreement(reference, tried.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES
+
+    if request.precision == "fp16":
+        if agreement(reference, compiler.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES:
+            return None
+    elif agrees(None):
+        compiler.again()
+        return None
+    if (level := highest_level(agrees)) is None:
+        compiler.again()
+    return level
 
 
 def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[dict[str, Any], list[str]]:
@@ -96,7 +163,7 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         if full:
             trials = [judge((), False), judge(OUTSIDE, False)]
         else:
-            trials = search(judge, judge.parts, 1 - options.max_drop / 100)
+            trials = search(judge, judge.parts, options.max_drop)
         results += [(algorithm, trial) for trial in trials]
     algorithm, chosen = max(results, key=lambda r: (r[1].agreement, r[1].sqnr_db)) if full else results[-1]
     if algorithm != algorithms[-1]:
@@ -112,18 +179,46 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         "check_images": len(check),
         "agreement": chosen.agreement,
         "sqnr_db": finite(chosen.sqnr_db),
-        "trials": [
-            {"algorithm": name} | asdict(trial) | {"sqnr_db": finite(trial.sqnr_db)}
-            for name, trial in dict.fromkeys(results)
-        ],
+        "expected_drop": round(chosen.lost, 3),
+        "expected_drop_error": finite(chosen.error, 3),
+        "trials": [{"algorithm": name} | _facts(trial) for name, trial in dict.fromkeys(results)],
     }
     warnings = []
-    if not full and chosen.agreement < 1 - options.max_drop / 100:
+    if not full and not chosen.keeps(options.max_drop):
         warnings.append(
-            f"No assignment keeps the loss within {options.max_drop:g} % of the images: the best one loses "
-            f"{100 * (1 - chosen.agreement):.1f} %. Give a larger --max-drop, or --precision fp16."
+            f"No assignment is sure to lose at most {options.max_drop:g} points of top-1: the best one is expected to "
+            f"lose {chosen.lost:.2f}, with a standard error of {chosen.error:.2f}. Give a larger --max-drop, more "
+            "calibration images, or --precision fp16."
         )
     return quantisation, warnings
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    """As metadata holds it: without the figures of single images."""
+    found = {key: value for key, value in asdict(trial).items() if key != "power"}
+    return found | {name: finite(found[name], 4) for name in ("sqnr_db", "lost", "error")}
+
+
+def _blocks(compiler: Compiler, request: BuildRequest, quantisation: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The same model with the outputs of its blocks, quantised and assembled alike, in `out/blocks/`."""
+    import onnx
+
+    from vitedge.export.taps import with_outputs
+
+    graph = compiler.worker.folder / "blocks.onnx"
+    onnx.save(with_outputs(onnx.load(compiler.graph), request.taps), graph)
+    with_taps = compiler.of(graph)
+    if request.precision == "fp16":
+        with_taps.build_float()
+    else:
+        dataset = compiler.worker.folder / "dataset/dataset.txt"
+        parts = by_part(with_taps.quantize(dataset, quantisation["algorithm"]), constants(graph))
+        with_taps.assemble([tensor for part in quantisation["float16_parts"] for tensor in parts.get(part, ())])
+    folder = out / BLOCKS
+    folder.mkdir()
+    with_taps.export(folder / ARTIFACT)
+    with_taps.keep_simulator(folder / SIMULATOR)
+    return {"blocks": {"artifact": f"{BLOCKS}/{ARTIFACT}", "taps": list(request.taps)}}
 
 
 def _cycles_before(toolchain: Toolchain, request: BuildRequest, platform: str, channels: int) -> int | None:
@@ -156,11 +251,14 @@ class _Judge:
         self.last = tuple(parts)
         count = min(RANKING, len(self.pixels)) if few else len(self.pixels)
         logits, reference = self.compiler.infer(self.pixels[:count]), self.reference[:count]
+        power = noise_power(reference, logits)
         return Trial(
             self.last,
             self.compiler.cost().total_cycles or 0,
             agreement(reference, logits),
             sqnr_db(reference, logits),
+            *expected_drop(reference, power),
+            tuple(power.tolist()),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from vitedge.targets.base import CostTable
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.cost import make_table, parse_layers, parse_memory
+from vitedge.targets.rknn.faults import refuse_overflow
 
 # What the simulator needs to come up again from a folder: it can't load a .rknn.
 SIMULATOR = "simulator"
@@ -19,16 +20,41 @@ SIMULATOR = "simulator"
 
 # The output stays 4-D, as the NPU has it: its Reshape would run on the CPU. The runners flatten it.
 CONFIG = {"remove_reshape": True}
+# What makes exSDPAttention of MatMul-Softmax-MatMul. airockchip/rknn-toolkit2#298 switches the first off; toolkit 2.5.0
+# then fails in the second, and says to switch that off too.
+FUSED_ATTENTION = ["fuse_matmul_softmax_matmul_to_sdpa", "fuse_exmatmul_add_mul_exsoftmax13_exmatmul_to_sdpa"]
+
+
+def config(attention: str = "fused", level: int | None = None) -> dict[str, Any]:
+    """The toolkit's configuration. attention: "fused" or "parts"; level: of its optimisation, None for its own."""
+    found: dict[str, Any] = dict(CONFIG)
+    if attention == "parts":
+        found["disable_rules"] = FUSED_ATTENTION
+    return found if level is None else found | {"optimization_level": level}
 
 
 class Compiler:
     """One worker and the graph that it has. Paths are absolute; the toolkit works in the worker's folder."""
 
-    def __init__(self, worker: Worker, graph: Path, platform: str, channels: int, limit: float) -> None:
-        self.worker, self.graph, self.limit = worker, graph, limit
-        self.fields = {"onnx": str(graph), "platform": platform, "channels": channels}
+    def __init__(
+        self,
+        worker: Worker,
+        graph: Path,
+        platform: str,
+        channels: int,
+        limit: float,
+        settings: Mapping[str, Any] = CONFIG,
+    ) -> None:
+        self.worker, self.graph, self.limit, self.settings = worker, graph, limit, dict(settings)
+        self.fields: dict[str, Any] = {"onnx": str(graph), "platform": platform, "channels": channels}
         self.log_start = 0
         self.precision = "fp16"
+        self.float16: list[str] = []
+
+    def of(self, graph: Path, settings: Mapping[str, Any] | None = None) -> Compiler:
+        """The same compiler for another graph, or with other settings; what was built before is gone."""
+        platform, channels = self.fields["platform"], self.fields["channels"]
+        return Compiler(self.worker, graph, platform, channels, self.limit, settings or self.settings)
 
     def call(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request, within the time limit."""
@@ -37,27 +63,42 @@ class Compiler:
     def build_float(self) -> None:
         """The model in float16."""
         self._mark()
-        self.call("build_float", **self.fields, config=CONFIG)
+        self.precision = "fp16"
+        self.call("build_float", **self.fields, config=self.settings)
+        refuse_overflow(self.log())
 
     def quantize(self, dataset: Path, algorithm: str) -> list[str]:
         """INT8 ranges on the data set; the names of the compiler's tensors."""
         self.precision = "int8"
-        config = CONFIG | {"quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
-        answer = self.call("quantize", **self.fields, dataset=str(dataset), config=config)
+        settings = self.settings | {"quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
+        answer = self.call("quantize", **self.fields, dataset=str(dataset), config=settings)
         return list(answer["tensors"])
 
     def assemble(self, float16: Sequence[str]) -> None:
         """The quantised model with these tensors in float16."""
         self._mark()
-        self.call("assemble", float16=list(float16))
+        self.float16 = list(float16)
+        self.call("assemble", float16=self.float16)
+        refuse_overflow(self.log())
+
+    def again(self) -> None:
+        """The last build once more, after another one in the same worker."""
+        if self.precision == "fp16":
+            self.build_float()
+        else:
+            self.assemble(self.float16)
+
+    def log(self) -> str:
+        """What the compiler said of the last build."""
+        return self.worker.text(self.log_start)
 
     def cost(self) -> CostTable:
         """The compiler's table of the last build; an empty one where it printed none."""
-        return parse_layers(self.worker.text(self.log_start)) or make_table([])
+        return parse_layers(self.log()) or make_table([])
 
     def memory(self) -> dict[str, float]:
         """Weights and internal tensors in KiB, of the last build."""
-        return parse_memory(self.worker.text(self.log_start))
+        return parse_memory(self.log())
 
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """The simulator's logits, float32 [N, classes], of uint8 [N, H, W, C]."""

@@ -20,10 +20,10 @@ class RknnOptions(TargetOptions):
         description="balanced: INT8 with float16 where --max-drop asks for it; full: no float16 in the blocks.",
     )
     max_drop: float = Field(
-        3.0,
+        1.0,
         ge=0,
         le=100,
-        description="Percent of calibration images whose top-1 may differ from the float model's, in the simulator.",
+        description="Points of top-1 that the noise in the simulator may be expected to cost, with its standard error.",
     )
     algorithm: Literal["auto", "normal", "kl_divergence", "mmse"] = Field(
         "auto", description="How the compiler finds INT8 ranges; auto: measured (full) or normal (balanced)."
@@ -32,7 +32,18 @@ class RknnOptions(TargetOptions):
         32, ge=1, le=1_000_000, description="Images that the compiler calibrates on."
     )
     check_images: Annotated[int, EXPERT] = Field(
-        96, ge=1, le=1_000_000, description="Other calibration images that candidates are compared on."
+        256, ge=1, le=1_000_000, description="Other calibration images that candidates are compared on, at most."
+    )
+    attention: Literal["fused", "parts"] = Field(
+        "fused",
+        description="fused: one operator for an attention where the compiler makes one; parts: its products and "
+        "softmax by themselves, for chips whose fused one computes wrong (RK3576).",
+    )
+    optimization_level: Annotated[int | None, EXPERT] = Field(
+        None,
+        ge=0,
+        le=3,
+        description="How far the compiler optimises. (default: 3, or the highest at which float16 agrees with FP32)",
     )
     compare_export: bool = Field(
         False, description="Compile the graph as exported too, to show what the rewrites save (one more build)."

@@ -56,6 +56,14 @@ class SimulatorRunner(Runner):
         """uint8 [N, H, W, C] -> float32 logits [N, classes]."""
         return simulate(self.worker, pixels, self.limit)
 
+    def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """All outputs, float32: the logits [N, classes], then the taps, a row an image."""
+        source, folder = self.worker.folder / "pixels.npy", str(self.worker.folder)
+        np.save(source, pixels)
+        limit = self.limit + 30.0 * len(pixels)
+        count = self.worker.request("outputs", limit=limit, pixels=str(source), folder=folder)["count"]
+        return [np.load(self.worker.folder / f"{number}.npy").reshape(len(pixels), -1) for number in range(count)]
+
     def close(self) -> None:
         """Ends the worker."""
         self.worker.close()

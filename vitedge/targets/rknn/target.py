@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from vitedge.errors import VitedgeError
 from vitedge.targets.base import BuildRequest, BuildResult, CostTable, Probe, Problem, Runner, Target, Toolchains
 from vitedge.targets.rknn import board, toolchain
+from vitedge.targets.rknn.faults import REFUSED
 from vitedge.targets.rknn.options import RknnOptions
+from vitedge.targets.rknn.versions import misfits
 
 if TYPE_CHECKING:
     from vitedge.cost.model import LatencyModel
@@ -23,9 +26,11 @@ class RknnTarget(Target):
     name = "rknn"
     precisions = ("int8", "fp16")
     platforms = PLATFORMS
+    refused = REFUSED
     sorts = False
     tiles = (32, 32)  # the NPU's INT8 products take channels by 32
     Options = RknnOptions
+    block_outputs = True
 
     def probe(self) -> Probe:
         """On a board what its runtime says; on a PC whether the compiler and its simulator are there."""
@@ -94,6 +99,10 @@ class RknnTarget(Target):
             return latency.published(precision, platform)
         return latency.from_board(profile, precision, platform, "the profile of a board (eval_perf with perf_debug)")
 
+    def misfits(self, metadata: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
+        """What is known of the board's driver and runtime, and of another toolkit's artifacts."""
+        return misfits(versions, str(metadata.get("toolkit", "")))
+
     def toolchains(self) -> Toolchains:
         """Those of rknn-toolkit2."""
         return toolchain
@@ -101,7 +110,9 @@ class RknnTarget(Target):
     def _validate(self, precision: str, platform: str | None) -> None:
         if platform is not None and platform not in PLATFORMS:
             raise VitedgeError(
-                f"There is no RKNN platform '{platform}'.", "", f"Choose one of: {', '.join(PLATFORMS)}."
+                f"There is no RKNN platform '{platform}'.",
+                self.refused.get(platform, ""),
+                f"Choose one of: {', '.join(PLATFORMS)}.",
             )
         if precision not in self.precisions:
             raise VitedgeError(
