@@ -35,6 +35,7 @@ class Row:
 ROWS = {
     "balanced": Row("exact", (), ("--precision", "int8")),
     "fp16": Row("exact", (), ("--precision", "fp16")),
+    "registers": Row("registers", ("--registers",), ("--precision", "int8", "--preset", "full")),
     "full": Row("massive", ("--massive-drop", "6"), ("--precision", "int8", "--preset", "full")),
 }
 
