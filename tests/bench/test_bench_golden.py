@@ -11,12 +11,14 @@ import onnx
 import pytest
 from bench_run import QUICK, vitedge
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import TypeAdapter, ValidationError
 
 import vitedge as api
 from vitedge.bench.golden import judge
 from vitedge.bench.golden.check import check_golden
 from vitedge.bench.golden.judge import Judgement
 from vitedge.bench.jobs import Settings
+from vitedge.bench.pack_index import PackIndex
 from vitedge.bench.unpack import pack_jobs, unpack
 from vitedge.reporter import Reporter
 
@@ -165,6 +167,22 @@ def test_the_commands_tell_it(packed: Path, tmp_path: Path) -> None:
     assert "Golden references" in done.stdout and "as where it was built" in done.stdout
     row = json.loads((tmp_path / "r.json").read_text())["rows"][1]
     assert row["golden"]["verdict"] == "equal" and row["status"] == "ok"
+
+
+def test_references_that_do_not_fit_their_pack_are_refused(packed: Path, tmp_path: Path) -> None:
+    _, index = unpack(packed, tmp_path / "out")
+    validate = TypeAdapter(PackIndex).validate_python
+    validate(index)
+    outside = index | {"golden": index["golden"] | {"positions": [40]}}
+    with pytest.raises(ValidationError, match="not among its images"):
+        validate(outside)
+    files = {name: one for name, one in index["files"].items() if name != "golden/float32/logits.npy"}
+    with pytest.raises(ValidationError, match=r"golden/float32/logits.npy is missing"):
+        validate(index | {"files": files})
+    artifacts = index["golden"]["artifacts"]
+    leaves = artifacts | {FP32: artifacts[FP32] | {"blocks": "../../../model.onnx"}}
+    with pytest.raises(ValidationError, match="no plain relative path"):
+        validate(index | {"golden": index["golden"] | {"artifacts": leaves}})
 
 
 def test_blocks_are_asked_of_targets_that_have_them(packed: Path) -> None:

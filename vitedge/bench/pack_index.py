@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, model_validator
 
-from vitedge.bench.golden.facts import Golden
+from vitedge.bench.golden.facts import Golden, golden_files
 from vitedge.bundle import Sha256
 from vitedge.data.preprocess import Preprocess
 from vitedge.documents import Document
@@ -80,4 +80,18 @@ class PackIndex(Document):
             for file in (one.file, "metadata.json"):
                 if f"artifacts/{one.name}/{file}" not in self.files:
                     raise ValueError(f"{one.name} has no {file}")
+        if self.golden is not None:
+            self._golden_fits(self.golden)
         return self
+
+    def _golden_fits(self, golden: Golden) -> None:
+        if max(golden.positions) >= self.shape[0]:
+            raise ValueError("a golden image is not among its images")
+        if missing := [name for name in golden_files(golden) if name not in self.files]:
+            raise ValueError(f"{missing[0]} is missing")
+        names = {one.name for one in self.artifacts}
+        for name, one in golden.artifacts.items():
+            if name not in names or one.graph not in golden.graphs:
+                raise ValueError(f"the golden references of {name} do not fit")
+            if one.blocks is not None and f"artifacts/{name}/{one.blocks}" not in self.files:
+                raise ValueError(f"{name} has no {one.blocks}")

@@ -38,7 +38,7 @@ def check_golden(
     golden = documents.validate(index["golden"], Golden, "the pack's golden references")
     shape = index["shape"]
     pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=tuple(shape))
-    images = np.ascontiguousarray(pixels[[at for at in golden.positions if at < shape[0]]])
+    images = np.ascontiguousarray(pixels[golden.positions])
     found: dict[str, Judgement] = {}
     live = [job for job in jobs if job.artifact.name in golden.artifacts and job.row.status != "unavailable"]
     with reporter.progress("golden references", len(live)) as advance:
@@ -68,6 +68,8 @@ class _Check:
         own = self._load(facts.own_logits(self.artifact.name)) if self.known.device else None
         faults = {fault: self._load(facts.graph_fault(name, fault)) for fault in self.graph.faults}
         reference = self._load(facts.graph_logits(name))
+        if logits.size == reference.size:  # an NPU's runner gives a row an image
+            logits = logits.reshape(reference.shape)
         found = judge_logits(reference, logits, self.artifact.precision, own=own, faults=faults)
         if found.verdict != "wrong" or found.cause in _OF_THE_INPUT:
             return found

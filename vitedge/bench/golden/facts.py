@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vitedge.documents import Document
+from vitedge.documents import Document, RelativePath
 from vitedge.targets.metadata import Name
 
 FOLDER = "golden"
@@ -40,7 +40,7 @@ class GoldenArtifact(Document):
     graph: Name
     device: str | None = None
     sqnr_db: float | None = None
-    blocks: Annotated[str, Field(max_length=200)] | None = None
+    blocks: RelativePath | None = None
     taps: dict[Name, float | None] = {}
 
 
@@ -50,6 +50,16 @@ class Golden(Document):
     positions: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=64)
     graphs: dict[Name, GoldenGraph]
     artifacts: dict[Name, GoldenArtifact]
+
+
+def golden_files(golden: Golden) -> list[str]:
+    """The files that the references need in their pack, beside the images and the artifacts."""
+    found = [own_logits(name) for name, one in golden.artifacts.items() if one.device is not None]
+    for name, graph in golden.graphs.items():
+        found.append(graph_logits(name))
+        found += [graph_tap(name, tap) for tap in graph.taps]
+        found += [graph_fault(name, fault) for fault in graph.faults]
+    return found
 
 
 def graph_logits(graph: str) -> str:

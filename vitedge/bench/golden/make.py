@@ -101,6 +101,8 @@ def _own(
     reference = np.load(made[facts.graph_logits(graph)])
     try:
         device, (logits, *_) = run_outputs(artifact, images, folder / "logs", settings)
+        if logits.size == reference.size:
+            logits = logits.reshape(reference.shape)
         write(facts.own_logits(artifact.name), logits)
         near = finite(sqnr_db(reference, logits), 2) if logits.shape == reference.shape else None
         known = known.model_copy(update={"device": device, "sqnr_db": near})
