@@ -11,10 +11,12 @@ from vitedge.config import RunConfig
 from vitedge.cost.fit import spearman
 from vitedge.cost.model import LatencyModel
 from vitedge.errors import VitedgeError
+from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
 from vitedge.search.harm import Plan
 from vitedge.search.options import Budget, SearchOptions, parse_budgets
 from vitedge.search.predict import Predicted, ordered, predict
+from vitedge.search.result import Point, SearchResult, steadied
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.targets.openvino import TARGET as OPENVINO
 from vitedge.vit.config import Merge, uniform
@@ -113,3 +115,35 @@ def test_any_beginning_of_the_order_is_spread_over_the_costs() -> None:
     span = max(math.log(one.cost) for one in found) - min(math.log(one.cost) for one in found)
     assert max(first) - min(first) > 0.6 * span
     assert spearman([one.cost for one in order[:6]], [-one.kl for one in order[:6]]) > 0.99, "the front comes first"
+
+
+def measured(p50: float, ratio: float, **more) -> Measured:
+    known = {"run": "r", "artifact": "a", "sha256": "", "accepted": True, "agreement": 0.9, "lost": 0.1, "error": 0.1}
+    known |= {"kl": 0.1, "images": 10, "size_mib": 1.0, "macs": 1, "macs_share": 1.0, "machine": "here"}
+    return Measured(**(known | {"p50_ms": p50, "ratio": ratio} | more))
+
+
+def test_latencies_are_of_one_speed_of_the_machine() -> None:
+    # The second was timed while the machine was half as fast.
+    points = [
+        Point(Candidate(s, "macs", "auto", False, "int8", "linear"), m)
+        for s, m in (
+            (0.1, measured(10.0, 0.5)),
+            (0.2, measured(16.0, 0.4)),
+            (0.3, measured(6.0, 0.3)),
+            (0.4, measured(9.0, 0.3, host="b")),
+        )
+    ]
+    assert [point.measured.p50_ms for point in steadied(points)] == pytest.approx([10.0, 8.0, 6.0, 9.0])
+
+
+def test_predictions_are_held_against_measurements(tmp_path) -> None:
+    points = [
+        Point(
+            Candidate(0.1 * n, "macs", "auto", False, "int8", "linear"),
+            measured(10.0 - n, 0.5, predicted_ms=5.0 - n / 2, predicted_kl=n, agreement=1 - n / 10),
+        )
+        for n in range(5)
+    ]
+    found = SearchResult(tmp_path, SearchOptions(), points).rank_correlation
+    assert found == pytest.approx({"latency": 1.0, "agreement": 1.0})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import tomli_w
 
 from vitedge.config import COMMANDS, RunConfig, without_local
+from vitedge.cost.fit import spearman
 from vitedge.files import write_json, write_text
 from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
@@ -29,6 +31,26 @@ class Point:
     candidate: Candidate
     measured: Measured
     bench: dict[str, Any] = field(default_factory=dict)
+
+
+def steadied(points: Sequence[Point]) -> list[Point]:
+    """The points with latencies of one speed of their machine.
+
+    A machine drifts over hours; each candidate was timed in turns with the model as it came. Their ratio, times what
+    that model takes in the median, is the latency on the machine as it mostly was.
+    """
+    taken: dict[tuple[str, str], list[float]] = {}
+    for m in (point.measured for point in points):
+        if m.p50_ms and m.ratio:
+            taken.setdefault((m.machine if not m.host else "", m.host), []).append(m.p50_ms / m.ratio)
+    out = []
+    for point in points:
+        m = point.measured
+        if m.p50_ms and m.ratio:
+            usual = median(taken[m.machine if not m.host else "", m.host])
+            point = replace(point, measured=replace(m, p50_ms=m.ratio * usual))
+        out.append(point)
+    return out
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,18 @@ class SearchResult:
             for budget in budgets
         }
 
+    @property
+    def rank_correlation(self) -> dict[str, float]:
+        """Spearman's, of what was predicted with what was measured: of the latency and of the agreement."""
+        found = {}
+        m = [point.measured for point in self.points]
+        times = [(one.predicted_ms, one.p50_ms) for one in m if one.predicted_ms and one.p50_ms]
+        losses = [(one.predicted_kl, -one.agreement) for one in m if one.predicted_kl is not None]
+        for name, pairs in (("latency", times), ("agreement", losses)):
+            if len(pairs) > 2:
+                found[name] = spearman(*zip(*pairs, strict=True))
+        return found
+
     def _cost(self, point: Point) -> float:
         return point.measured.cost(self.kind)
 
@@ -102,6 +136,9 @@ class SearchResult:
         )
         if any(point.measured.estimate_ms for point in self.points):
             note += f" Estimates are not measured: {self.plan.get('latency_source', '')}"
+        if ranked := self.rank_correlation:
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in ranked.items())
+            note += f" Rank correlation of predictions with measurements: {shown}."
         if not any(self.best.values()):
             note += f" None meets the budget within {self.options.max_drop:g} points, the standard error counted."
         digits = {"MACs": 3, "p50 (ms)": 2, "of FP32": 3, "agreement": 3, "lost (points)": 2, "±": 2, "top-1": 3}
@@ -133,6 +170,7 @@ class SearchResult:
                 for point in self.points
             },
             "failed": self.failed,
+            "rank_correlation": self.rank_correlation,
             "plan": self.plan,
             "seconds": round(self.seconds, 1),
         }

@@ -31,7 +31,7 @@ from vitedge.search.evaluate import HeldOut, Measured, judge, make, time_here, t
 from vitedge.search.folders import Folders
 from vitedge.search.options import SearchOptions
 from vitedge.search.plan import SearchPlan, make_plan
-from vitedge.search.result import Point, SearchResult
+from vitedge.search.result import Point, SearchResult, steadied
 from vitedge.search.space import Candidate
 from vitedge.steps.export import FLOAT32, run_graph
 from vitedge.steps.model import read_config
@@ -276,7 +276,9 @@ class _Worker:
             for one in self.claims.measured()
         ]
         shown = {k: v for k, v in plans[0].items() if k != "candidates"} if plans else {}
-        return SearchResult(self.root, self.options, points, shown, self.failed, time.monotonic() - self.started)
+        return SearchResult(
+            self.root, self.options, steadied(points), shown, self.failed, time.monotonic() - self.started
+        )
 
     def _finish(self) -> SearchResult:
         result = finish.finish(self._result(), self.base, self.reporter)
