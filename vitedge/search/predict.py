@@ -22,8 +22,8 @@ from vitedge.vit.macs import model_macs, model_params
 RECOVERED = 0.5
 # Bytes of a parameter; in INT8, what stays in float (biases, LayerNorm, scales) included.
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.06}
-# INT8 MACs that the NPU of the vendors' tables computes in a cycle.
-CYCLE_MACS = 1024
+# MACs that the NPU of the vendor's table computes in a cycle.
+CYCLE_MACS = {"int8": 1024, "fp16": 512}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def predict(
         size = BYTES[candidate.precision] * model_params(config) / 2**20
         # What is spared from INT8 takes about four times as long.
         slower = 1 + 3 * candidate.spare
-        cost = {"p50-ms": ms * slower if ms else None, "cycles": macs / CYCLE_MACS, "size-mib": size}[kind]
+        cycles = macs / CYCLE_MACS.get(candidate.precision, 512)
+        cost = {"p50-ms": ms * slower if ms else None, "cycles": cycles, "size-mib": size}[kind]
         if cost is None:
             continue
         one = Predicted(candidate, cost, ms, kl, macs / whole)
