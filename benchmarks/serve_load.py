@@ -52,7 +52,8 @@ def bench_ips(run: Path, artifact: str) -> float:
         command = [sys.executable, "-m", "vitedge", "bench", "--run", run, "--only", artifact, "--no-accuracy"]
         command += ["--scenario", "throughput", "--seconds", 5, "--json", file]
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
-        return float(json.loads(file.read_text())["rows"][0]["throughput_ips"])
+        rows = json.loads(file.read_text())["rows"]
+        return float(next(row["throughput_ips"] for row in rows if row["artifact"] == artifact))
 
 
 def resident_mib(pid: int) -> float:
@@ -76,10 +77,10 @@ def main() -> None:
     from vitedge.bundle import Bundle
 
     bundle = Bundle.open(given.run)
-    artifact = find_artifacts(bundle, [given.artifact])[0][0]
-    size = find_preprocess(bundle).crop
+    artifact = find_artifacts(bundle, [given.artifact])[0].artifact
+    preprocess = find_preprocess(bundle)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (16, given.images, size, size, 3), np.uint8)
+    pixels = rng.integers(0, 256, (16, given.images, *preprocess.size, preprocess.bands), np.uint8)
     runner = targets.get(artifact.target).open(artifact.path, artifact.metadata)
     wanted = [int(runner.infer(one)[0].argmax()) for one in pixels]
     runner.close()

@@ -224,6 +224,8 @@ class Run:
         from vitedge.bench.fleet import bench_fleet
 
         chosen = options.configure("bench", {**keywords, "data": data}, config).bench
+        if chosen.text_embeddings:
+            raise VitedgeError("--text-embeddings is not taken with --host.", "", "Measure it on this machine.")
         return bench_fleet(
             self.bundle,
             Path(pack) if pack else None,
@@ -283,11 +285,13 @@ class Run:
         told: gets each prediction as it comes.
         Raises VitedgeError where no artifact runs here, the one named is stale, or no image can be read.
         """
+        from vitedge.data.texts import read_texts
         from vitedge.steps.predict import Predictor
 
         chosen = options.configure("predict", keywords, config).predict
         found: list[Prediction] = []
-        with Predictor(self.bundle, chosen.artifact) as predictor:
+        texts = None if chosen.text_embeddings is None else read_texts(chosen.text_embeddings)
+        with Predictor(self.bundle, chosen.artifact, texts) as predictor:
             for one in predictor.predict(images, chosen.top):
                 found.append(one)
                 if told:

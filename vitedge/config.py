@@ -27,7 +27,7 @@ from vitedge.prune import PruneOptions
 from vitedge.prune.options import parse_shares
 from vitedge.quant.options import QuantOptions
 from vitedge.search.options import SearchOptions
-from vitedge.serve.options import ServeOptions
+from vitedge.serve.options import TEXT_EMBEDDINGS, ServeOptions
 from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions, LoopOptions, QatOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,6 +108,7 @@ class PredictSection(Options):
 
     artifact: str | None = Field(None, description="Folder below build/. (default: the first that runs here)")
     top: int = Field(5, ge=1, le=100_000, description="Classes shown an image.")
+    text_embeddings: str | None = Field(None, description=TEXT_EMBEDDINGS)
 
 
 class AnalyzeSection(Options):

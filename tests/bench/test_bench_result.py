@@ -44,7 +44,7 @@ def test_units_stand_in_the_names():
     """Every figure that is no share, count or plain word names its unit."""
     plain = {"mean", "min", "p50", "p90", "p95", "p99", "max", "std", "n", "rounds", "launches", "samples", "ratio"}
     plain |= {"ece", "map", "f1", "exact_match", "agreement", "top1", "top5", "delta_top1", "delta_map", "mcnemar_p"}
-    plain |= {"cosine_mean", "cosine_worst", "knn_top1"}
+    plain |= {"cosine_mean", "cosine_worst", "recall_at_5", "overlap_at_5", "knn_top1", "probe_top1"}
     plain |= {"load", "first"}  # inside cold_start_ms
     plain |= {"difference"}  # a share of the logits' range
     for kind in vars(schema).values():

@@ -129,7 +129,8 @@ def test_timm_configurations(name: str) -> None:
 def test_timm_squash_and_what_is_not_supported() -> None:
     config = {"input_size": [3, 224, 224], "crop_pct": 0.9, "crop_mode": "squash"}
     assert from_timm(config) == Preprocess(248, 224, squash=True)
-    for change in ({"crop_mode": "border"}, {"input_size": [3, 224, 112]}, {"interpolation": "random"}):
+    assert from_timm(config | {"input_size": [3, 224, 112]}) == Preprocess((248, 124), (224, 112), squash=True)
+    for change in ({"crop_mode": "border"}, {"interpolation": "random"}):
         with pytest.raises(VitedgeError):
             from_timm(config | change)
 
@@ -173,8 +174,9 @@ def test_hugging_face_sizes() -> None:
     clip = {"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True, "resample": 3}
     theirs = Preprocess(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3, upright=True, corner="floor")
     assert from_huggingface(clip) == theirs
-    oblong = {"height": 224, "width": 196}
-    for wrong in ({"size": {"shortest_edge": 224}}, {"size": oblong}, {"do_resize": False}):
+    oblong = from_huggingface({"size": {"height": 224, "width": 196}})
+    assert oblong == Preprocess((224, 196), (224, 196), "bilinear", half, half, True, upright=True)
+    for wrong in ({"size": {"shortest_edge": 224}}, {"do_resize": False}):
         with pytest.raises(VitedgeError, match="Hugging Face"):
             from_huggingface(wrong)
 

@@ -144,7 +144,7 @@ def test_given_heads_against_the_description_are_said(tmp_path: Path) -> None:
         ({"model_args": {"act_layer": "gelu_tanh"}}, "tanh"),
         ({"model_args": {"act_layer": "relu"}}, "ReLU"),
         ({"model_args": {"norm_layer": "rmsnorm"}}, "rmsnorm"),
-        ({"model_args": {"img_size": [16, 64]}}, "oblong"),
+        ({"model_args": {"img_size": [16, 64]}}, "do not fit"),
         ({"model_args": {"attn_layer": "diff"}}, "attn_layer"),
         ({"architecture": "vit_base_patch16_rpn_224"}, "ResPostBlock|VisionTransformer|make"),
         ({"architecture": "vit_base_patch16_clip_quickgelu_224"}, "missing: .*norm_pre"),
@@ -278,6 +278,19 @@ def test_grey_becomes_rgb_as_the_error_says(tmp_path: Path) -> None:
     grey = X[:, :1]
     with torch.inference_mode():
         assert torch.allclose(loaded.model(grey.expand(-1, 3, -1, -1)), model(grey), atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_other_numbers_of_channels(tmp_path: Path, channels: int) -> None:
+    model = timm_vit(in_chans=channels)
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    loaded = load_model(str(tmp_path / "m.pth"), heads=4, preprocess="inception")
+    assert loaded.preprocess.mean == loaded.preprocess.std == (0.5,) * channels
+    x = torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(9))
+    with torch.inference_mode():
+        assert torch.allclose(loaded.model(x), model(x), atol=1e-4)
+    with pytest.raises(VitedgeError, match=f"{channels} numbers"):
+        load_model(str(tmp_path / "m.pth"), heads=4, preprocess="imagenet")
 
 
 def test_grey_and_bgr_are_exact(tmp_path: Path) -> None:

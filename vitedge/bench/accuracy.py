@@ -27,7 +27,11 @@ class Accuracy:
         f1, exact_match: its micro F1, and the share of images with all labels right, at probability 0.5.
         cosine_mean, cosine_worst: of embeddings to the reference's; of the worst 1 % of the images the best. Their
             agreement is recall@1: the share of images with the same nearest other one.
+        recall_at_5: share of images whose nearest other one, by the reference, is among their five nearest.
+        overlap_at_5: how many of the five nearest are those of the reference, as a share.
         knn_top1: share of images whose nearest other one has their label.
+        probe_top1: accuracy of a linear probe that was fitted to the reference's embeddings of other images.
+            With embeddings of class names, `top1` and what belongs to it are zero-shot.
         not_finite: images with a logit that is no number.
     """
 
@@ -52,7 +56,10 @@ class Accuracy:
     exact_match: float | None = None
     cosine_mean: float | None = None
     cosine_worst: float | None = None
+    recall_at_5: float | None = None
+    overlap_at_5: float | None = None
     knn_top1: float | None = None
+    probe_top1: float | None = None
 
 
 def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> Accuracy:
@@ -229,19 +236,78 @@ def judge_embeddings(records: np.ndarray, reference: np.ndarray | None, embeddin
     return out
 
 
-def embedded(records: np.ndarray, embeddings: np.ndarray, labels: np.ndarray | None) -> Accuracy:
-    """Cosine to the reference's embeddings, the mean and that of the worst 1 % of the images (the best of these), and
-    with labels [n] the share of images whose nearest other one has their label."""
+def embedded(
+    records: np.ndarray, embeddings: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None = None
+) -> Accuracy:
+    """What users of embeddings [n, C] feel: cosine to the reference's, the mean and that of the worst 1 % of the images
+    (the best of these); how far the nearest images are the reference's own; with labels [n] the share of images whose
+    nearest other one has their label, and the accuracy of a linear probe."""
     out: dict[str, Any] = {}
     if records.size and (records["reference"] >= 0).all():
         cosine = np.sort(1 - records["kl"].astype(np.float64))
         worst = cosine[: max(1, len(cosine) // 100)]
         out |= {"cosine_mean": float(cosine.mean()), "cosine_worst": float(worst.max())}
-    if labels is not None and 1 < len(embeddings) <= MOST_NEAREST:
+    near = neighbours(embeddings) if 1 < len(embeddings) <= MOST_NEAREST else None
+    if near is not None and reference is not None:
+        theirs = neighbours(reference)
+        out["recall_at_5"] = float((near == theirs[:, :1]).any(1).mean())
+        out["overlap_at_5"] = float((near[:, :, None] == theirs[:, None]).any(2).mean())
+    if labels is not None and near is not None:
         known = labels >= 0
-        hits = labels[neighbours(embeddings)[:, 0]] == labels
+        hits = labels[near[:, 0]] == labels
         out["knn_top1"] = float(hits[known].mean()) if known.any() else None
+        own = None if reference is None else reference[known]
+        out["probe_top1"] = linear_probe(embeddings[known], labels[known], own)
     return Accuracy(**out)
+
+
+_FOLDS, _RIDGE = 5, 1e-2
+
+
+def linear_probe(embeddings: np.ndarray, labels: np.ndarray, reference: np.ndarray | None = None) -> float | None:
+    """Top-1 of a linear classifier of the labels [n]: ridge regression in closed form, fitted to four fifths of the
+    `reference`'s embeddings (as users who fitted one to the model before compression have it; by default to the
+    embeddings themselves) and judged on the others' [n, C], in turns. None with fewer than two images a class."""
+    classes, targets = np.unique(labels, return_inverse=True)
+    if len(classes) < 2 or len(labels) < 2 * len(classes):
+        return None
+    own = directions(embeddings)
+    fitted = own if reference is None else directions(reference)
+    folds = np.empty(len(labels), np.int64)
+    for number in range(len(classes)):  # each class its share of every fold
+        members = np.flatnonzero(targets == number)
+        folds[members] = np.arange(len(members)) % _FOLDS
+    hits = 0
+    for fold in range(_FOLDS):
+        train, test = folds != fold, folds == fold
+        if not test.any():
+            continue
+        mean = fitted[train].mean(0)
+        x, onehot = fitted[train] - mean, np.eye(len(classes))[targets[train]]
+        share = onehot.mean(0)
+        energy = x.T @ x
+        energy[np.diag_indices_from(energy)] += _RIDGE * np.trace(energy) / len(energy) + 1e-12
+        weight = np.linalg.solve(energy, x.T @ (onehot - share))
+        hits += int((((own[test] - mean) @ weight + share).argmax(1) == targets[test]).sum())
+    return hits / len(labels)
+
+
+def zero_shot(
+    records: np.ndarray, logits: np.ndarray, labels: np.ndarray, reference: np.ndarray | None
+) -> tuple[dict[str, Any], ByImage]:
+    """The figures of classes that are named by text, as keyword arguments of a row: top-1, top-5 and the paired
+    difference of logits [n, names] against labels [n], and the images one by one.
+
+    reference: the reference's logits; None for the reference itself. What is not of classes (agreement, SQNR) is left
+    as it is: it is of the embeddings.
+    """
+    from vitedge.bench.records import make
+
+    made = make(records["index"], logits, labels)
+    before = None if reference is None else make(records["index"], reference, labels)
+    found = vars(figures(made, before))
+    names = ("top1", "top1_ci95", "top5", "top5_ci95", "ece", "delta_top1", "delta_ci95", "mcnemar_p", "won", "lost")
+    return {name: found[name] for name in names}, by_image(made)
 
 
 def neighbours(embeddings: np.ndarray) -> np.ndarray:

@@ -77,7 +77,8 @@ def build_command(bundle: Bundle, artifact: Artifact) -> str:
     """What builds the artifact anew."""
     platform = f" --platform {artifact.platform}" if artifact.platform else ""
     where = "" if str(bundle.root) == DEFAULT_RUN else f" --run {shlex.quote(str(bundle.root))}"
-    return f"vitedge build --target {artifact.target} --precision {artifact.precision}{platform}{where}"
+    more = " --attention-output" if artifact.metadata.get("attention_output") else ""
+    return f"vitedge build --target {artifact.target} --precision {artifact.precision}{platform}{more}{where}"
 
 
 def is_chosen(artifact: Artifact, only: Sequence[str]) -> bool:
@@ -240,8 +241,12 @@ def is_foreign_drawing(folder: str | Path, classes: Sequence[str] | None) -> boo
     return names.is_file() and read_classes(names) == SHAPES and tuple(classes or ()) != SHAPES
 
 
-def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) -> Source:
+def find_source(
+    bundle: Bundle, data: str | None, limit: int | None, seed: int, names: Sequence[str] | None = None
+) -> Source:
     """The images: the folder `data`, else the one that the run was calibrated on, else noise.
+
+    names: of the classes, where the model has none of its own.
 
     Raises:
         VitedgeError: the folder is missing or its labels don't fit the model.
@@ -250,13 +255,13 @@ def find_source(bundle: Bundle, data: str | None, limit: int | None, seed: int) 
     folder = data or calibrated
     preprocess = find_preprocess(bundle)
     if folder is None:
-        return NoiseSource(preprocess.crop)
+        return NoiseSource((*preprocess.size, preprocess.bands))
     if data is None and not is_there(folder):
         raise VitedgeError(
             f"The data that the run was calibrated on is gone: {folder}.", "", "Name a data set with --data DIR."
         )
-    count = class_count(bundle)
-    classes = find_classes(bundle)
+    count = len(names) if names else class_count(bundle)
+    classes = tuple(names) if names else find_classes(bundle)
     if is_foreign_drawing(folder, classes):
         # Its labels are numbers of shapes: as numbers of the model's classes they would mean nothing.
         dataset = replace(open_dataset(folder), labels=None, classes=None)

@@ -35,6 +35,8 @@ _GATES = {
     "top1": Limit(_share("top1"), False, "% top-1"),
     "top5": Limit(_share("top5"), False, "% top-5"),
     "agreement": Limit(_share("agreement"), False, "% agreement with FP32"),
+    "cosine": Limit(lambda row: row.cosine_mean, False, "cosine to FP32"),
+    "cosine-worst": Limit(lambda row: row.cosine_worst, False, "cosine to FP32, of the worst 1 %"),
     "sqnr-db": Limit(lambda row: row.sqnr_db, False, "dB logit SQNR"),
     "size-mib": Limit(lambda row: row.size_mib, True, "MiB on disk"),
     "rss-mib": Limit(lambda row: row.peak_rss_mib, True, "MiB peak memory"),

@@ -23,6 +23,7 @@ from vitedge.bench.schema import ColdStart, Row, Stages, Throughput
 from vitedge.bench.source import Source, first_images
 from vitedge.bench.stats import Summary
 from vitedge.data.preprocess import Preprocess
+from vitedge.data.texts import Texts
 from vitedge.host import facts as host_facts
 from vitedge.host.jetson import jetson_facts
 from vitedge.host.memory import available_mib
@@ -34,6 +35,7 @@ Save = Callable[[BenchResult], None]
 
 _TIMING_IMAGES = 8
 _BATCH = 64
+_OF_EMBEDDINGS = ("cosine_mean", "cosine_worst", "recall_at_5", "overlap_at_5", "knn_top1", "probe_top1")
 
 
 class Harness:
@@ -42,6 +44,7 @@ class Harness:
     Args:
         reference: the model as it came, exported to FP32: the row that the others are held against.
         activation: "sigmoid" where the model gives several labels an image.
+        texts: embeddings of the class names, for a model that gives embeddings.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Harness:
         reference: Job | None = None,
         preprocess: Preprocess | None = None,
         activation: Activation = "softmax",
+        texts: Texts | None = None,
         host_name: str | None = None,
         reporter: Reporter | None = None,
         save: Save = lambda result: None,
@@ -62,7 +66,7 @@ class Harness:
         self.reporter, self.save = reporter or Reporter(), save
         self.host = host_facts.facts(name=host_name)
         self.timing_pixels = first_images(source, _TIMING_IMAGES)
-        self.embeds = activation == "none"
+        self.embeds, self.texts = activation == "none", texts
         self.multi_label = source.labels is not None and source.labels.ndim == 2
         self.evaluates = settings.accuracy and len(source) > 0
         self.jobs: list[Job] = []
@@ -191,8 +195,8 @@ class Harness:
         with self._progress("the source model in FP32" if is_reference else job.artifact.name) as advance:
             job.records = self._limited(process, file, lookup, advance)
         digest = hashlib.sha256(job.records.tobytes()).hexdigest()
+        expected = None if lookup is None or not self.embeds else lookup(job.records["index"])
         if self.embeds:
-            expected = None if lookup is None else lookup(job.records["index"])
             job.records = accuracy.judge_embeddings(job.records, expected, file.logits(0, job.records.size))
         same = None if baseline is None else accuracy.on_same_images(job.records, baseline)
         job.update(
@@ -202,10 +206,7 @@ class Harness:
             by_image=accuracy.by_image(job.records),
         )
         if self.embeds:
-            labels = None if self.multi_label or self.source.labels is None else self.source.labels
-            own = None if labels is None else labels[job.records["index"]]
-            found = accuracy.embedded(job.records, file.logits(0, job.records.size), own)
-            job.update(cosine_mean=found.cosine_mean, cosine_worst=found.cosine_worst, knn_top1=found.knn_top1)
+            self._judge_embeddings(job, file.logits(0, job.records.size), expected)
         if self.multi_label and not self.embeds and job.records.size and self.source.labels is not None:
             targets = self.source.labels[job.records["index"]].astype(bool)
             scores = file.logits(0, job.records.size)
@@ -214,6 +215,16 @@ class Harness:
             before = self.jobs[0].row.map if self.jobs[0].row.role == "source" else None
             delta = None if is_reference or found.map is None or before is None else found.map - before
             job.update(map=found.map, f1=found.f1, exact_match=found.exact_match, delta_map=delta)
+
+    def _judge_embeddings(self, job: Job, embeddings: np.ndarray, expected: np.ndarray | None) -> None:
+        labels = None if self.multi_label or self.source.labels is None else self.source.labels
+        own = None if labels is None else labels[job.records["index"]]
+        found = accuracy.embedded(job.records, embeddings, own, expected)
+        job.update(**{name: getattr(found, name) for name in _OF_EMBEDDINGS})
+        if self.texts is not None and own is not None and job.records.size:
+            before = None if expected is None else self.texts.logits(expected)
+            figures, one_by_one = accuracy.zero_shot(job.records, self.texts.logits(embeddings), own, before)
+            job.update(**figures, by_image=one_by_one)
 
     def _fail(self, job: Job, reason: str) -> None:
         job.update(status="failed", reason=reason)

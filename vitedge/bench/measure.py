@@ -20,7 +20,9 @@ from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Step
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle, StepEntry
+from vitedge.data.classes import some
 from vitedge.data.preprocess import Preprocess
+from vitedge.data.texts import Texts, read_texts
 from vitedge.errors import VitedgeError
 from vitedge.host import facts as host
 from vitedge.metrics import Activation
@@ -30,7 +32,7 @@ from vitedge.reporter import Reporter
 @dataclass(frozen=True)
 class BenchRequest:
     """What to measure: `only` names artifacts, targets or precisions (empty: all); `fresh` forgets earlier
-    records; `command` is the line that was typed, for the report."""
+    records; `command` is the line that was typed, for the report; `texts` a file of text embeddings."""
 
     only: tuple[str, ...] = ()
     data: str | None = None
@@ -40,6 +42,7 @@ class BenchRequest:
     host_name: str | None = None
     command: str = ""
     gate: str = ""
+    texts: str | None = None
 
 
 def bench_bundle(bundle: Bundle, request: BenchRequest, settings: Settings, reporter: Reporter) -> BenchResult:
@@ -48,9 +51,11 @@ def bench_bundle(bundle: Bundle, request: BenchRequest, settings: Settings, repo
     An interrupted run is continued: images that an artifact has seen are not run again. Latencies are always new.
     """
     with bundle.lock():
+        texts = _texts(request, from_bundle.find_activation(bundle))
         jobs = from_bundle.find_artifacts(bundle, request.only)
         from_bundle.need_runnable(jobs)
-        source = from_bundle.find_source(bundle, request.data, request.limit, request.seed)
+        names = texts.names if texts else None
+        source = from_bundle.find_source(bundle, request.data, request.limit, request.seed, names)
         if settings.accuracy:
             _tell_about_data(source, reporter)
         return measure(
@@ -63,6 +68,7 @@ def bench_bundle(bundle: Bundle, request: BenchRequest, settings: Settings, repo
             reference=from_bundle.find_reference(bundle),
             preprocess=from_bundle.find_preprocess(bundle),
             activation=from_bundle.find_activation(bundle),
+            texts=texts,
             run=str(bundle.root),
             steps={name: _lineage(step) for name, step in bundle.manifest.steps.items()},
         )
@@ -84,7 +90,16 @@ def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: 
                 reporter.warn(line)
         preprocess = Preprocess.from_dict(index["preprocess"])
         activation = source.facts().activation
-        return measure(jobs, source, folder, request, settings, reporter, preprocess=preprocess, activation=activation)
+        texts = _texts(request, activation)
+        if texts and tuple(source.names or ()) != texts.names:
+            raise VitedgeError(
+                "The classes of the pack are not those of the text embeddings.",
+                f"The pack has {some(source.names or ['no names'])}, the file {some(texts.names)}.",
+                "Give one with the names of the pack, in their order.",
+            )
+        return measure(
+            jobs, source, folder, request, settings, reporter, preprocess=preprocess, activation=activation, texts=texts
+        )
 
 
 def check_pack(pack: Path, only: Sequence[str], settings: Settings, reporter: Reporter) -> dict[str, Judgement]:
@@ -99,6 +114,17 @@ def check_pack(pack: Path, only: Sequence[str], settings: Settings, reporter: Re
         jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, only)]
         from_bundle.need_runnable(jobs)
         return check_golden(folder, index, jobs, settings, reporter)
+
+
+def _texts(request: BenchRequest, activation: Activation) -> Texts | None:
+    """The text embeddings that were asked for. Raises VitedgeError where the model has classes of its own."""
+    if request.texts is None:
+        return None
+    if activation != "none":
+        raise VitedgeError(
+            "--text-embeddings is for a model that gives embeddings.", "This one has classes.", "Leave it out."
+        )
+    return read_texts(request.texts)
 
 
 @contextmanager
@@ -132,6 +158,7 @@ def measure(
     reference: Job | None = None,
     preprocess: Preprocess | None = None,
     activation: Activation = "softmax",
+    texts: Texts | None = None,
     run: str | None = None,
     steps: dict[str, Step] | None = None,
 ) -> BenchResult:
@@ -151,6 +178,7 @@ def measure(
         reference=reference,
         preprocess=preprocess,
         activation=activation,
+        texts=texts,
         host_name=request.host_name,
         reporter=reporter,
         save=lambda result: known(result).write(out),

@@ -49,6 +49,9 @@ class BenchOptions(SampleOptions):
     accuracy: bool = Field(True, description="Evaluate the images; without, latency alone.")
     golden: bool = Field(True, description="First check what a pack's golden references say of each artifact.")
     fresh: bool = Field(False, description="Forget what an earlier run measured.")
+    text_embeddings: str | None = Field(
+        None, description="FILE.npz with names and embeddings of classes, for zero-shot accuracy of CLIP and its like."
+    )
     gate: str = Field("", description="Limits, as top1-drop=1.0,p50-ms=20; broken: exit 1.")
     pick: bool = Field(False, description="Of a family's artifacts name the best within --gate; none: exit 1.")
     host: Names = Field((), description="user@board: measure there; may be repeated.")
@@ -102,7 +105,15 @@ class BenchOptions(SampleOptions):
         from vitedge.bench.measure import BenchRequest
 
         return BenchRequest(
-            self.only, self.of(self.data), self.limit, self.seed, self.fresh, self.host_name, command, self.gate
+            self.only,
+            self.of(self.data),
+            self.limit,
+            self.seed,
+            self.fresh,
+            self.host_name,
+            command,
+            self.gate,
+            self.text_embeddings,
         )
 
 

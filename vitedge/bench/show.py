@@ -34,14 +34,16 @@ def accuracy_table(rows: Sequence[Row], reference: str | None = None) -> Table:
     against = f"against {reference}" if reference else "against the reference"
     columns = ["artifact", "on", "top-1 (%)", "top-1, 95 % interval", "top-5 (%)", f"{against} (points)"]
     columns += ["its 95 % interval", "agreement (%)", "SQNR (dB)", "ECE", "mAP (%)", "F1 (%)", "all labels right (%)"]
-    columns += ["cosine", "cosine, worst 1 %", "nearest image's label (%)"]
+    columns += ["cosine", "cosine, worst 1 %", "recall@5 (%)", "of 5 nearest the same (%)"]
+    columns += ["nearest image's label (%)", "linear probe (%)"]
     cells: list[list[Cell]] = []
     for row in rows:
         exact = row.agreement == 1 and row.sqnr_db is None and row.kl_nats == 0
         known: list[Cell] = [percent(row.top1), interval(row.top1_ci95), percent(row.top5), percent(row.delta_top1)]
         known += [interval(row.delta_ci95, signed=True), percent(row.agreement), "exact" if exact else row.sqnr_db]
         known += [row.ece, *map(percent, (row.map, row.f1, row.exact_match))]
-        known += [row.cosine_mean, row.cosine_worst, percent(row.knn_top1)]
+        known += [row.cosine_mean, row.cosine_worst, percent(row.recall_at_5), percent(row.overlap_at_5)]
+        known += [percent(row.knn_top1), percent(row.probe_top1)]
         cells.append([row.artifact, row.device, *known])
     digits = dict.fromkeys([name for name in columns if "(" in name], 1) | {"ECE": 3}
     digits |= {"cosine": 4, "cosine, worst 1 %": 4}

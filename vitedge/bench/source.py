@@ -79,10 +79,11 @@ class DatasetSource:
 class NoiseSource:
     """Random pixels where there is no data set: good for latency, useless for accuracy."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        """shape: height, width and channels."""
         self.labels: np.ndarray | None = None
         self.names: list[str] | None = None
-        self.pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
+        self.pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
 
     def __len__(self) -> int:
         return 0

@@ -22,7 +22,7 @@ def command(
     json: JsonFlag = False,
     given: dict[str, Any],
 ) -> None:
-    """Classifies images."""
+    """Classifies images; of a model without classes, gives their embeddings."""
     found = api.open(run).predict(*images, config=config, told=None if json else _show, **given)
     if json:
         print_json(found.to_dict())
@@ -35,6 +35,9 @@ def _show(one: Prediction) -> None:
     out.print(one.file, markup=False)
     if one.error:
         out.print(f"  error: {one.error}", markup=False)
+    if one.embedding:
+        first = ", ".join(f"{value:.4f}" for value in one.embedding[:4])
+        out.print(f"  embedding of {len(one.embedding)} numbers: {first}, ... (--json: all)", markup=False)
     for guess in one.top:
         name = f"class {guess.index}" if guess.name is None else guess.name
         out.print(f"  {guess.probability:7.2%}  {name}", markup=False)

@@ -16,6 +16,7 @@ from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Side = int | tuple[int, int]  # pixels: of both sides, or (height, width)
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -24,6 +25,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _MAX_SIDE = 2**13
+_MAX_CHANNELS = 2**10
 _MOST_OF_ONE = 4.0  # no mean or std of values in [0, 1] is larger
 _MAX_RESIZED = 2**27  # pixels; an image of 1 x 20,000 would otherwise fill the memory
 
@@ -33,11 +35,11 @@ class Preprocess:
     """Resize the short side, crop the centre, scale to [0, 1], normalise.
 
     Attributes:
-        resize: length of the short side after resizing, in pixels.
-        crop: side of the square centre crop, in pixels: the model's input size.
+        resize: length of the short side after resizing, in pixels; (height, width) is what the image at least covers.
+        crop: side of the square centre crop, in pixels, or its (height, width): the model's input size.
         interpolation: Pillow's filter of the resize (with antialiasing, as torchvision's `antialias=True`).
-        mean, std: per channel, of values in [0, 1].
-        squash: both sides become `resize` long, whatever the image's aspect ratio (Hugging Face's ViT).
+        mean, std: per channel, of values in [0, 1]. Where there are not three, images are given as ready pixels.
+        squash: the image becomes `resize` large, whatever its aspect ratio (Hugging Face's ViT).
         upright: the image is turned as its EXIF orientation says before all else, as Hugging Face's loaders do;
             torchvision's and timm's leave it as stored.
         grey16: 16-bit grey becomes 8-bit by clipping at 255, as Pillow's `convert("RGB")` does for all of these
@@ -50,8 +52,8 @@ class Preprocess:
     Raises VitedgeError where a value is of the wrong type or out of range.
     """
 
-    resize: int
-    crop: int
+    resize: Side
+    crop: Side
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -64,17 +66,22 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            _check(type(value) is int and 0 < value <= _MAX_SIDE, name, value, f"from 1 to {_MAX_SIDE} pixels")
-        _check(self.resize >= self.crop, "resize", self.resize, f"at least crop ({self.crop})")
+            sides = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+            good = all(type(side) is int and 0 < side <= _MAX_SIDE for side in sides)
+            _check(good, name, value, f"from 1 to {_MAX_SIDE} pixels, or two such numbers: height and width")
+            object.__setattr__(self, name, sides[0] if sides[0] == sides[1] else tuple(sides))
+        covers = all(large >= small for large, small in zip(_pair(self.resize), self.size, strict=True))
+        _check(covers, "resize", self.resize, f"at least crop ({self.crop})")
         names = get_args(Interpolation)
         _check(self.interpolation in names, "interpolation", self.interpolation, f"one of {', '.join(names)}")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if self.channels == "grey" and isinstance(value, (tuple, list)) and len(value) == 1:
                 value = value * 3
-            numbers = isinstance(value, (tuple, list)) and len(value) == 3 and all(map(_is_number, value))
-            _check(numbers, name, value, "three finite numbers, one for each of red, green and blue")
+            several = isinstance(value, (tuple, list)) and 1 < len(value) <= _MAX_CHANNELS
+            _check(several and all(map(_is_number, value)), name, value, "finite numbers, one for each channel")
             object.__setattr__(self, name, tuple(float(number) for number in value))
+        _check(len(self.mean) == len(self.std), "std", self.std, f"as many numbers as mean ({len(self.mean)})")
         _check(min(self.std) > 1e-6, "std", self.std, "above 0")
         for name in ("squash", "upright"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
@@ -82,8 +89,27 @@ class Preprocess:
             _check(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
         _check(self.corner in ("round", "floor"), "corner", self.corner, "round or floor")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the model's input."""
+        return _pair(self.crop)
+
+    @property
+    def bands(self) -> int:
+        """Channels of the pixels: three of an image file, also where the model was trained on grey."""
+        return len(self.mean)
+
+    def with_bands(self, count: int) -> Preprocess:
+        """The same for so many channels, where all have one mean and one deviation. Raises VitedgeError where not."""
+        if count == self.bands:
+            return self
+        alike = len({*self.mean}) == len({*self.std}) == 1
+        _check(alike, "mean", self.mean, f"{count} numbers, one for each channel of the model")
+        return replace(self, mean=self.mean[:1] * count, std=self.std[:1] * count)
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        sides = {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in ("resize", "crop")}
+        return asdict(self) | sides | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "preprocess") -> Preprocess:
@@ -116,13 +142,19 @@ class Preprocess:
         """Writes `preprocess.json` atomically."""
         write_json(path, self.to_dict())
 
-    def with_image_size(self, size: int) -> Preprocess:
+    def with_image_size(self, size: Side) -> Preprocess:
         """The same for another input size, in pixels: the crop keeps its share of the resized image.
 
         Rounded down, as timm does (`floor(size / crop_pct)`).
         """
-        _check(isinstance(size, int) and 0 < size <= _MAX_SIDE, "image size", size, f"from 1 to {_MAX_SIDE} pixels")
-        return replace(self, crop=size, resize=min(self.resize * size // self.crop, _MAX_SIDE))
+        sides = _pair(size)
+        good = all(isinstance(side, int) and 0 < side <= _MAX_SIDE for side in sides)
+        _check(good, "image size", size, f"from 1 to {_MAX_SIDE} pixels")
+        if sides == self.size:
+            return self
+        before = zip(_pair(self.resize), self.size, sides, strict=True)
+        larger = tuple(min(resize * side // crop, _MAX_SIDE) for resize, crop, side in before)
+        return replace(self, crop=sides, resize=(larger[0], larger[1]))
 
     def difference(self, other: Preprocess) -> str:
         """The fields in which `other` differs, with both values: "mean (0.5, 0.5, 0.5), was (0.485, 0.456, 0.406)"."""
@@ -142,27 +174,45 @@ class Preprocess:
         """The image in that file, RGB. Raises `UnreadableImage`."""
         return open_rgb(path, **self.reading)
 
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of an image after the resize. Raises ValueError where it is too narrow for one."""
+        high, wide = _pair(self.resize)
+        if not self.squash and high == wide:
+            short = min(width, height)
+            # torchvision truncates the long side.
+            wide, high = wide * width // short, high * height // short
+        elif not self.squash:  # as timm's ResizeKeepRatio
+            ratio = min(height / high, width / wide)
+            wide, high = max(wide, round(width / ratio)), max(high, round(height / ratio))
+        if wide * high > _MAX_RESIZED:
+            raise ValueError(f"{width} x {height} pixels are too narrow to resize")
+        return wide, high
+
+    def resize_image(self, image: Image.Image) -> Image.Image:
+        """The image after the resize, RGB; without its colours where the model has none.
+
+        Raises ValueError where it is too narrow, or the model takes other channels than an image file has.
+        """
+        if self.bands != 3:
+            raise ValueError(f"an image file has no {self.bands} channels: give ready pixels")
+        if self.channels == "grey":
+            image = image.convert("L")
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        return image.resize(self.resized(*image.size), FILTERS[self.interpolation])
+
     def apply(self, image: Image.Image) -> np.ndarray:
-        """One image to uint8 [crop, crop, 3] in RGB.
+        """One image to uint8 [height, width, 3] in RGB.
 
         Equal, pixel for pixel, to torchvision's `Resize(resize, interpolation, antialias=True)` and
         `CenterCrop(crop)` on the same Pillow image (with `Resize((resize, resize))` where `squash` is set), or to those
         of transformers where `corner` is "floor".
-        Raises ValueError where the image is so narrow that it can't be resized.
+        Raises ValueError as `resize_image` does.
         """
-        if self.channels == "grey":
-            image = image.convert("L")
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        width, height = image.size
-        # torchvision truncates the long side, and rounds the crop's corner half to even.
-        short = min(width, height)
-        wide = self.resize if self.squash else self.resize * width // short
-        high = self.resize if self.squash else self.resize * height // short
-        if wide * high > _MAX_RESIZED:
-            raise ValueError(f"{width} x {height} pixels are too narrow to resize")
-        image = image.resize((wide, high), FILTERS[self.interpolation])
-        left, top = (n // 2 if self.corner == "floor" else round(n / 2) for n in (wide - self.crop, high - self.crop))
-        return np.array(image.crop((left, top, left + self.crop, top + self.crop)))
+        image, (high, wide) = self.resize_image(image), self.size
+        # torchvision rounds the crop's corner half to even.
+        over = image.width - wide, image.height - high
+        left, top = (n // 2 if self.corner == "floor" else round(n / 2) for n in over)
+        return np.array(image.crop((left, top, left + wide, top + high)))
 
     def normalize(self, pixels: np.ndarray) -> np.ndarray:
         """Raw pixels uint8 [N, H, W, C] to what the float model takes, float32 [N, C, H, W]."""
@@ -170,6 +220,11 @@ class Preprocess:
         std = np.asarray(self.std, np.float32)
         scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _pair(side: Side) -> tuple[int, int]:
+    """(height, width)."""
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
 def _is_number(value: Any) -> bool:

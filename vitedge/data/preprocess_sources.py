@@ -97,14 +97,14 @@ def from_timm(config: Any, name: str = "pretrained_cfg") -> Preprocess:
     data = documents.validate(inner, TimmData, name, todo=_TODO)
     if data.crop_mode not in ("center", "squash"):
         raise _unsupported("timm", f"crop_mode {data.crop_mode!r} pads the image")
-    if data.input_size[1] != data.input_size[2]:
-        raise _unsupported("timm", f"input_size {data.input_size} is not square")
+    channels, *sides = data.input_size
+    high, wide = (math.floor(side / data.crop_pct) for side in sides)
     return Preprocess(
-        math.floor(data.input_size[1] / data.crop_pct),
-        data.input_size[1],
+        (high, wide),
+        (sides[0], sides[1]),
         data.interpolation,  # type: ignore[arg-type]  # checked by Preprocess
-        _three(data.mean),
-        _three(data.std),
+        _each(data.mean, channels),
+        _each(data.std, channels),
         squash=data.crop_mode == "squash",
         channels="grey" if data.input_size[0] == 1 else "rgb",
     )
@@ -140,7 +140,7 @@ def from_huggingface(config: Any, name: str = "preprocessor_config.json") -> Pre
     if isinstance(c.size, (int, list)) and cropped and family is None:
         raise _unsupported("Hugging Face", f"size {c.size} with a crop, and no image_processor_type")
     squash = "shortest_edge" not in c.size if isinstance(c.size, dict) else _SQUASHES.get(family or "ViT", True)
-    resize = _side(c.size, "size")
+    resize = _sides(c.size, "size")
     if not cropped and not squash:
         raise _unsupported("Hugging Face", "shortest_edge without do_center_crop leaves oblong images")
     # x * factor - offset is what gets normalised, where Preprocess has x / 255.
@@ -156,7 +156,7 @@ def from_huggingface(config: Any, name: str = "preprocessor_config.json") -> Pre
     resample = 2 if c.resample is None else c.resample
     return Preprocess(
         resize,
-        _side(c.crop_size if c.crop_size is not None else resize, "crop_size") if cropped else resize,
+        _sides(c.crop_size, "crop_size") if cropped and c.crop_size is not None else resize,
         _RESAMPLE.get(resample, resample) if isinstance(resample, int) else resample,  # type: ignore[arg-type]
         mean,
         std,
@@ -178,22 +178,30 @@ class OpenClipData(BaseModel):
     resize_mode: str = "shortest"
 
 
-def from_open_clip(config: Any, size: int, name: str = "preprocess_cfg") -> Preprocess:
+def from_open_clip(config: Any, size: tuple[int, int], name: str = "preprocess_cfg") -> Preprocess:
     """Of open_clip's `preprocess_cfg`; `size`: of the model's images, where it names none."""
     values = {k: v for k, v in config.items() if v is not None} if isinstance(config, dict) else config
     data = documents.validate(values, OpenClipData, name, todo=_TODO)
     if data.resize_mode not in ("shortest", "squash") or data.mode != "RGB":
         why = f"mode {data.mode}" if data.mode != "RGB" else f"resize_mode {data.resize_mode!r} pads the image"
         raise _unsupported("open_clip", why)
-    side = _side(data.size if data.size is not None else size, "size")
+    high_wide = _sides(data.size if data.size is not None else list(size), "size")
     return Preprocess(
-        side,
-        side,
+        high_wide,
+        high_wide,
         "bilinear" if data.interpolation == "bilinear" else "bicubic",
         _three(data.mean),
         _three(data.std),
         squash=data.resize_mode == "squash",
     )
+
+
+def _each(values: Any, channels: int) -> tuple[float, ...]:
+    """One number a channel: of one channel the mean of three, as timm's loader makes images of three grey."""
+    found = _three(values) if channels == 3 else tuple(values)
+    if len(found) == channels or len(set(found)) > 1:
+        return found
+    return found[:1] * channels
 
 
 def _three(values: Any) -> tuple[float, ...]:
@@ -203,13 +211,15 @@ def _three(values: Any) -> tuple[float, ...]:
     return tuple(values) * 3 if len(values) == 1 else tuple(values)
 
 
-def _side(size: Any, name: str) -> int:
-    """The side in pixels of Hugging Face's 224, {"shortest_edge": 224} or {"height": 224, "width": 224}."""
+def _sides(size: Any, name: str) -> int | tuple[int, int]:
+    """Pixels, of both sides or (height, width): 224, {"shortest_edge": 224} or {"height": 224, "width": 224}."""
+    if isinstance(size, dict) and size.get("height") and size.get("width"):
+        return size["height"], size["width"]
     values = list(size.values()) if isinstance(size, dict) else size if isinstance(size, list) else [size]
-    sides = {v for v in values if v is not None}
-    if len(sides) != 1:
-        raise _unsupported("Hugging Face", f"{name} {size} is not one square size")
-    return sides.pop()
+    sides = [v for v in values if v is not None]
+    if len(set(sides)) != 1 and not (isinstance(size, list) and len(sides) == 2):
+        raise _unsupported("Hugging Face", f"{name} {size} is no size")
+    return sides[0] if len(set(sides)) == 1 else (sides[0], sides[1])
 
 
 def _unsupported(library: str, why: str) -> VitedgeError:

@@ -55,24 +55,24 @@ def load_pixels(
     """A sample's pixels, written to the file `out` (.npy) atomically, with never more than a batch in memory.
 
     Returns:
-        The pixels, uint8 [n, crop, crop, 3], a read-only memory map of `out`; and the images they are of,
+        The pixels, uint8 [n, H, W, channels], a read-only memory map of `out`; and the images they are of,
         in the same order. Unreadable images miss from both.
 
     Raises:
         VitedgeError: over 1 % are unreadable; the disk is full.
     """
     chosen = sample(dataset, n, seed)
-    side = preprocess.crop
+    shape = *preprocess.size, preprocess.bands
     used: list[int] = []
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         # Written through a file, not a memory map: on a full disk that raises, where a map kills the process.
-        _write_header(file, (len(chosen), side, side, 3))
+        _write_header(file, (len(chosen), *shape))
         start = file.tell()
         for pixels, indices in iter_batches(chosen, preprocess, batch_size, threads):
             file.write(pixels.tobytes())
             used += indices.tolist()
         file.seek(0)
-        _write_header(file, (len(used), side, side, 3))
+        _write_header(file, (len(used), *shape))
         assert file.tell() == start, "numpy reserves room for the first dimension"
         file.flush()
     return np.load(out, mmap_mode="r"), chosen.subset(used)

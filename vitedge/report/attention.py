@@ -184,4 +184,6 @@ def _choose(facts: Facts) -> tuple[np.ndarray, list[str]]:
 def _url(image: np.ndarray) -> str:
     from PIL import Image
 
-    return jpeg_url(Image.fromarray(image).resize((_SIDE, _SIDE)))
+    if image.shape[-1] != 3:  # grey, or channels that no screen has
+        image = image.mean(-1).astype(np.uint8)
+    return jpeg_url(Image.fromarray(image).convert("RGB").resize((_SIDE, _SIDE)))

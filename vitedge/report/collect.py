@@ -21,6 +21,7 @@ from vitedge.data.folder import is_there
 from vitedge.errors import VitedgeError
 from vitedge.report.classes import ByClass, by_class
 from vitedge.report.flips import Flips, find_flips, thumbnail
+from vitedge.report.training import Training, read_training
 from vitedge.tables import Table, load_tables
 
 
@@ -37,6 +38,7 @@ class Facts:
     flips: list[Flips] = field(default_factory=list)
     classes: list[ByClass] = field(default_factory=list)
     source: DatasetSource | None = None
+    training: Training | None = None
 
     @property
     def measured(self) -> list[Row]:
@@ -68,6 +70,10 @@ def collect(bundle: Bundle) -> Facts:
         tables,
         problems + wrong,
     )
+    try:
+        facts.training = read_training(bundle)
+    except VitedgeError as error:
+        facts.problems.append(str(error))
     names = find_classes(bundle)
     for result in found.values():
         source = _source(bundle, result)

@@ -27,6 +27,9 @@ def render(facts: Facts, *, most_drop: float = 1.0, most_ms: float | None = None
     if chosen := [one for one in facts.classes if pick and one.artifact == pick.artifact]:
         table = chosen[0].table
         parts.append(f"## {escape_markdown(table.title)}\n\n{markdown(table)}\n\n{table.note}".strip())
+    if facts.training:
+        parts.append(f"## How the model was trained\n\n{escape_markdown(facts.training.line)}")
+        parts += [f"### {escape_markdown(t.title)}\n\n{markdown(t)}\n\n{t.note}".strip() for t in facts.training.tables]
     # In a fence a name could still be taken for markup by what is no GitHub.
     parts.append(f"## Commands\n\n<pre>\n{escape(commands(facts))}\n</pre>")
     parts += [f"- {escape_markdown(line)}" for line in facts.problems]

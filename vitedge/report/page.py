@@ -75,16 +75,19 @@ def render(
         "flips": facts.flips,
         "classes": sorted(facts.classes, key=lambda one: pick is None or one.artifact != pick.artifact),
         "attention": attention,
+        "training": facts.training,
         "lineage": [sections.step(name, step, facts) for name, step in facts.steps.items()],
         "commands": commands(facts),
         "footer": f"Made by vitedge {__version__}. Units: ms = milliseconds, MiB = 2^20 bytes, mJ = millijoules.",
         "rows_json": _embed([_for_script(row) for row in ok if row.role == "artifact" and row.accepted is not False]),
     }
     names = {"summary": "Summary", "plots": "Plots", "results": "All figures", "classes": "Classes", "flips": "Changes"}
-    names |= {"attention": "Attention", "latency": "Latency", "analysis": "Layers", "lineage": "Lineage"}
+    names |= {"attention": "Attention", "latency": "Latency", "training": "Training", "analysis": "Layers"}
+    names |= {"lineage": "Lineage"}
     names |= {"commands": "Commands", "environment": "Environment"}
     shown: dict[str, Any] = {"plots": context["plots"], "latency": context["strips"], "classes": facts.classes}
     shown |= {"flips": facts.flips, "attention": attention, "analysis": facts.tables or facts.problems}
+    shown |= {"training": facts.training}
     context["sections"] = [(key, name) for key, name in names.items() if shown.get(key, True)]
     return environment.from_string(template).render(**context)
 

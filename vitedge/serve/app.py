@@ -26,6 +26,7 @@ from vitedge.serve.body import Asked, Refused, prepare, read_body
 from vitedge.serve.measures import Measures
 from vitedge.serve.models import Models
 from vitedge.serve.options import ServeOptions
+from vitedge.serve.worker import Output
 
 # Nothing from outside, no code but the page's own.
 _POLICY = (
@@ -175,6 +176,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
                 "precision": o.precision,
                 "size_mib": round(o.size_mib, 2),
                 "device": models.device(o.name),
+                "attention": o.attends,
                 "default": o.name == models.default,
             }
             for o in models.offered.values()
@@ -238,11 +240,9 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
             if isinstance(one, Refused):
                 images.append({"error": {"what": one.what, "why": one.why, "todo": one.todo}})
                 continue
-            logits, waited, spent = next(answers)
-            images.append(
-                {"top": models.best(logits, asked.top)}
-                | {"queue_ms": round(waited * 1000, 3), "inference_ms": round(spent * 1000, 3)}
-            )
+            said, waited, spent = next(answers)
+            entry = models.says(said.logits, asked.top) | _attention(said, asked)
+            images.append(entry | {"queue_ms": round(waited * 1000, 3), "inference_ms": round(spent * 1000, 3)})
         return JSONResponse(
             {"artifact": name, "device": models.device(name), "activation": models.activation}
             | {"decode_ms": round(decoded_ms, 3), "images": images}
@@ -252,7 +252,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
         loop: asyncio.AbstractEventLoop, asked: Asked, models: Models
     ) -> list[np.ndarray] | list[np.ndarray | Refused]:
         if asked.prepared is not None:
-            shape = (models.preprocess.crop, models.preprocess.crop, 3)
+            shape = (*models.preprocess.size, models.preprocess.bands)
             if asked.prepared.shape[1:] != shape:
                 raise Refused(422, f"The images are {asked.prepared.shape[1:]}.", "", f"The model takes {shape}.")
             return list(asked.prepared)
@@ -260,6 +260,16 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
         return await asyncio.gather(*(loop.run_in_executor(decoders, one, data) for data in asked.encoded))
 
     return app
+
+
+def _attention(said: Output, asked: Asked) -> dict[str, Any]:
+    """The map, row by row from the top left, where it was asked for and the artifact has one."""
+    if not asked.attention or said.attention is None:
+        return {}
+    rows, columns = said.attention.shape
+    # Six digits: what a patch adds lies between 0 and 1, and of a thousand patches around 0.001.
+    values = [round(float(value), 6) for value in said.attention.ravel()]
+    return {"attention": {"rows": rows, "columns": columns, "values": values}}
 
 
 def _prepared(data: bytes, *, preprocess: Any, max_pixels: int) -> np.ndarray | Refused:
@@ -273,6 +283,12 @@ _PREDICT_BODY: dict[str, Any] = {
     "parameters": [
         {"name": "artifact", "in": "query", "schema": {"type": "string"}, "description": "Name from /v1/models."},
         {"name": "top", "in": "query", "schema": {"type": "integer", "default": 5}, "description": "Classes an image."},
+        {
+            "name": "attention",
+            "in": "query",
+            "schema": {"type": "boolean", "default": False},
+            "description": "Also the attention map, of an artifact from `vitedge build --attention-output`.",
+        },
     ],
     "requestBody": {
         "required": True,
@@ -291,6 +307,7 @@ _PREDICT_BODY: dict[str, Any] = {
                         "images": {"type": "array", "items": {"type": "string", "description": "base64"}},
                         "top": {"type": "integer", "default": 5},
                         "artifact": {"type": "string"},
+                        "attention": {"type": "boolean", "default": False},
                     },
                 }
             },

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.serve.worker import Worker, WorkerLost
+from vitedge.serve.worker import Output, Worker, WorkerLost
 
 # How often a batch is tried whose worker is lost: the third loss is the batch's own doing.
 _ATTEMPTS = 3
@@ -28,10 +28,10 @@ class Busy(Exception):
 
 @dataclass
 class Waiting:
-    """One image [H, W, 3] that waits; its future gets (logits [classes], seconds waited, seconds of inference)."""
+    """One image [H, W, 3] that waits; its future gets (what is said of it, seconds waited, seconds of inference)."""
 
     pixels: np.ndarray
-    future: Future[tuple[np.ndarray, float, float]] = field(default_factory=Future)
+    future: Future[tuple[Output, float, float]] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -62,7 +62,7 @@ class Batcher:
         """Images in the queue or in the worker."""
         return self.count
 
-    def submit(self, images: list[np.ndarray]) -> list[Future[tuple[np.ndarray, float, float]]]:
+    def submit(self, images: list[np.ndarray]) -> list[Future[tuple[Output, float, float]]]:
         """Futures of these images, all or none of them taken. Raises Busy where the queue has no room for all."""
         with self.lock:
             if self.closing or (self.count + len(images) > self.limit and self.count):
@@ -106,11 +106,11 @@ class Batcher:
         try:
             if live:
                 started = time.monotonic()
-                logits = self._infer(np.stack([entry.pixels for entry in live]))
+                outputs = self._infer(np.stack([entry.pixels for entry in live]))
                 spent = time.monotonic() - started
                 self.observe(len(live), spent)
-                for entry, row in zip(live, logits, strict=True):
-                    entry.future.set_result((row, started - entry.since, spent))
+                for entry, output in zip(live, outputs, strict=True):
+                    entry.future.set_result((output, started - entry.since, spent))
         except Exception as error:  # whatever it is, it is the answer of these requests, and not the end of the thread
             for entry in live:
                 entry.future.set_exception(error)
@@ -118,7 +118,7 @@ class Batcher:
             with self.lock:
                 self.count -= len(batch)
 
-    def _infer(self, pixels: np.ndarray) -> np.ndarray:
+    def _infer(self, pixels: np.ndarray) -> list[Output]:
         for attempt in range(_ATTEMPTS):
             try:
                 return self.worker.infer(pixels)

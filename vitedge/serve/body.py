@@ -40,6 +40,7 @@ class Asked:
     prepared: np.ndarray | None = None
     artifact: str | None = None
     top: int = 5
+    attention: bool = False
 
 
 async def read_body(request: Request, max_bytes: int) -> Asked:
@@ -47,6 +48,7 @@ async def read_body(request: Request, max_bytes: int) -> Asked:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = request.query_params
     asked = Asked([], artifact=query.get("artifact"), top=_top(query.get("top", 5)))
+    asked.attention = _yes(query.get("attention", "false"))
     if kind == "multipart/form-data":
         await _form(request, asked)
     elif kind == "application/json":
@@ -82,6 +84,12 @@ def _top(value: object) -> int:
     return top
 
 
+def _yes(value: object) -> bool:
+    if (text := str(value).lower()) not in ("true", "false", "1", "0"):
+        raise Refused(422, f"'attention' is {text[:40]!r}.", "", "Give true or false.")
+    return text in ("true", "1")
+
+
 async def _form(request: Request, asked: Asked) -> None:
     try:
         form = await request.form(max_files=MAX_IMAGES, max_fields=16)
@@ -99,6 +107,8 @@ async def _form(request: Request, asked: Asked) -> None:
             asked.artifact = value
         elif name == "top" and value:
             asked.top = _top(value)
+        elif name == "attention" and value:
+            asked.attention = _yes(value)
     await form.close()
 
 
@@ -122,6 +132,8 @@ def _json(body: bytes, asked: Asked) -> None:
         asked.artifact = str(document["artifact"])
     if "top" in document:
         asked.top = _top(document["top"])
+    if "attention" in document:
+        asked.attention = _yes(document["attention"])
 
 
 def _array(body: bytes) -> np.ndarray:
@@ -131,13 +143,13 @@ def _array(body: bytes) -> np.ndarray:
         raise Refused(422, "The body is not a .npy file.", str(error)[:200], "Write it with numpy.save.") from error
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise Refused(
-            422, "The array is not uint8 [N, H, W, 3].", "", "Send images after resize and crop, 0..255, RGB."
+            422, "The array is not uint8 [N, H, W, C].", "", "Send images after resize and crop, 0..255, RGB."
         )
     return array if array.ndim == 4 else array[None]
 
 
 def prepare(data: bytes, preprocess: Preprocess, max_pixels: int) -> np.ndarray:
-    """Encoded bytes to uint8 [crop, crop, 3], as `vitedge predict` prepares them. Raises Refused."""
+    """Encoded bytes to uint8 [H, W, channels], as `vitedge predict` prepares them. Raises Refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

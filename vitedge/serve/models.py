@@ -11,6 +11,7 @@ import numpy as np
 
 from vitedge.bench.from_bundle import class_count, find_artifacts, find_classes, find_preprocess
 from vitedge.bundle import Bundle
+from vitedge.data.texts import read_texts
 from vitedge.errors import VitedgeError
 from vitedge.serve.batcher import Batcher
 from vitedge.serve.measures import Measures
@@ -30,6 +31,11 @@ class Offered:
     size_mib: float
     metadata: dict[str, Any]
 
+    @property
+    def attends(self) -> bool:
+        """Whether it has an attention map as a second output."""
+        return self.metadata.get("attention_output") is not None
+
 
 class Models:
     """The artifacts of a run folder. `default` is the one that answers where a request names none."""
@@ -41,6 +47,13 @@ class Models:
         self.preprocess, self.classes = find_preprocess(bundle), find_classes(bundle)
         self.outputs = class_count(bundle)
         self.activation: str = bundle.json("model/arch.json").get("activation", "softmax")
+        self.texts = None if options.text_embeddings is None else read_texts(options.text_embeddings)
+        if self.texts is not None:
+            if self.activation != "none":
+                raise VitedgeError(
+                    "--text-embeddings is for a model that gives embeddings.", "This one has classes.", "Leave it out."
+                )
+            self.activation, self.classes, self.outputs = "softmax", self.texts.names, len(self.texts.names)
         found = find_artifacts(bundle, [options.artifact] if options.artifact else [])
         self.offered = {
             job.artifact.name: Offered(
@@ -62,7 +75,9 @@ class Models:
             )
         # The smallest precision first: what one serves is what was compressed.
         order = ["int8", "fp16", "bf16", "fp32"]
-        self.default = min(self.offered.values(), key=lambda o: (order.index(o.precision), o.name)).name
+        # One with a second output is slower: it answers where it is asked for.
+        ranked = sorted(self.offered.values(), key=lambda o: (o.attends, order.index(o.precision), o.name))
+        self.default = ranked[0].name
         self.open: dict[str, Batcher] = {}
         self.lock = threading.Lock()
 
@@ -99,11 +114,14 @@ class Models:
         for batcher in self.open.values():
             batcher.close()
 
-    def best(self, logits: np.ndarray, top: int) -> list[dict[str, Any]]:
-        """The `top` most probable classes of logits [classes]."""
-        scores = probabilities(logits[None], self.activation)[0]
+    def says(self, output: np.ndarray, top: int) -> dict[str, Any]:
+        """What the artifact says of an image by its output: the `top` most probable classes, or its embedding."""
+        if self.activation == "none":
+            return {"embedding": [round(float(value), 6) for value in output.ravel()]}
+        logits = output[None] if self.texts is None else self.texts.logits(output[None])
+        scores = probabilities(logits, self.activation)[0]
         order = np.argsort(-scores, kind="stable")[:top]
-        return [
+        best = [
             {
                 "index": int(i),
                 "class": self.classes[i] if self.classes else None,
@@ -111,3 +129,4 @@ class Models:
             }
             for i in order
         ]
+        return {"top": best}

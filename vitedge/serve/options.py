@@ -8,11 +8,14 @@ from pydantic import Field
 
 from vitedge.options import EXPERT, Cli, Options
 
+TEXT_EMBEDDINGS = "FILE.npz with names and embeddings of classes: zero-shot classes of a model that gives embeddings."
+
 
 class ServeOptions(Options):
     """Where a server listens, and how much it takes."""
 
     artifact: str | None = Field(None, description="Folder below build/. (default: the smallest precision that runs)")
+    text_embeddings: str | None = Field(None, description=TEXT_EMBEDDINGS)
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for the whole network.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 for a free one.")
     max_batch: int = Field(8, ge=1, le=256, description="Images of waiting requests that are inferred together.")

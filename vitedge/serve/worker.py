@@ -1,9 +1,10 @@
-"""The process that holds one artifact: uint8 images in, float32 logits out, over a pipe. It ends with its parent."""
+"""The process that holds one artifact: uint8 images in, its outputs out, over a pipe. It ends with its parent."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +23,14 @@ class InferenceFailed(Exception):
     """The runtime refused a batch; the process goes on."""
 
 
+@dataclass(frozen=True)
+class Output:
+    """What an artifact says of one image: logits [classes], and attention rollout [rows, columns] where it has that."""
+
+    logits: np.ndarray
+    attention: np.ndarray | None = None
+
+
 def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], threads: int | None) -> None:
     from vitedge import targets
 
@@ -34,12 +43,13 @@ def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], th
         pipe.send(error if known else VitedgeError("The artifact can't be opened.", str(error)))
         return
     pipe.send({"device": runner.device, "batch": runner.batch})
+    attends = metadata.get("attention_output") is not None
     try:
         while True:
             shape = pipe.recv()
             pixels = np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape)
             try:
-                answer: Any = np.ascontiguousarray(runner.infer(pixels), np.float32)
+                answer: Any = runner.outputs(pixels)[:2] if attends else (runner.infer(pixels), None)
             except Exception as error:
                 answer = f"{type(error).__name__}: {error}"
             pipe.send(answer)
@@ -75,8 +85,8 @@ class Worker:
             raise answer
         self.facts = answer
 
-    def infer(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [N, H, W, 3] -> float32 logits [N, classes]. Raises WorkerLost, after which `start` is called again, or
+    def infer(self, pixels: np.ndarray) -> list[Output]:
+        """What the artifact says of uint8 [N, H, W, 3]. Raises WorkerLost, after which `start` is called again, or
         InferenceFailed.
         """
         if self.pipe is None:
@@ -90,7 +100,9 @@ class Worker:
         answer = self._receive(self.timeout_s)
         if isinstance(answer, str):
             raise InferenceFailed(answer)
-        return answer
+        logits, attention = answer
+        maps = [None] * len(logits) if attention is None else list(attention)
+        return [Output(np.asarray(row, np.float32), one) for row, one in zip(logits, maps, strict=True)]
 
     def _receive(self, timeout_s: float) -> Any:
         assert self.pipe is not None

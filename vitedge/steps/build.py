@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,9 @@ COSTS = "analysis/80-{}.json"
 _GRAPHS = ("float32", "int8", "reference")
 
 
-def folder_name(target: str, precision: str, platform: str | None) -> str:
+def folder_name(target: str, precision: str, platform: str | None, *, attends: bool = False) -> str:
     """Name of an artifact's folder below `build/`."""
-    return "-".join(part for part in (target, precision, platform) if part)
+    return "-".join(part for part in (target, precision, platform, "attention" if attends else "") if part)
 
 
 def build_artifact(
@@ -53,7 +55,7 @@ def build_artifact(
     fails.
     """
     _check_request(target, precision, platform, options)
-    name = folder_name(target.name, precision, platform)
+    name = folder_name(target.name, precision, platform, attends=options.attends)
     graphs = [f"onnx/{g}.onnx" for g in (*_GRAPHS, "constant") if bundle.has(f"onnx/{g}.onnx")]
     extra = [p for p in ("calib/pixels.npy", LOGITS, CONSTANT_LOGITS) if bundle.has(p)]
     extra += bundle.files("quant/")
@@ -75,8 +77,8 @@ def build_artifact(
             )
         request = _request(bundle, target, out, precision, platform, options)
         request = replace(request, taps=_taps(float32, options), previous=_previous(bundle, name))
-        with reporter.busy(f"building {name}"):
-            result = target.build(request)
+        with reporter.busy(f"building {name}"), _attending(bundle, request) as prepared:
+            result = target.build(prepared)
         export = bundle.facts("export")[graph]
         if graph == CONSTANT:
             result.warnings.append(
@@ -93,6 +95,7 @@ def build_artifact(
             "vitedge": __version__,
             "macs": export["macs"],
             "params": export["params"],
+            "attention_output": list(read_config(bundle).grid) if options.attends else None,
         } | result.metadata
         # What pruning or training lost before is no fault of the build, and still what the user gets.
         source = run_graph(bundle.verified(REFERENCE), images) if bundle.has(REFERENCE) else None
@@ -193,6 +196,33 @@ def _taps(graph: Path, options: TargetOptions) -> tuple[str, ...]:
     from vitedge.export.taps import taps_of
 
     return tuple(taps_of(onnx.load(graph)))
+
+
+@contextmanager
+def _attending(bundle: Bundle, request: BuildRequest) -> Iterator[BuildRequest]:
+    """The request with graphs that have attention as a second output, where its options ask for that."""
+    if not request.options.attends:
+        yield request
+        return
+    import onnx
+
+    from vitedge.export.attention import with_attention
+
+    config = read_config(bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = {}
+        for name, path in request.onnx_by_precision.items():
+            if name == "reference":
+                continue
+            try:
+                graph = with_attention(onnx.load(path), config)
+            except ValueError as error:
+                raise VitedgeError(
+                    "This model has no attention map.", f"{str(error).capitalize()}.", "Leave --attention-output out."
+                ) from error
+            graphs[name] = Path(folder) / f"{name}.onnx"
+            onnx.save(graph, graphs[name])
+        yield replace(request, onnx=graphs["float32"], onnx_by_precision=graphs)
 
 
 def _check_request(target: Target, precision: str, platform: str | None, options: TargetOptions) -> None:

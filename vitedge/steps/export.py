@@ -95,7 +95,7 @@ def check_images(pixels: np.ndarray | None, preprocess: Preprocess, bundle: Bund
 
 def noise(preprocess: Preprocess) -> np.ndarray:
     """Images of noise, uint8 [8, H, W, C]: what is compared on where there is nothing else."""
-    shape = (8, preprocess.crop, preprocess.crop, len(preprocess.mean))
+    shape = (8, *preprocess.size, preprocess.bands)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 

@@ -13,6 +13,7 @@ from vitedge import targets
 from vitedge.bundle import Bundle
 from vitedge.data.folder import open_images
 from vitedge.data.loader import iter_batches
+from vitedge.data.texts import Texts
 from vitedge.documents import printable
 from vitedge.errors import VitedgeError
 from vitedge.steps.source import read_classes, read_preprocess
@@ -31,16 +32,20 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image: the likeliest classes first; or why it could not be read."""
+    """Of one image: the likeliest classes first, or the embedding of a model without classes; or why it could not be
+    read."""
 
     file: str
     top: tuple[Guess, ...] = ()
     error: str = ""
+    embedding: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         if self.error:
             return {"file": self.file, "error": self.error}
+        if self.embedding:
+            return {"file": self.file, "embedding": list(self.embedding)}
         top = [{"index": g.index, "class": g.name, "probability": round(g.probability, 6)} for g in self.top]
         return {"file": self.file, "top": top}
 
@@ -48,11 +53,13 @@ class Prediction:
 class Predictor:
     """An artifact with all that it needs. Use it as a context; `device`: where it runs; `activation`: of its logits."""
 
-    def __init__(self, bundle: Bundle, wanted: str | None) -> None:
-        """The artifact `wanted`, or the first that runs here. Raises VitedgeError where there is none, or it is
-        stale."""
+    def __init__(self, bundle: Bundle, wanted: str | None, texts: Texts | None = None) -> None:
+        """The artifact `wanted`, or the first that runs here; texts: the classes of a model that gives embeddings.
+
+        Raises VitedgeError where there is none, it is stale, or the model has classes of its own.
+        """
         self.name, metadata = choose_artifact(bundle, wanted)
-        self.preprocess, self.classes = read_preprocess(bundle), read_classes(bundle)
+        self.preprocess, self.classes, self.texts = read_preprocess(bundle), read_classes(bundle), texts
         model = ViTConfig.from_dict(bundle.json("model/arch.json"))
         if self.classes is not None and len(self.classes) != model.classes:
             raise VitedgeError(
@@ -61,8 +68,12 @@ class Predictor:
                 "Compress the model again.",
             )
         self.activation: str = model.activation
-        if self.activation == "none":
-            raise VitedgeError("The model has no classes.", "It gives embeddings.", "Use `vitedge serve`, or its ONNX.")
+        if texts is not None:
+            if self.activation != "none":
+                raise VitedgeError(
+                    "--text-embeddings is for a model that gives embeddings.", "This one has classes.", "Leave it out."
+                )
+            self.activation, self.classes = "softmax", list(texts.names)
         path = bundle.verified(f"build/{self.name}/{metadata['artifact']}")
         self.runner = targets.get(metadata["target"]).open(path, metadata)
         self.device = self.runner.device
@@ -82,11 +93,17 @@ class Predictor:
         batches = iter_batches(dataset, self.preprocess, 8, most_unreadable=1.0)
         good = 0
         for pixels, indices in batches:
-            for row, index in zip(probabilities(self.runner.infer(pixels), self.activation), indices, strict=True):
+            outputs = self.runner.infer(pixels)
+            good += len(outputs)
+            if self.activation == "none":
+                for row, index in zip(outputs.reshape(len(outputs), -1), indices, strict=True):
+                    yield Prediction(self.files[int(index)], embedding=tuple(row.tolist()))
+                continue
+            logits = self.texts.logits(outputs) if self.texts else outputs
+            for row, index in zip(probabilities(logits, self.activation), indices, strict=True):
                 order = np.argsort(-row, kind="stable")[:top]
                 guesses = (Guess(int(i), self.classes[i] if self.classes else None, float(row[i])) for i in order)
                 yield Prediction(self.files[int(index)], tuple(guesses))
-                good += 1
         failed = [(self.files[i], why) for i, why in sorted(batches.unreadable.items())]
         if failed and not good:
             raise VitedgeError("No image could be read.", f"{failed[0][0]}: {failed[0][1]}.", "Give other images.")
@@ -97,6 +114,7 @@ def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, 
     """Folder name below `build/` and metadata of the artifact asked for, or of the first that runs here and belongs to
     the model that the run holds now."""
     built = [step.partition("/")[2] for step in bundle.manifest.steps if step.startswith("build/")]
+    built.sort(key=lambda name: name.endswith("-attention"))  # slower, for a map that nobody sees here
     make = "Make one: vitedge build --target onnxruntime."
     if not built:
         raise VitedgeError(f"The run '{bundle.root}' has no artifact.", "", make)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitedge import documents
 from vitedge.bundle import Bundle, StepRecord, sha256_file
 from vitedge.config import CalibSection, ModelSection
 from vitedge.data.dataset import Dataset
@@ -47,6 +48,9 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
         loaded.preprocess.save(folder / SOURCE / "preprocess.json")
         if loaded.classes:
             write_text(folder / SOURCE / "classes.txt", "\n".join(loaded.classes) + "\n")
+        trained = Path(options.model).expanduser() / "training.json"
+        if trained.is_file():  # what `vitedge train` left: the report shows it
+            write_json(folder / SOURCE / "training.json", documents.read_json(trained, todo="Train again."))
         config = loaded.model.config
         return {
             "origin": loaded.origin,
@@ -125,7 +129,7 @@ def sample_calibration(
     """
     preprocess = read_preprocess(bundle)
     if dataset is None and drawn:
-        dataset = draw_textures(options.calib_size, options.seed, max(256, preprocess.resize))
+        dataset = draw_textures(options.calib_size, options.seed, max(256, *preprocess.size))
         reporter.warn(
             f"no calibration images were given: {options.calib_size} drawn ones stand in (ViT-Ti/16 in static INT8: "
             "agreement with FP32 0.968, with real images 0.976). For yours, give some hundred of the kind that the "

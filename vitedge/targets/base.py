@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from vitedge.errors import VitedgeError
-from vitedge.options import Options
+from vitedge.options import LOCAL, Options
 
 if TYPE_CHECKING:
     from vitedge.cost.model import LatencyModel
@@ -63,6 +63,26 @@ class TargetOptions(Options):
     def names_compiler(self) -> bool:
         """Whether these options name a compiler that `probe` can't know of."""
         return False
+
+    @property
+    def attends(self) -> bool:
+        """Whether the artifact is to have attention as a further output."""
+        return False
+
+
+class AttentionOptions(TargetOptions):
+    """Options of a target whose artifacts can have a second output."""
+
+    # Of one artifact and not of the run: the next build without the flag has one output again.
+    attention_output: Annotated[bool, LOCAL] = Field(
+        False,
+        description="A second output, attention rollout over the patches, for `vitedge serve`: slower, so the artifact "
+        "stands beside the one without, its name with '-attention'.",
+    )
+
+    @property
+    def attends(self) -> bool:
+        return self.attention_output
 
 
 @dataclass(frozen=True)
@@ -172,7 +192,7 @@ class Runner(Protocol):
         ...
 
     def outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """The same as all outputs that the artifact has, float32 [N, ...]: the logits, then its taps."""
+        """All outputs that the artifact has, float32 [N, ...]: the logits, then attention rollout or its taps."""
         return [self.infer(pixels)]
 
     def close(self) -> None: ...

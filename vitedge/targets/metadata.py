@@ -26,7 +26,8 @@ class Check(BaseModel):
 
 
 class Metadata(BaseModel):
-    """What all targets write. `artifact` and `host_only` are names beside the file itself."""
+    """What all targets write. `artifact` and `host_only` are names beside the file itself; `attention_output`: rows and
+    columns of patches of the second output, where there is one."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -35,6 +36,7 @@ class Metadata(BaseModel):
     artifact: RelativePath
     platform: Name | None = None
     warnings: list[str] = []
+    attention_output: tuple[int, int] | None = None
     macs: int | None = Field(None, ge=0)
     params: int | None = Field(None, ge=0)
     host_only: list[Name] = []

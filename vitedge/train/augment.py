@@ -19,7 +19,7 @@ def make_augment(options: AugmentOptions, preprocess: Preprocess) -> Augment:
 
     Random resized crop and flip as in every ViT's training; RandAugment is arXiv 1909.13719."""
     v2 = _transforms()
-    size = preprocess.crop
+    size = preprocess.size
     steps: list[Callable] = []
     if options.scale < 1:
         steps.append(

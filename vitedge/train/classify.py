@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class Holdout:
     ) -> None:
         self.dataset, self.preprocess, self.batch = dataset, preprocess, batch
         self.targets = one_hot(dataset, classes)
-        self.hold = len(dataset) * preprocess.crop**2 * 3 <= memory_mib * 2**20
+        self.hold = len(dataset) * math.prod(preprocess.size) * preprocess.bands <= memory_mib * 2**20
         self.held: list[tuple[Tensor, Tensor]] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

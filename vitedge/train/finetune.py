@@ -37,15 +37,24 @@ HEAD_SHARE = 0.25
 
 
 def with_new_head(model: Architecture, classes: int, multi_label: bool) -> Architecture:
-    """A copy of the model with a head of zeros for `classes`.
+    """A copy of the model with heads of zeros for `classes`, one for each part that it pools.
 
-    With zeros, the first gradients reach the head only, and what the model knows is not disturbed by noise.
+    With zeros, the first gradients reach the head only, and what the model knows is not disturbed by noise. A backbone
+    without a classifier gets one on what its embedding reads: a projection and the scaling to a norm of 1 are left out.
+    Raises VitedgeError where the output is of every patch.
     """
-    config = replace(model.config, classes=classes, activation="sigmoid" if multi_label else "softmax")
+    if "patches" in model.config.pool:
+        raise VitedgeError(
+            "A model that gives an embedding of every patch can't be a classifier.", "", "Leave --output out."
+        )
+    activation: Literal["softmax", "sigmoid"] = "sigmoid" if multi_label else "softmax"
+    config = replace(model.config, classes=classes, activation=activation, normalize=False)
     fresh = model.fresh(config)
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
-    head = {"head.weight": torch.zeros(classes, config.width), "head.bias": torch.zeros(classes)}
-    fresh.load_state_dict({**state, **head})
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(("head.", "heads."))}
+    heads = [name for name, _ in fresh.named_parameters() if name.startswith(("head.", "heads."))]
+    shapes = {"weight": (classes, config.width), "bias": (classes,)}
+    zeros = {name: torch.zeros(shapes[name.rpartition(".")[2]]) for name in heads}
+    fresh.load_state_dict({**state, **zeros})
     return fresh
 
 
@@ -54,7 +63,7 @@ class _Stage:
     """One call of the loop: what learns in it, at which resolution, with which options, where its state is kept."""
 
     what: str
-    size: int
+    size: tuple[int, int]
     options: LoopOptions
     state_file: Path
 
@@ -137,12 +146,12 @@ def _fine_tune(
     }
     images: Images | None = None
     used = (time.monotonic() - started) / 60
-    stages = [] if options.shots is not None else _stages(options, loop, out / "state", used, resume, preprocess.crop)
+    stages = [] if options.shots is not None else _stages(options, loop, out / "state", used, resume, preprocess.size)
     try:
         for stage in stages:
-            if stage.size != preprocess.crop:
+            if stage.size != preprocess.size:
                 preprocess = preprocess.with_image_size(stage.size)
-                config, state = resize_model(model.config, model.state_dict(), (stage.size, stage.size))
+                config, state = resize_model(model.config, model.state_dict(), stage.size)
                 model, images = build_model(config, state), None
             if images is None:
                 images = Images(train, preprocess, len(names))
@@ -172,7 +181,8 @@ def _fine_tune(
             blocks = len(model.config.blocks)
             freeze(model, blocks, stage.what)
             decays = {"layer_decay": stage.options.layer_decay, "weight_decay": stage.options.weight_decay}
-            reporter.info(f"training {stage.what} on {len(images)} images of {len(names)} classes, {stage.size} pixels")
+            pixels = _pixels(stage.size)
+            reporter.info(f"training {stage.what} on {len(images)} images of {len(names)} classes, {pixels} pixels")
             result = fit(
                 model,
                 judge,
@@ -212,6 +222,10 @@ def _fine_tune(
     return figures
 
 
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]}" if size[0] == size[1] else f"{size[0]} x {size[1]}"
+
+
 def _of_run(result: Fit) -> dict[str, Any]:
     return {
         "validation_score": result.best["score"],
@@ -224,10 +238,10 @@ def _of_run(result: Fit) -> dict[str, Any]:
 
 
 def _stages(
-    options: FineTuneOptions, loop: LoopOptions, states: Path, used: float, resume: bool, side: int
+    options: FineTuneOptions, loop: LoopOptions, states: Path, used: float, resume: bool, size: tuple[int, int]
 ) -> list[_Stage]:
     """The head alone first, then what `options.train` names, at each of the resolutions in turn."""
-    sizes = options.image_sizes or (side,)
+    sizes = [(side, side) for side in options.image_sizes] or [size]
     minutes = None if loop.minutes is None else max(loop.minutes - used, 0.01)
     head = options.train != "head" and options.head_epochs > 0
     later = states / "main.pt"

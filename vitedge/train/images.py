@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from vitedge.data.dataset import Dataset
 from vitedge.data.image import UnreadableImage
 from vitedge.data.loader import UNREADABLE_SHARE, default_threads
-from vitedge.data.preprocess import FILTERS, Preprocess
+from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 
 
@@ -58,12 +59,13 @@ class Images:
     def __init__(
         self, dataset: Dataset, preprocess: Preprocess, classes: int, memory_mib: int = 2048
     ) -> None:
-        self.dataset, self.preprocess, self.side = dataset, preprocess, preprocess.resize
+        self.dataset, self.preprocess = dataset, preprocess
         self.targets = one_hot(dataset, classes)
         self.skipped: list[tuple[str, str]] = []
         self.held: list[Tensor] | None = None
         # An image is seldom longer than one and a half times its short side.
-        if len(dataset) * self.side**2 * 4.5 <= memory_mib * 2**20:
+        size = math.prod(preprocess.resized(3, 2)) * preprocess.bands
+        if len(dataset) * size <= memory_mib * 2**20:
             self._decode_all()
 
     def __len__(self) -> int:
@@ -81,12 +83,7 @@ class Images:
 
     def _decode(self, index: int) -> Tensor:
         image = self.dataset.open(index, **self.preprocess.reading)
-        short, size = min(image.size), (self.side, self.side)
-        if not self.preprocess.squash:
-            size = (self.side * image.width // short, self.side * image.height // short)
-        if size != image.size:
-            image = image.resize(size, FILTERS[self.preprocess.interpolation])
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(self.preprocess.resize_image(image))).permute(2, 0, 1).contiguous()
 
     def _decode_all(self) -> None:
         def attempt(index: int) -> Tensor | UnreadableImage:

@@ -65,6 +65,21 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
 
 
+def output_distance(output: Tensor, teacher: Tensor, temperature: float, activation: str) -> Tensor:
+    """How far the student's output is from the teacher's: `distillation` of classes; of several labels [B, C] the sum
+    over them of the KL divergence of a yes or no; of embeddings [B, C] or [B, N, C] 1 - cosine (see `vitedge.metrics`).
+    """
+    if activation == "none":
+        return (1 - F.cosine_similarity(output.float(), teacher.float(), dim=-1)).mean()
+    if activation == "sigmoid" or output.shape[1] == 1:
+        student, target = output.float() / temperature, teacher.float() / temperature
+        share = target.sigmoid()
+        yes = share * (F.logsigmoid(target) - F.logsigmoid(student))
+        no = (1 - share) * (F.logsigmoid(-target) - F.logsigmoid(-student))
+        return (yes + no).sum(1).mean() * temperature**2
+    return distillation(output, teacher, temperature)
+
+
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of features [B, N, C] over the teacher's squared norm, per token, then averaged.
 

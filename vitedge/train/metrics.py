@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vitedge.errors import VitedgeError
+from vitedge.errors import VitedgeError, install_command
 from vitedge.files import write_text
 
 
@@ -113,7 +113,9 @@ def _tracker(folder: Path, name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         if name == "tensorboard":
             return None
-        raise VitedgeError(f"--tracker {name} needs the package '{name}'.", "", f"Install it: pip install {name}.")
+        raise VitedgeError(
+            f"--tracker {name} needs the package '{name}'.", "", f"Install it: {install_command('trackers')}."
+        )
     from accelerate import tracking
 
     if name == "mlflow":

@@ -28,9 +28,18 @@ def stream_rotation(student: Architecture, teacher: Architecture) -> Tensor | No
 
 
 def _written(model: Architecture) -> Tensor:
-    """Columns that the embedding adds to the stream [C, n], centred over channels, float64."""
-    first = model.streams()[0].writers
-    columns = [w.columns() for w in first if w.embedding and w.parameter.ndim > 2]
+    """Columns that the embedding adds to the stream [C, n], centred over channels, float64.
+
+    Where a LayerNorm stands before the first block, they are those of the Linear behind it (an identity where the model
+    has none yet), with what the LayerNorm multiplies by: conditioning moves that from one to the other.
+    """
+    model = model.rotatable()
+    scales = {id(linear.weight): reader.norm.weight for reader in model.readers() for linear in reader.linears}
+    columns = []
+    for writer in model.streams()[0].writers:
+        if writer.embedding and writer.parameter.ndim > 1:
+            scale = scales.get(id(writer.parameter))
+            columns.append(writer.columns() if scale is None else writer.columns() * scale.double())
     both = torch.cat([c / c.norm().clamp_min(1e-12) for c in columns], 1)
     return both - both.mean(0, keepdim=True)
 

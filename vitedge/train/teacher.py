@@ -20,13 +20,13 @@ class Teacher:
 
     def __init__(self, module: nn.Module, preprocess: Preprocess, order: list[int], device: torch.device) -> None:
         self.module = module.eval().requires_grad_(False).to(device)
-        self.normalize, self.side, self.order = Normalizer(preprocess), preprocess.crop, order
+        self.normalize, self.size, self.order = Normalizer(preprocess), preprocess.size, order
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         x = self.normalize(pixels)
-        if x.shape[-1] != self.side:
-            x = nn.functional.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+        if x.shape[-2:] != self.size:
+            x = nn.functional.interpolate(x, size=self.size, mode="bilinear", antialias=True)
         return self.module(x)[:, self.order]
 
 

@@ -24,7 +24,7 @@ from vitedge.train.features import block_outputs
 from vitedge.train.feed import Samples
 from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import Row, fit
-from vitedge.train.losses import distillation
+from vitedge.train.losses import output_distance
 from vitedge.train.options import AugmentOptions, TeachingOptions
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.names import layer_index
@@ -37,10 +37,12 @@ JITTER = 0.2
 
 @dataclass(frozen=True)
 class TeachingReport:
-    """How it went. Agreement is the share of held-out images with the teacher's top-1.
+    """How it went. Agreement is the share of held-out images with the teacher's top-1; of embeddings, with its nearest
+    other image.
 
     Attributes:
-        agreement, kl: (before, after) on the held-out images; kl of the class shares, in nats.
+        agreement, kl: (before, after) on the held-out images; kl of the class shares, in nats; of
+            embeddings 1 - cosine.
         holdout, images, views: images held out, learnt from, and seen in all.
         steps, seconds, best_step: of the run, and where the kept weights come from.
         history: one row an evaluation.
@@ -70,7 +72,7 @@ class TeachingReport:
 
 
 class Teaching:
-    """The task: logits by KL divergence, every block's output by `compare`.
+    """The task: logits by KL divergence, embeddings by cosine, every block's output by `compare`.
 
     Args:
         held: images uint8 [n, 3, H, W] that a model is judged by.
@@ -87,6 +89,7 @@ class Teaching:
         device: torch.device,
     ) -> None:
         self.student, self.teacher, self.options, self.compare = student, teacher, options, compare
+        self.activation = teacher.config.activation
         self.normalize, self.held, self.device = Normalizer(preprocess), held, device
         self.expected: Tensor | None = None  # the teacher's logits on `held`
         self.first: Row | None = None
@@ -100,7 +103,7 @@ class Teaching:
             goal = goals(outputs, self.teacher, self.student)
         losses = []
         if o.logit_weight:
-            losses.append(o.logit_weight * distillation(logits, expected, o.temperature))
+            losses.append(o.logit_weight * output_distance(logits, expected, o.temperature, self.activation))
         if o.feature_weight:
             width = self.student.config.width
             apart = [self.compare(a[..., :width], b) for a, b in zip(made, goal, strict=True)]
@@ -119,7 +122,8 @@ class Teaching:
             if self.expected is None:
                 self.expected = self.logits(self.teacher)
             ours = self.logits(model)
-        same, kl = metrics.agreement(self.expected, ours), metrics.kl(self.expected, ours)
+        same = metrics.agreement(self.expected, ours, self.activation)
+        kl = metrics.kl(self.expected, ours, self.activation)
         row = {"agreement": same, "kl": kl}
         self.first = self.first or row
         # Among weights that agree no less than those at the start, the divergence decides: on a hundred images

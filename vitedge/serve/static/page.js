@@ -2,7 +2,7 @@
 const $ = (selector) => document.querySelector(selector);
 const panels = [...document.querySelectorAll(".answer")];
 const times = new Map();  // artifact -> milliseconds of the requests of this page
-let current = null, stream = null, round = 0;
+let current = null, stream = null, round = 0, known = null;
 const token = new URLSearchParams(location.hash.slice(1)).get("token");
 const headers = token ? { Authorization: `Bearer ${token}` } : {};
 
@@ -23,7 +23,7 @@ async function ask(path, options = {}) {
 
 async function start() {
   try {
-    const about = await ask("/v1/models");
+    const about = known = await ask("/v1/models");
     $("#about").textContent = `${about.classes ?? "?"} classes, ${about.models.length} artifact${about.models.length > 1 ? "s" : ""}, vitedge ${about.vitedge}`;
     panels.forEach((panel, index) => {
       const select = panel.querySelector("select");
@@ -47,14 +47,17 @@ async function classify() {
     const name = panel.querySelector("select").value;
     panel.querySelector("ol").replaceChildren();
     panel.querySelector(".time").textContent = "";
+    panel.querySelector("figure").hidden = true;
     if (!name) continue;
+    const attends = known.models.find((m) => m.name === name).attention;
     try {
       const started = performance.now();
-      const answer = await ask(`/v1/predict?artifact=${encodeURIComponent(name)}`, {
+      const answer = await ask(`/v1/predict?artifact=${encodeURIComponent(name)}&attention=${attends}`, {
         method: "POST", body: current, headers: { "Content-Type": current.type.startsWith("image/") ? current.type : "image/jpeg" } });
       if (mine !== round) return;
       show(panel, name, answer, performance.now() - started);
-      found.push([panel, answer.images[0].top]);
+      if (answer.images[0].attention) await showMap(panel, answer.images[0].attention);
+      if (answer.images[0].top) found.push([panel, answer.images[0].top]);
       say("");
     } catch (error) {
       if (mine === round) say(error.message, true);
@@ -66,7 +69,12 @@ async function classify() {
 
 function show(panel, name, answer, ms) {
   const list = panel.querySelector("ol");
-  for (const entry of answer.images[0].top) {
+  if (answer.images[0].embedding) {
+    const item = document.createElement("li");
+    item.textContent = `An embedding of ${answer.images[0].embedding.length} numbers; --text-embeddings gives it classes.`;
+    list.append(item);
+  }
+  for (const entry of answer.images[0].top ?? []) {
     const item = document.createElement("li");
     const line = document.createElement("span");
     const label = document.createElement("b");
@@ -94,6 +102,44 @@ function show(panel, name, answer, ms) {
   const many = sorted.length > 1 ? `; ${sorted.length} images: p50 ${at(0.5)}, p90 ${at(0.9)} ms` : "";
   panel.querySelector(".time").textContent =
     answer.device === "simulator" ? "simulator: no latency" : `${inference.toFixed(1)} ms inference on ${answer.device}, ${ms.toFixed(0)} ms in all${many}`;
+}
+
+// The colours of the report: dark violet over red and orange to light yellow, evenly brighter.
+const COLOURS = [[0, 0, 20], [80, 18, 123], [183, 55, 84], [249, 142, 9], [252, 255, 164]];
+
+async function showMap(panel, { rows, columns, values }) {
+  const { resize, crop, squash, upright } = known.preprocess;
+  const bitmap = await createImageBitmap(current, { imageOrientation: upright ? "from-image" : "none" });
+  // What the model saw: the crop, in pixels of the image as it came.
+  const pair = (side) => (Array.isArray(side) ? side : [side, side]);
+  const [[resizedHigh, resizedWide], [high, wide]] = [pair(resize), pair(crop)];
+  const [scaleX, scaleY] = [bitmap.width / resizedWide, bitmap.height / resizedHigh];
+  const [x, y] = squash ? [scaleX, scaleY] : [Math.min(scaleX, scaleY), Math.min(scaleX, scaleY)];
+  const canvas = panel.querySelector("canvas"), pen = canvas.getContext("2d", { willReadFrequently: true });
+  canvas.width = 448;
+  canvas.height = Math.round((448 * high) / wide);
+  pen.drawImage(bitmap, (bitmap.width - wide * x) / 2, (bitmap.height - high * y) / 2, wide * x, high * y, 0, 0, canvas.width, canvas.height);
+  const picture = pen.getImageData(0, 0, canvas.width, canvas.height), heat = new ImageData(columns, rows);
+  const sorted = [...values].sort((a, b) => a - b), low = sorted[0], top = sorted[Math.floor(0.99 * (sorted.length - 1))];
+  values.forEach((value, k) => {
+    const at = Math.min(1, Math.max(0, (value - low) / Math.max(top - low, 1e-12))) * (COLOURS.length - 1);
+    const from = Math.min(Math.floor(at), COLOURS.length - 2);
+    COLOURS[from].forEach((colour, c) => { heat.data[4 * k + c] = colour + (at - from) * (COLOURS[from + 1][c] - colour); });
+    heat.data[4 * k + 3] = 255;
+  });
+  const small = document.createElement("canvas");
+  small.width = columns;
+  small.height = rows;
+  small.getContext("2d").putImageData(heat, 0, 0);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  const colours = pen.getImageData(0, 0, canvas.width, canvas.height);
+  for (let k = 0; k < colours.data.length; k += 4) {
+    const grey = (picture.data[k] + picture.data[k + 1] + picture.data[k + 2]) / 3;
+    for (let c = 0; c < 3; c += 1) colours.data[k + c] = 0.35 * grey + 0.65 * colours.data[k + c];
+  }
+  pen.putImageData(colours, 0, 0);
+  panel.querySelector("figure").hidden = false;
 }
 
 function compare(found) {

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vitedge.targets.base import BuildRequest, BuildResult, Probe, Problem, Target, TargetOptions
+from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Problem, Target
 from vitedge.targets.onnxruntime.cpu import saturation_warnings
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, numbers, session_settings
@@ -17,7 +17,7 @@ from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, numbers, sessi
 _GRAPH = {"fp32": "float32", "int8": "int8"}
 
 
-class OnnxRuntimeOptions(TargetOptions):
+class OnnxRuntimeOptions(AttentionOptions):
     """How the graph is written for ONNX Runtime. What is `auto` is timed on the machine that builds."""
 
     attention: AttentionChoice = Field(
@@ -61,7 +61,10 @@ class OnnxRuntimeTarget(Target):
 
         graph = request.graph(_GRAPH[request.precision])
         facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
-        facts |= write_fastest(graph, request.out / "model.onnx", request.options, request.pixels)
+        options = request.options
+        if options.attends:  # the probabilities are read: they can't be inside a fused operator
+            options = options.model_copy(update={"attention": "parts"})
+        facts |= write_fastest(graph, request.out / "model.onnx", options, request.pixels)
         if request.taps:
             facts["blocks"] = write_blocks(request.out, request.taps)
         warnings = saturation_warnings() if request.precision == "int8" else []

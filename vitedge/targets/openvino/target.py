@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vitedge.errors import VitedgeError, install_command
-from vitedge.targets.base import BuildRequest, BuildResult, Probe, Target, TargetOptions
+from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Target
 from vitedge.targets.openvino.runner import OpenVINORunner, computes, load, rest_precision
 
 
-class OpenVINOOptions(TargetOptions):
+class OpenVINOOptions(AttentionOptions):
     """Options of the OpenVINO target."""
 
     rest: Literal["auto", "fp32", "bf16"] = Field(

@@ -19,21 +19,22 @@ def in_rgb(
     """The same function of RGB images.
 
     BGR: the patch embedding's channels, mean and std are reversed. One channel: a third of its weight on each of
-    three channels that preprocessing makes equal (Pillow's `convert("L")`).
+    three channels that preprocessing makes equal (Pillow's `convert("L")`). Of other numbers of channels nothing is
+    changed: such images are given as ready pixels.
 
-    Raises VitedgeError for other numbers of channels, and where nothing says how images become grey.
+    Raises VitedgeError where nothing says how images become grey, or of mean and std there are others than channels.
     """
     if config.channels == 1 and prep.channels == "grey":
         return replace(config, channels=3), state | {_PATCHES: state[_PATCHES].repeat(1, 3, 1, 1) / 3}, prep
-    if config.channels != 3:
+    if config.channels == 1:
         raise VitedgeError(
-            f"The model takes {config.channels} channel{'s' if config.channels > 1 else ''}; vitedge takes RGB images.",
+            "The model takes 1 channel; vitedge takes RGB images.",
             "Every artifact takes uint8 pixels of three channels.",
             'Say in a preprocess.json that images are to become grey, as Pillow\'s convert("L") does it: '
-            '"channels": "grey", with one mean and one std. That is exact.'
-            if config.channels == 1
-            else "Choose a model of three channels.",
+            '"channels": "grey", with one mean and one std. That is exact.',
         )
+    if config.channels != 3:
+        return config, state, prep.with_bands(config.channels)
     if prep.channels == "bgr":
         return config, state | {_PATCHES: state[_PATCHES].flip(1)}, prep.as_rgb()
     return config, state, prep

@@ -15,7 +15,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint import adapter as adapters
-from vitedge.vit.checkpoint import jax, named
+from vitedge.vit.checkpoint import hub, jax, named
 from vitedge.vit.checkpoint.adapter import Merged
 from vitedge.vit.checkpoint.channels import in_rgb
 from vitedge.vit.checkpoint.convert import from_library, published_heads
@@ -102,9 +102,9 @@ def load_model(
     """The model that `source` names.
 
     Args:
-        source: torchvision's name (`vit_b_16`, weights downloaded), `random:NAME` (random weights, for speed and
-            size only), a checkpoint file, or a folder with one (torchvision's or timm's names, Hugging Face's,
-            vitedge's own, a vitedge run).
+        source: torchvision's name (`vit_b_16`, weights downloaded), `hf:ORG/NAME` and `timm:NAME` (downloaded from
+            the Hub), `random:NAME` (random weights, for speed and size only), a checkpoint file, or a folder with one
+            (torchvision's or timm's names, Hugging Face's, vitedge's own, a vitedge run).
         heads: where neither a description nor a published shape tells; overrides.
         image_size: another input resolution; the position embedding is interpolated.
         preprocess: `imagenet`, `inception` or a JSON file; overrides what came with the model.
@@ -124,7 +124,7 @@ def load_model(
     raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture, given_adapter))
     prep = _preprocess(raw, source, preprocess)
     config, state = raw.config, raw.state
-    as_read = (config, state, prep.with_image_size(max(config.image_size)))
+    as_read = (config, state, prep.with_image_size(config.image_size))
     config, state, prep = in_rgb(config, state, prep)
     config = replace(config, activation=_activation(raw, activation))
     reference, read = raw.reference, config
@@ -135,19 +135,14 @@ def load_model(
         config, state = resize_model(config, state, sides(image_size))
     if reference and (config is not read or prep.channels != "rgb" or as_read[2].channels != "rgb"):
         reference = replace(reference, as_read=as_read)
-    if len(set(config.image_size)) != 1:
-        raise VitedgeError(
-            f"The model takes images of {config.image_size[0]} x {config.image_size[1]} pixels.",
-            "Preprocessing makes square images only.",
-            "Give another resolution with --image-size N; positions are interpolated.",
-        )
-    if prep.crop != (side := max(config.image_size)):
+    if prep.size != config.image_size:
         if not image_size and preprocess not in pp.PRESETS:
+            side = config.image_size[0] if len({*config.image_size}) == 1 else config.image_size
             raw.warnings.append(
                 f"the preprocessing crops to {prep.crop} pixels, the model takes {side}: both are "
                 f"scaled to that (resize {prep.with_image_size(side).resize})"
             )
-        prep = prep.with_image_size(side)
+        prep = prep.with_image_size(config.image_size)
     names = _names(raw, config, given_names)
     notes, warnings = tuple(raw.notes), tuple(raw.warnings)
     return LoadedModel(build_model(config, state), prep, names, raw.origin, raw.random, notes, warnings, reference)
@@ -162,9 +157,8 @@ def _preprocess(raw: _Raw, source: str, given: str | None) -> Preprocess:
             "Put a preprocess.json beside the weights, or give --preprocess imagenet, --preprocess inception "
             "or --preprocess FILE.",
         )
-    side = max(raw.config.image_size)
-    scaled = prep.with_image_size(side)
-    came = raw.preprocess and raw.preprocess.with_image_size(side)
+    scaled = prep.with_image_size(raw.config.image_size)
+    came = raw.preprocess and raw.preprocess.with_image_size(raw.config.image_size)
     if given and came is not None and came != scaled:
         raw.warnings.append(
             f"--preprocess overrides what came with the model: {scaled.difference(came)}; accuracy holds only for what "
@@ -206,7 +200,7 @@ def _names(raw: _Raw, config: ViTConfig, given: Path | None) -> list[str] | None
 
 
 def _read(source: str, asked: _Asked) -> _Raw:
-    path = Path(source).expanduser()
+    path = hub.fetch(source) if hub.is_hub(source) else Path(source).expanduser()
     try:
         if path.is_dir():
             return _read_folder(path, asked)
@@ -291,9 +285,9 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
             f"{str(error).splitlines()[0][:300] if str(error) else type(error).__name__}.",
             "Put the config.json beside the weights that was saved with them.",
         ) from error
-    config, state, size = read.config, read.state, family.preprocess.crop if family.preprocess else 0
-    if read.any_size and size and config.image_size != (size, size):
-        config, state = resize_model(config, state, (size, size), antialias=False)
+    config, state, size = read.config, read.state, family.preprocess.size if family.preprocess else None
+    if read.any_size and size and config.image_size != size:
+        config, state = resize_model(config, state, size, antialias=False)
     if asked.norm_eps and asked.norm_eps != config.norm_eps:
         config = replace(config, norm_eps=asked.norm_eps)
     own = Path(family.described).parent if family.described else path.parent

@@ -50,14 +50,16 @@ def not_there(source: str) -> VitedgeError:
         return VitedgeError(
             f"There is no model '{source}'.",
             f"{why} It looks like a name of timm's.",
-            f'Save it once with timm: python -c "import timm; {save}", then give --model DIR.',
+            f"Download it: --model timm:{name}. Without a network here, save it once with timm: "
+            f'python -c "import timm; {save}", then give --model DIR.',
         )
     if _HUB_ID.fullmatch(source) and not source.startswith(".") and Path(source).suffix not in SUFFIXES:
         name = source.removeprefix("hf-hub:").removeprefix("hf_hub:")
         return VitedgeError(
             f"There is no model '{source}'.",
             f"{why} It looks like a model of Hugging Face's hub.",
-            f"If it is one: hf download {name} --local-dir DIR, then give --model DIR.",
+            f"If it is one: --model hf:{name}. Without a network here: hf download {name} --local-dir DIR, then give "
+            "--model DIR.",
         )
     if "/" in source or source.startswith(".") or Path(source).suffix in SUFFIXES:
         return VitedgeError(f"There is no model '{source}'.", "", "Give a file or a folder that exists.")

@@ -103,7 +103,9 @@ def verify(model: Architecture, preprocess: Preprocess, reference: Reference, *,
         raise
     except Exception as error:  # another version of the library may not know the model
         return f"not verified: {package} can't build the model ({str(error).splitlines()[0][:200]})"
-    images = drawn_images(preprocess.crop)
+    if preprocess.bands != 3:
+        return f"not verified: there are no drawn images of {preprocess.bands} channels"
+    images = drawn_images(max(preprocess.size))
     ours = torch.from_numpy(rgb.normalize(np.stack([rgb.apply(image) for image in images])))
     as_theirs = ours.flip(1) if preprocess.channels == "bgr" else ours[:, :channels]
     inputs = as_theirs

@@ -17,6 +17,7 @@ from vitedge.vit.checkpoint import described
 from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import Read
+from vitedge.vit.config import sides
 
 OPEN_CLIP = "open_clip_config.json"
 _HUGGING_FACE = {kind: reader for reader in (deit, clip, siglip, dinov2, dinov3) for kind in reader.MODEL_TYPES}
@@ -68,7 +69,8 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
 def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
     s = documents.validate(values, Settings, path, todo=_TODO)
     plain = s.architecture in ("", "ViTForImageClassification") and s.hidden_act in ("gelu", "gelu_python")
-    if s.model_type == "vit" and (plain or s.problem_type == "regression"):
+    oblong = isinstance(s.image_size, list) and len({*s.image_size}) > 1
+    if s.model_type == "vit" and not oblong and (plain or s.problem_type == "regression"):
         return None
     names = values.get("id2label") if s.output != "none" else None
     classes = None
@@ -88,8 +90,8 @@ def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
 
 def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     """timm's own model of that name, without memory, says what tensors can't tell."""
-    if described.is_plain(name) and values.get("pretrained_cfg") is not None:
-        return None
+    if described.is_plain(name) and values.get("pretrained_cfg") is not None and not _is_oblong(values):
+        return None  # whose tensors tell all
     config = documents.validate({"pretrained_cfg": {}, **values}, described.TimmConfig, path, todo=_TODO)
     model = described.timm_model(path, name, config)
     reader = _TIMM.get(type(model).__name__)
@@ -104,11 +106,19 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     return Family(partial(reader.read, model=model), anchors, from_timm(data), classes, where, "timm", own, name)
 
 
+def _is_oblong(values: dict[str, Any]) -> bool:
+    """Whether the images are not square by timm's description: then the tensors alone don't tell the grid."""
+    data, arguments = values.get("pretrained_cfg"), values.get("model_args")
+    size = data.get("input_size") if isinstance(data, dict) else None
+    own = arguments.get("img_size") if isinstance(arguments, dict) else None
+    sides = own if own is not None else size[1:] if isinstance(size, list) else None
+    return isinstance(sides, list) and len(sides) == 2 and sides[0] != sides[1]
+
+
 def _open_clip(path: Path) -> Family:
     values = documents.read_json(path, todo=_TODO)
     values = values if isinstance(values, dict) else {}
     s = documents.validate(values.get("model_cfg"), open_clip.Settings, path, todo=_TODO)
-    size = s.vision_cfg.image_size if isinstance(s.vision_cfg.image_size, int) else max(s.vision_cfg.image_size)
-    prep = from_open_clip(values.get("preprocess_cfg") or {}, size, str(path))
+    prep = from_open_clip(values.get("preprocess_cfg") or {}, sides(s.vision_cfg.image_size), str(path))
     read = partial(open_clip.read, s=s)
     return Family(read, ("visual.conv1.weight",), prep, None, str(path), "open_clip", str(path))

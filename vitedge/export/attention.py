@@ -1,0 +1,147 @@
+"""Attention rollout as a further output of an exported graph: `attention` float32 [N, rows, columns].
+
+How much of each patch has reached what the head reads (S. Abnar and W. Zuidema, "Quantifying Attention Flow in
+Transformers", 2020), as `vitedge.report.attention.rollout` computes it from the model. Here it is computed backwards: a
+row [N, 1, tokens] from the pool to the patches, which costs a product of a row and a matrix for each block instead of
+one of two matrices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from vitedge.vit.config import Merge, ViTConfig
+
+OUTPUT = "attention"
+
+
+def with_attention(model: onnx.ModelProto, config: ViTConfig) -> onnx.ModelProto:
+    """A copy of the float or quantised graph of a ViT with a second output `attention`; the first stays as it is.
+
+    Raises ValueError where no block has attention, or the output is of the patches, which the head does not join.
+    """
+    if "patches" in config.pool or not any(block.heads for block in config.blocks):
+        raise ValueError("nothing joins the patches")
+    g = _Rows(model)
+    x = _read(g, config)
+    for index in reversed(range(len(config.blocks))):
+        block, tokens = config.blocks[index], config.block_tokens(index)
+        if block.merge:
+            x = _apart(g, f"block{index}", x, block.merge, tokens.queries, config.prefix)
+        if block.heads:
+            x = _through(g, f"block{index}.attention.probs", x, tokens.keys - tokens.queries)
+        elif tokens.keys > tokens.queries:
+            x = g.pad(x, tokens.keys - tokens.queries, f"rollout.block{index}")
+    patches = g.slice(x, config.prefix, config.tokens, "rollout.patches")
+    # The batch's size is that of the probabilities: a row that is the same for all images would have none.
+    g.op("Reshape", [patches, g.constant("rollout.shape", np.array([-1, *config.grid], np.int64))], OUTPUT)
+    return g.finish(list(config.grid))
+
+
+def _read(g: _Rows, config: ViTConfig) -> str:
+    """What the heads read of the last tokens: a row [1 or N, 1, tokens]."""
+    tokens = config.block_tokens(len(config.blocks) - 1).mlp
+    row, pooled = np.zeros((1, 1, tokens), np.float32), ""
+    for part in config.pool:
+        if part == "attention":
+            pooled = g.op("ReduceMean", ["pool.attention.probs", g.axes(1)], "rollout.pool", keepdims=0)
+        elif part in config.prefix_tokens:
+            row[..., config.prefix_tokens.index(part)] += 1
+        else:
+            row[..., config.prefix :] += np.float32(1 / config.patches)
+    if pooled:
+        return pooled
+    start = g.constant("rollout.read", row)
+    sizes = g.last_sizes(config)
+    if "mean" not in config.pool or sizes is None:
+        return start
+    # Of merged tokens each counts as many as it stands for; the prefix counts once, as its sizes are one.
+    return g.op("Mul", [start, g.op("Transpose", [sizes], "rollout.sizes", perm=[0, 2, 1])], "rollout.read.weighted")
+
+
+def _through(g: _Rows, probs: str, x: str, cut: int) -> str:
+    """A row over the queries -> one over the keys: half by the attention, half by the residual path."""
+    name = f"rollout.{probs.partition('.')[0]}"
+    mean = g.op("ReduceMean", [probs, g.axes(1)], f"{name}.mean", keepdims=0)
+    half = g.op("Mul", [x, g.constant("rollout.half", np.float32(0.5))], f"{name}.half")
+    moved = g.op("MatMul", [half, mean], f"{name}.moved")
+    return g.op("Add", [moved, g.pad(half, cut, name) if cut else half], name)
+
+
+def _apart(g: _Rows, block: str, x: str, merge: Merge, tokens: int, prefix: int) -> str:
+    """A row over merged tokens -> one over those that they stand for, each its share of the mean (see
+    `vitedge.export.merging`, whose values are read here)."""
+    name, m = f"rollout.{block}.merge", f"{block}.merge"
+    if not merge.matched:
+        return g.op("MatMul", [x, f"{m}.matrix"], name)
+    second = (tokens - prefix) // 2
+    first, gone = tokens - prefix - second, tokens - merge.left
+    column = g.op("Transpose", [x], f"{name}.column", perm=[0, 2, 1])
+
+    def part(start: int, stop: int, label: str) -> str:
+        return g.slice(column, start, stop, f"{name}.{label}", axis=1)
+
+    share = g.op("Div", [part(prefix + first - gone, merge.left, "met"), f"{m}.size"], f"{name}.share")
+    moved = g.op("MatMul", [g.op("Transpose", [f"{m}.onehot"], f"{name}.onehot", perm=[0, 2, 1]), share], f"{name}.to")
+    if f"{m}.moved_n" in g.made:
+        moved = g.op("Mul", [moved, f"{m}.moved_n"], f"{name}.to.weighted")
+        share = g.op("Mul", [share, f"{m}.sizes2"], f"{name}.own")
+    ordered = g.op("Concat", [moved, part(prefix, prefix + first - gone, "rest")], f"{name}.ordered", axis=1)
+    numbers = g.constant(f"rollout.numbers_{first}", np.arange(first)[None, :, None])
+    same = g.op("Equal", [g.op("Unsqueeze", [f"{m}.order", g.axes(1)], f"{name}.order"), numbers], f"{name}.same")
+    back = g.op("MatMul", [g.op("Cast", [same], f"{name}.places", to=TensorProto.FLOAT), ordered], f"{name}.first")
+    dealt = g.op(
+        "Concat", [part(0, prefix, "prefix"), back, share] if prefix else [back, share], f"{name}.dealt", axis=1
+    )
+    places = np.empty(tokens, np.int64)
+    places[:prefix] = np.arange(prefix)
+    places[prefix::2], places[prefix + 1 :: 2] = prefix + np.arange(first), prefix + first + np.arange(second)
+    tidy = g.op("Gather", [dealt, g.constant(f"rollout.places_{tokens}", places)], f"{name}.tidy", axis=1)
+    return g.op("Transpose", [tidy], name, perm=[0, 2, 1])
+
+
+class _Rows:
+    """A copy of a graph to which nodes are appended; a node's name is the value's that it makes."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.graph = self.model.graph
+        self.made = {name for node in self.graph.node for name in node.output}
+        self.constants = {tensor.name for tensor in self.graph.initializer}
+
+    def op(self, op: str, inputs: list[str], name: str, **attributes: object) -> str:
+        self.graph.node.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        if name not in self.constants:
+            self.constants.add(name)
+            self.graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
+        return name
+
+    def axes(self, *numbers: int) -> str:
+        return self.constant("rollout.axes_" + "_".join(map(str, numbers)), np.array(numbers, np.int64))
+
+    def slice(self, x: str, start: int, stop: int, name: str, axis: int = 2) -> str:
+        return self.op("Slice", [x, self.axes(start), self.axes(stop), self.axes(axis)], name)
+
+    def pad(self, x: str, count: int, name: str) -> str:
+        """Zeros after a row's end."""
+        return self.op("Pad", [x, self.axes(0, 0, 0, 0, 0, count)], f"{name}.padded")
+
+    def last_sizes(self, config: ViTConfig) -> str | None:
+        """How many tokens each of the last ones stands for, [1 or N, tokens, 1]; None where none was merged."""
+        last = next((k for k in reversed(range(len(config.blocks))) if config.blocks[k].merge), None)
+        return None if last is None else f"block{last}.merge.sizes"
+
+    def finish(self, grid: list[int]) -> onnx.ModelProto:
+        batch = self.graph.input[0].type.tensor_type.shape.dim[0]
+        shape = [batch.dim_value or batch.dim_param, *grid]
+        self.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+        del self.graph.value_info[:]
+        model = onnx.shape_inference.infer_shapes(self.model, check_type=True)
+        onnx.checker.check_model(model, full_check=False)
+        return model
