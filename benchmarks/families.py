@@ -5,8 +5,8 @@
 
 `trained`: top-1 of PyTorch, of the FP32 and of the INT8 artifacts, on the images of DIR (a folder a class).
 `random`: timm's CLIP ViT-B/32, DINOv2 ViT-S/14 with registers and SigLIP ViT-B/16 with random weights at 224 pixels:
-`compress --prune 0.15 --quantize static`, then every target. Cosines of such embeddings say whether the graphs are
-right, and nothing of accuracy. One line of JSON a row; needs timm, openvino and the RKNN toolchain.
+`compress --prune 0.15 --recover ridge --quantize static`, then every target. Cosines of such embeddings say whether
+the graphs are right, and nothing of accuracy. One line of JSON a row; needs timm, openvino and the RKNN toolchain.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def random(args: argparse.Namespace) -> None:
         start, root = time.perf_counter(), args.work / name
         folder = random_folder(name, root / "source")
         calib = {"calib": str(args.calib), "calib_size": args.calib_size}
-        run = vitedge.compress(folder, run=root / "run", prune=0.15, quantize="static", verify=False, **calib)
+        run = vitedge.compress(
+            folder, run=root / "run", prune=0.15, recover="ridge", quantize="static", verify=False, **calib
+        )
         print(json.dumps({"model": name, "compress_s": round(time.perf_counter() - start)}), flush=True)
         made = build_all(run, args.targets)
         pixels = np.array(np.load(run.root / "calib/pixels.npy", mmap_mode="r")[: args.images])

@@ -623,7 +623,7 @@ def test_image_processors(change: dict) -> None:
         ({"image_processor_type": "LevitImageProcessor"}, "not known"),
         ({"image_processor_type": None, "size": 36, "crop_size": 32}, "no image_processor_type"),
         ({"do_pad": True}, "do_pad"),
-        ({"size": {"height": 32, "width": 64}}, "square"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "no size"),
         ({"size": "big"}, "size"),
         ({"rescale_factor": float("nan")}, "rescale_factor"),
     ],
