@@ -9,6 +9,13 @@ from contextlib import contextmanager
 Advance = Callable[[int], None]
 
 
+class Doing:
+    """What a long work is at: the work sets `ask`, whoever shows the work calls it, perhaps from another thread."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], str] = str
+
+
 class Reporter:
     """Says nothing, and remembers the warnings, so that a caller of the API can read them."""
 
@@ -23,10 +30,11 @@ class Reporter:
         self.warnings.append(text)
 
     @contextmanager
-    def busy(self, text: str) -> Iterator[None]:
-        """What the block is doing, for as long as that takes; for work that can't be counted."""
+    def busy(self, text: str) -> Iterator[Doing]:
+        """What the block is doing, for as long as that takes; for work that can't be counted. The block may say more by
+        setting what it gets."""
         self.info(text)
-        yield
+        yield Doing()
 
     @contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:

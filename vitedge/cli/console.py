@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from vitedge.errors import VitedgeError, plain
-from vitedge.reporter import Advance, Reporter
+from vitedge.reporter import Advance, Doing, Reporter
 
 if TYPE_CHECKING:
     from vitedge.tables import Table
@@ -54,19 +54,21 @@ class ConsoleReporter(Reporter):
         err.print(f"[yellow]warning:[/] {escape(text)}")
 
     @contextmanager
-    def busy(self, text: str) -> Iterator[None]:
-        """Says it, and again from time to time with the minutes that have passed."""
+    def busy(self, text: str) -> Iterator[Doing]:
+        """Says it, and again from time to time with the minutes that have passed and what it is at."""
         self.info(text)
-        done, started = threading.Event(), time.monotonic()
+        done, started, doing = threading.Event(), time.monotonic(), Doing()
 
         def tell() -> None:
             while not done.wait(_BUSY_S):
-                err.print(escape(f"{text}: {_duration(time.monotonic() - started)} so far"))
+                now = doing.ask()
+                at = f", {now}" if now else ""
+                err.print(escape(f"{text}: {_duration(time.monotonic() - started)} so far{at}"))
 
         thread = threading.Thread(target=tell, daemon=True)
         thread.start()
         try:
-            yield
+            yield doing
         finally:
             done.set()
             thread.join()

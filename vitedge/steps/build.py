@@ -77,8 +77,8 @@ def build_artifact(
             )
         request = _request(bundle, target, out, precision, platform, options)
         request = replace(request, taps=_taps(float32, options), previous=_previous(bundle, name))
-        with reporter.busy(f"building {name}"), _attending(bundle, request) as prepared:
-            result = target.build(prepared)
+        with reporter.busy(f"building {name}") as doing, _attending(bundle, request) as prepared:
+            result = target.build(replace(prepared, doing=doing))
         export = bundle.facts("export")[graph]
         if graph == CONSTANT:
             result.warnings.append(

@@ -57,6 +57,7 @@ def build(request: BuildRequest) -> BuildResult:
     log = make_folder(home() / "logs") / f"rknn-build-{os.getpid()}.log"
     log.unlink(missing_ok=True)
     with Worker(toolchain, log=log, space=space) as worker:
+        request.doing.ask = worker.doing
         graph = worker.folder / "model.onnx"
         shape, rewrites = prepare(request.onnx, graph, request.pixels)
         settings = config(options.attention, options.optimization_level)

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitedge.errors import VitedgeError
 from vitedge.files import clean, temporary_name
+from vitedge.targets.rknn import stages
 from vitedge.targets.rknn.toolchain import INSTALL_COMMAND, Toolchain, not_started, vendor_environment
 from vitedge.workers import JsonWorker, WorkerFailed
 
@@ -41,6 +42,7 @@ class Worker:
         self.folder.mkdir(mode=0o700)
         self.log = (log or self.folder / "worker.log").absolute()
         self.log.touch()
+        self.op, self.op_start = "", 0
         # A copy: Python puts the script's folder first on the path, and our modules would shadow packages.
         shutil.copyfile(Path(__file__).with_name("worker.py"), self.folder / "worker.py")
         command = [toolchain.python, str(self.folder / "worker.py"), str(self.log), str(os.getpid())]
@@ -54,6 +56,7 @@ class Worker:
         """The worker's answer. Raises VitedgeError where the toolkit failed, crashed, answered nonsense, or took over
         `limit` seconds."""
         start = self.log.stat().st_size if self.log.exists() else 0
+        self.op, self.op_start = op, start
         try:
             return self.worker.ask({"op": op, **fields}, limit)
         except WorkerFailed as failed:
@@ -70,6 +73,13 @@ class Worker:
             error = failed.words.splitlines()[-1]
             why = words if error in words else f"{error} | {words}" if words else error
             raise VitedgeError(f"The RKNN compiler failed in {op}.", why, self._where(), exit_code=1) from None
+
+    def doing(self) -> str:
+        """What the toolkit is at, in words: ours for the request, and the stage that its log names."""
+        try:
+            return stages.doing(self.op, self.text(max(self.op_start, self.log.stat().st_size - stages.TAIL)))
+        except (OSError, ValueError):  # the folder goes while this is asked
+            return ""
 
     def text(self, start: int = 0) -> str:
         """What the toolkit has logged from that offset on (at most the last 16 MB), without its colours."""
