@@ -100,12 +100,9 @@ class BuildRequest:
         reference_logits: FP32 logits of the model before this build on `pixels`, float32 [N, classes], or None.
         onnx_by_precision: the bundle's other graphs, by precision ("float32", "int8", "reference").
         quant: folder with the quantisation scheme of the bundle, or None.
-<<<<<<< HEAD
         previous: metadata of the artifact that this one takes the place of, or None.
         taps: values of the float graph that a second artifact, in `out/blocks/`, gives as further outputs.
-=======
         doing: a long build says there what it is at.
->>>>>>> 4f801d1 (A long RKNN build says which stage of the compiler it is at)
     """
 
     onnx: Path
@@ -117,12 +114,9 @@ class BuildRequest:
     reference_logits: np.ndarray | None = None
     onnx_by_precision: dict[str, Path] = field(default_factory=dict)
     quant: Path | None = None
-<<<<<<< HEAD
     previous: Mapping[str, Any] | None = None
     taps: tuple[str, ...] = ()
-=======
     doing: Doing = field(default_factory=Doing)
->>>>>>> 4f801d1 (A long RKNN build says which stage of the compiler it is at)
 
     def graph(self, name: str) -> Path:
         """The graph of that name in `onnx_by_precision`. Raises VitedgeError where the run has none."""

@@ -22,9 +22,9 @@ BARS = "I Loading : 100%|####| 58/58 [00:00<00:00, 9it/s]\nD fuse_ops ...\n\rI Q
     [
         ("quantize", "", "finding the ranges of INT8 on the calibration images"),
         ("quantize", BARS, "finding the ranges of INT8 on the calibration images (Quantizating 0 %)"),
-        ("quantize", BARS + "I Quantizating :  12%|#", "finding the ranges of INT8 on the calibration images (Quantizat"),
+        ("quantize", BARS + "I Quantizating :  12%|#", "finding the ranges of INT8 on the calibration images (Qu"),
         ("assemble", BARS + "I rknn building ...\n", "compiling the quantised model (rknn building)"),
-        ("build_float", "D     fold_constant ...\nD     fold_constant done.\n", "compiling the model in float16 (fold_c"),
+        ("build_float", "D     fold_constant ...\nD     fold_constant done.\n", "compiling the model in float16 (f"),
         ("infer", "W half a bar:  3%|", "computing images in the simulator"),
         ("somebody", BARS, ""),
     ],
