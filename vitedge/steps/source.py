@@ -48,9 +48,8 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
         loaded.preprocess.save(folder / SOURCE / "preprocess.json")
         if loaded.classes:
             write_text(folder / SOURCE / "classes.txt", "\n".join(loaded.classes) + "\n")
-        trained = Path(options.model).expanduser() / "training.json"
-        if trained.is_file():  # what `vitedge train` left: the report shows it
-            write_json(folder / SOURCE / "training.json", documents.read_json(trained, todo="Train again."))
+        if figures := _training(Path(options.model).expanduser() / "training.json"):
+            write_json(folder / SOURCE / "training.json", figures)
         config = loaded.model.config
         return {
             "origin": loaded.origin,
@@ -74,6 +73,17 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
     for warning in record.facts.get("warnings", ()):
         reporter.warn(warning)
     return record
+
+
+def _training(path: Path) -> dict[str, Any] | None:
+    """What `vitedge train` left beside the model, for the report; None where that file is none of its own."""
+    if not path.is_file():
+        return None
+    try:
+        found = documents.read_json(path)
+    except VitedgeError:
+        return None
+    return found if isinstance(found, dict) and {"part", "images", "tables"} <= found.keys() else None
 
 
 def _identity(options: ModelSection) -> dict[str, str]:
