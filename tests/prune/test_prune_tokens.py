@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 
 from tests.prune.test_prune_run import images, model, run  # noqa: F401 (fixtures)
+from tests.vit import variants
 from vitedge.errors import VitedgeError
-from vitedge.prune import PruneOptions
+from vitedge.prune import PruneOptions, prune
 from vitedge.prune.fit import Fit
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
@@ -20,6 +22,7 @@ from vitedge.prune.surgery import assemble
 from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.modules import following, goals
 from vitedge.train.features import block_outputs
+from vitedge.vit.config import Merge, ViTConfig
 from vitedge.vit.macs import model_macs
 
 
@@ -36,6 +39,27 @@ def test_tokens_alone(model, images) -> None:  # noqa: F811
     assert report.layers[0].tokens == (17, merge.left) and report.held_out == 8 and report.kl is not None
     alike, _ = run(model, images, prune=0.12, prune_target="rknn", align=32, prune_by="tokens")
     assert not merges(alike.config)[0].matched
+
+
+def test_merging_alone_leaves_the_weights_as_they_are(model, images) -> None:  # noqa: F811
+    small, _ = run(model, images, prune=0.12, prune_by="tokens")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(small.state_dict()[name], weight), name
+
+
+def test_the_plan_of_least_divergence_is_taken(model, images, monkeypatch) -> None:  # noqa: F811
+    """Plans with tokens at several weights and of tokens alone are tried; here the last one comes out best."""
+    tried: list[ViTConfig] = []
+
+    def judged(dense, small, held):
+        tried.append(small.config)
+        return None, 1 / len(tried)
+
+    monkeypatch.setattr(import_module("vitedge.prune.trial"), "fidelity", judged)
+    small, _ = run(model, images, prune=0.12, recover="ridge")
+    assert len(tried) > 1 and small.config.blocks[0].hidden == tried[-1].blocks[0].hidden
+    assert [m.left for m in merges(small.config)] == [m.left for m in merges(tried[-1])]
+    assert any(merges(c) and [b.hidden for b in c.blocks] == [b.hidden for b in model.config.blocks] for c in tried)
 
 
 def test_what_cannot_be_is_said(model, images) -> None:  # noqa: F811
@@ -91,3 +115,15 @@ def test_the_price_of_tokens_is_told(model, images) -> None:  # noqa: F811
     found = sensitivity(model, lambda: iter(images[:64].split(16)), options, [0.2])
     assert {p.layer for p in found.points} >= {"total", "block0.tokens", "block0.mlp", "block1.attention"}
     assert "block1.tokens" not in {p.layer for p in found.points}  # nothing after the last block reads fewer
+
+
+@pytest.mark.parametrize("name", ["rope and swiglu", "patches"])
+def test_tokens_with_a_place_are_not_merged(name: str) -> None:
+    """Widths alone are cut then, and who asks for tokens is told why not."""
+    config = variants.VARIANTS[name]
+    with pytest.raises(VitedgeError, match="can't be merged") as told:
+        config.with_block(0, merge=Merge(config.prefix + 2))
+    assert "widths" in told.value.todo
+    pixels = variants.images(config, 32)
+    with pytest.raises(VitedgeError, match="can't be merged"):
+        prune(variants.make(config), lambda: iter(pixels.split(16)), PruneOptions(prune=0.1, prune_by="tokens"))

@@ -56,7 +56,8 @@ def speed_table(rows: Sequence[Row]) -> Table:
     base = next((row.latency_ratio.to for row in rows if row.latency_ratio), None)
     columns = ["artifact", "on", "p50 (ms)", "p90 (ms)", "p95 (ms)", "p99 (ms)", "timed"]
     columns += [f"time over {base or 'the first'}", "its 95 % interval", "images/s", "first (ms)", "peak (MiB)"]
-    columns += ["size (MiB)", "energy (mJ/image)"]
+    columns += ["size (MiB)", "energy (mJ/image)", "MACs removed (%)"]
+    dense = next((row.macs for row in rows if row.role == "source"), None)
     cells: list[list[Cell]] = []
     for row in rows:
         times, ratio = row.latency_ms, row.latency_ratio
@@ -64,7 +65,8 @@ def speed_table(rows: Sequence[Row]) -> Table:
         known += [ratio.ratio, f"{ratio.ci95[0]:.3f}..{ratio.ci95[1]:.3f}"] if ratio else [None, None]
         first = row.cold_start_ms.first if row.cold_start_ms else None
         known += [row.throughput_ips, first, row.peak_rss_mib]
-        cells.append([row.artifact, row.device, *known, row.size_mib, row.energy_mj])
+        removed = percent(1 - row.macs / dense) if dense and row.macs and row.macs != dense else None
+        cells.append([row.artifact, row.device, *known, row.size_mib, row.energy_mj, removed])
     digits = dict.fromkeys(columns[2:6], 2) | dict.fromkeys(columns[9:], 1) | {columns[7]: 3}
     return Table("Speed and size", columns, cells, decimals=digits).without_empty()
 

@@ -21,7 +21,7 @@ from vitedge.vit.config import BlockConfig, BlockTokens, Merge, ViTConfig
 Count = Callable[[ViTConfig], int]
 # Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the
 # expected harm by this share.
-STAGES, WORTH = 3, 0.07
+STAGES, WORTH = 4, 0.07
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,10 @@ def decide(
 
     Raises: VitedgeError where the constraints don't allow the share; it names the largest that they do.
     """
-    counted = count(config, options)
-    parts = find_parts(config, effects, options, tokens_weight)
-    total = counted(config)
-    need = math.ceil((options.prune or 0.0) * total)
-    found = [a for a in allocate(parts, config.tokens, need, STAGES) if a is not None]
-    if not found:
+    found = attempt(config, candidates, effects, options, tokens_weight)
+    if found is None:
+        parts = find_parts(config, effects, options, tokens_weight)
+        total = count(config, options)(config)
         most = _most(parts, config, total) / total
         if options.prune_by == "tokens":
             raise VitedgeError(
@@ -185,6 +183,22 @@ def decide(
             f"least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
             f"Ask for at most {int(most * 1000) / 1000}, or lower --align, --min-hidden or --min-heads.",
         )
+    return found
+
+
+def attempt(
+    config: ViTConfig,
+    candidates: Sequence[Candidates],
+    effects: Sequence[Effects],
+    options: PruneOptions,
+    tokens_weight: float = 1.0,
+) -> tuple[list[BlockPlan], float] | None:
+    """What `decide` returns, or None where the constraints don't allow the share."""
+    parts = find_parts(config, effects, options, tokens_weight)
+    need = math.ceil((options.prune or 0.0) * count(config, options)(config))
+    found = [a for a in allocate(parts, config.tokens, need, STAGES) if a is not None]
+    if not found:
+        return None
     chosen = found[0]
     for more in found[1:]:
         chosen = more if more.harm < (1 - WORTH) * chosen.harm else chosen

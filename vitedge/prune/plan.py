@@ -29,6 +29,10 @@ class BlockPlan:
     def untouched_attention(self, block: BlockConfig) -> bool:
         return (len(self.heads), self.qk_dim, self.v_dim) == (block.heads, block.qk_dim, block.v_dim)
 
+    def cuts(self, block: BlockConfig) -> bool:
+        """Whether the block's own layers become smaller; merging alone leaves them as they are."""
+        return not self.untouched_attention(block) or len(self.units) < block.hidden
+
 
 def everything(block: BlockConfig) -> BlockPlan:
     """The plan that cuts nothing."""

@@ -37,12 +37,16 @@ class Recovery:
         method: "none", "ridge" or "block".
         damping: of the ridge. images: how many images the closed forms see, at most.
         fit: the gradient steps of "block".
+        uncut: whether layers that the plan leaves as they are are solved and fitted too. The error of all tokens falls
+            then, and that of the logits may rise: a ViT-Ti/16 with three merges alone had a KL divergence of 0.023
+            from the dense model, and 0.046 with all its layers solved anew on 256 images.
     """
 
     method: str
     damping: float
     images: int
     fit: Fit
+    uncut: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,13 @@ def solve(layer: nn.Linear, moments: Moments, damping: float) -> None:
 
 @torch.no_grad()
 def cut_attention(block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, how: Recovery) -> None:
-    """Cut a block's attention in place; the rest makes up for what goes.
+    """Cut a block's attention in place; the rest makes up for what goes. What the plan leaves is left as it is.
 
     `x` [I, N, C] is what the pruned network feeds it, `middle` [I, M, C] the dense stream between the halves.
     """
     if block.attention is None:
+        return
+    if plan.untouched_attention(block.config) and not plan.mlp_gone and not how.uncut:
         return
     stats = AttentionMoments(block.attention.config)
     with recording(block) as seen, mixed():
@@ -108,7 +114,7 @@ def cut_mlp(block: Block, plan: BlockPlan, x: Tensor, out: Tensor, how: Recovery
 
     `x` [I, M, C] is the pruned network's stream between the halves, merged.
     """
-    if block.mlp is None:
+    if block.mlp is None or (len(plan.units) == block.config.hidden and not how.uncut):
         return
     compensate = how.method != "none"
     moments = gather(block.mlp.fc2, "hidden", block, block.feed_forward, x, out)
@@ -174,7 +180,7 @@ def recover(
         cut_mlp(block, plan, between[:few], target[:few], how)
         sample = min(256, len(x))
         cut = relative_error(through(block.feed_forward, between[:sample]), target[:sample], block.width)
-        if how.method == "block":
+        if how.method == "block" and (how.uncut or plan.cuts(old.config)):
             fit_block(block, x, target, groups, how.fit, generator, advance)
         if block.merge is None:
             x = through(block, x)

@@ -6,64 +6,47 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitedge import metrics
 from vitedge.errors import VitedgeError
-from vitedge.prune.candidates import Candidates, find_candidates
-from vitedge.prune.choose import count, decide
-from vitedge.prune.effects import Effects, measure
+from vitedge.prune.choose import count
 from vitedge.prune.fit import Fit
 from vitedge.prune.hardware import aligned_for_target
-from vitedge.prune.importance import IMPORTANCES, NEEDS_GRADIENTS
-from vitedge.prune.merging import token_candidates, with_groups
+from vitedge.prune.measure import RIDGE_IMAGES, measure_cuts
+from vitedge.prune.merging import with_groups
 from vitedge.prune.options import PruneOptions
-from vitedge.prune.plan import BlockPlan, everything
+from vitedge.prune.plan import everything
 from vitedge.prune.recover import Errors, Recovery, recover
 from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparse_layers, sparsify_model
-from vitedge.prune.statistics import BlockMoments
-from vitedge.prune.store import embed_all, parts, through
+from vitedge.prune.store import embed_all
 from vitedge.prune.surgery import assemble
-from vitedge.prune.survey import layers, survey
+from vitedge.prune.trial import choose_plans, fidelity
 from vitedge.reporter import Reporter, scaled
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import block_macs, model_macs, model_params
 
 Batches = Callable[[], Iterator[Tensor]]
-# Drawn outputs an image, and images of the measurement of the effects.
-SAMPLES, EFFECT_IMAGES = 2, 96
-# Images that a plan is tried on and judged by, at most; how much more, or less, than measured merging may weigh.
-TRIAL_IMAGES, HELD_OUT, WEIGHTS = 128, 64, (0.5, 1.0, 2.0)
+# Images that are held out, at most.
+HELD_OUT = 64
 # Images that constant groups are chosen on.
 GROUP_IMAGES = 256
-# Images of the closed forms; the work of the gradient steps a block, in MACs of forward passes through it.
-RIDGE_IMAGES, FIT_MACS, MIN_STEPS, MAX_STEPS = 384, 1.2e12, 40, 150
-
-
-@dataclass
-class Measurement:
-    """The dense model measured once: what any share is then chosen from.
-
-    Attributes:
-        solved: how many images, from the first on, gave the moments; the effects are of the others.
-    """
-
-    moments: list[BlockMoments]
-    candidates: list[Candidates]
-    effects: list[Effects]
-    solved: int
+# The work of the gradient steps a block, in MACs of forward passes through it.
+FIT_MACS, MIN_STEPS, MAX_STEPS = 1.2e12, 40, 150
 
 
 def check(model: Architecture, images: int, options: PruneOptions) -> None:
     """Raises VitedgeError where the options and the model, or the images, don't fit."""
     config = model.config
+    if options.prune_by == "tokens" and config.unmergeable:
+        raise VitedgeError(
+            "This model's tokens can't be merged.", config.unmergeable, "Prune widths alone: --prune-by widths."
+        )
     widest = max((b.hidden for b in config.blocks), default=0)
     if widest and options.align > widest:
         raise VitedgeError(
@@ -79,46 +62,6 @@ def check(model: Architecture, images: int, options: PruneOptions) -> None:
             f"Its widest layer has {wide} inputs, and an image gives {config.tokens} tokens.",
             f"Give at least {fewest} images; some hundred are better.",
         )
-
-
-def measure_cuts(model: Architecture, start: Tensor, options: PruneOptions) -> Measurement:
-    """All candidates of all blocks, and the effect of each on the logits.
-
-    Three quarters of the images give the moments, the others the effects: a closed form looks too good on
-    what it was solved on.
-    """
-    generator = torch.Generator().manual_seed(options.seed)
-    cut = max(1, len(start) - min(EFFECT_IMAGES, max(1, len(start) // 4)))
-    solved, tried = start[:cut][:RIDGE_IMAGES], start[cut:]
-    moments = survey(model, solved, distances=options.merge == "constant" and options.prune_by != "widths")
-    gradients = options.importance in NEEDS_GRADIENTS
-    score = IMPORTANCES[options.importance]
-    candidates = []
-    for block, stats, own in zip(
-        model.encoder(), moments, layers(model, tried, moments, gradients, generator), strict=True
-    ):
-        candidates.append(
-            find_candidates(
-                block,
-                stats,
-                align=options.align,
-                head_align=options.head_align,
-                min_hidden=options.min_hidden,
-                min_heads=options.min_heads,
-                damping=options.damping,
-                unit_scores=score(own["units"]) if "units" in own else None,
-                head_scores=score(own["heads"]) if "heads" in own else None,
-            )
-        )
-    fresh = model.config.mergeable and not any(block.merge for block in model.encoder())
-    if fresh and options.prune_by != "widths":
-        for block, stats, found in zip(model.encoder(), moments, candidates, strict=True):
-            if block.queries is None:
-                found.tokens = token_candidates(stats, model.config, constant=options.merge == "constant")
-    means = [stats.means() for stats in moments]
-    small = (p for (whole,) in parts(tried) for p in whole.split(8))
-    effects = measure(model, small, candidates, means, samples=SAMPLES, generator=generator)
-    return Measurement(moments, candidates, effects, cut)
 
 
 def default_steps(config: ViTConfig, batch: int) -> int:
@@ -157,7 +100,7 @@ def run(
     clock.lap("choose")
 
     pruned = copy.deepcopy(dense)
-    how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit)
+    how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit, uncut=False)
     work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
     with reporter.progress(f"fitting {len(plans)} blocks to the dense model: images", images) as advance:
         told = scaled(advance, work, images)
@@ -180,50 +123,6 @@ def run(
 def held_images(images: int) -> int:
     """How many images are left out of all that is measured, solved and fitted."""
     return min(HELD_OUT, images // 8)
-
-
-def choose_plans(
-    dense: Architecture, measured: Measurement, start: Tensor, held: Tensor, options: PruneOptions, reporter: Reporter
-) -> tuple[list[BlockPlan], float]:
-    """The plan whose model, solved in closed form, is nearest to the dense one on the held-out images.
-
-    The harms of single cuts are added up, and those of tokens and of widths are made up for unequally well: so plans
-    are made with several weights between the two.
-    """
-    mixed = any(c.tokens for c in measured.candidates) and options.prune_by == "auto" and options.prune_unit != "params"
-    found: dict[tuple[BlockPlan, ...], float] = {}
-    for weight in WEIGHTS if mixed and len(held) else (1.0,):
-        plans, harm = decide(dense.config, measured.candidates, measured.effects, options, weight)
-        found.setdefault(tuple(plans), harm)
-    if len(found) == 1:
-        return list(next(iter(found))), next(iter(found.values()))
-    how = Recovery("ridge" if options.recover != "none" else "none", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3))
-    constant, tried = options.merge == "constant", start[:TRIAL_IMAGES]
-    divergence: dict[tuple[BlockPlan, ...], float] = {}
-    with reporter.progress("trying plans: blocks", len(found) * len(dense.blocks)) as advance:
-        for trial in found:
-            small = copy.deepcopy(dense)
-            recover(dense, small, trial, tried, how, options.seed, lambda n: advance(1), constant=constant)
-            divergence[trial] = fidelity(dense, assemble(small), held)[1] or 0.0
-    best = min(divergence, key=divergence.__getitem__)
-    return list(best), found[best]
-
-
-def fidelity(dense: Architecture, small: Architecture, held: Tensor) -> tuple[float | None, float | None]:
-    """Agreement and KL divergence (nats) with the dense model, on streams before block 0; None without any."""
-    if not len(held):
-        return None, None
-    expected, found = logits(dense, 0, held), logits(small, 0, held)
-    activation = dense.config.activation
-    return metrics.agreement(expected, found, activation), metrics.kl(expected, found, activation)
-
-
-@torch.no_grad()
-def logits(model: Architecture, first: int, x: Tensor) -> Tensor:
-    """The model's logits [I, classes], from the streams before block `first` [I, N, C] on."""
-    for index in range(first, len(model.blocks)):
-        x = through(partial(model.run_block, index), x)
-    return torch.cat([model.classify(part) for (part,) in parts(x)])
 
 
 def sparsify(

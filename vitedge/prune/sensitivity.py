@@ -15,12 +15,14 @@ from vitedge.prune.choose import AttentionCut, count, cut_config, decide, find_p
 from vitedge.prune.cut import plan_attention, plan_mlp
 from vitedge.prune.fit import Fit
 from vitedge.prune.hardware import aligned_for_target
+from vitedge.prune.measure import RIDGE_IMAGES, Measurement, measure_cuts
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
-from vitedge.prune.run import RIDGE_IMAGES, Measurement, check, logits, measure_cuts
+from vitedge.prune.run import check
 from vitedge.prune.store import embed_all, through
 from vitedge.prune.surgery import assemble
+from vitedge.prune.trial import logits
 from vitedge.reporter import Advance, Reporter
 from vitedge.tokens.constant import cluster
 from vitedge.tokens.modules import TokenMerge
@@ -105,7 +107,7 @@ def total(
 ) -> list[Point]:
     """One point a share."""
     solved = start[: measured.solved]
-    how = Recovery("ridge", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3))
+    how = Recovery("ridge", options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3), uncut=False)
     counted = count(dense.config, options)
     found: list[Point] = []
     for share in sorted(shares):

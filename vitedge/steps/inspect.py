@@ -61,7 +61,7 @@ def inspect_run(bundle: Bundle) -> Inspection:
     tables = {"Layers": layer_table(after, before)}
     graphs = {name: facts for name, facts in bundle.facts("export").items() if name.endswith(".onnx")}
     if graphs:
-        tables["Graphs"] = graph_table(graphs)
+        tables["Graphs"] = graph_table(graphs, bundle.facts("import").get("macs"))
         tables["Operators"] = operator_table({n: f["operators"] for n, f in graphs.items()})
     for path in bundle.files("analysis/80-"):
         tables |= {table.title: table for table in read_tables(bundle.read(path))}
@@ -120,13 +120,19 @@ def _change(old: int, new: int) -> str:
     return str(new) if old == new else f"{old} -> {new}"
 
 
-def graph_table(graphs: dict[str, Any]) -> Table:
-    """One row a graph: MACs as exported, parameters, how near it is to PyTorch."""
-    rows = [
-        [n, f["macs"] / 1e6, f["params"], f["logit_difference"], f["agreement"]] for n, f in graphs.items()
+def graph_table(graphs: dict[str, Any], dense: int | None = None) -> Table:
+    """One row a graph: MACs as exported and the share removed of the `dense` model's, parameters, how near it is to
+    PyTorch."""
+    rows: list[list[Cell]] = [
+        [
+            *(n, f["macs"] / 1e6, 100 * (1 - f["macs"] / dense) if dense else None),
+            *(f["params"], f["logit_difference"], f["agreement"]),
+        ]
+        for n, f in graphs.items()
     ]
-    columns = ["graph", "MACs (M)", "parameters", "largest logit difference", "agreement with its PyTorch model"]
-    return Table("Graphs", columns, rows)
+    columns = ["graph", "MACs (M)", "removed (%)", "parameters"]
+    columns += ["largest logit difference", "agreement with its PyTorch model"]
+    return Table("Graphs", columns, rows, decimals={"removed (%)": 1})
 
 
 def operator_table(graphs: dict[str, dict[str, int]]) -> Table:

@@ -199,10 +199,10 @@ class ViTConfig:
             )
         if len({b.merge.matched for b in self.blocks if b.merge}) > 1:
             raise ValueError("tokens are either matched in all blocks or in none")
-        if self.rope is not None and any(b.merge for b in self.blocks):
-            raise ValueError("tokens that are turned by their place can't be merged")
-        if "patches" in self.pool and any(b.merge for b in self.blocks):
-            raise ValueError("the patches are the output, and can't be merged")
+        if self.unmergeable and any(b.merge for b in self.blocks):
+            raise VitedgeError(
+                "This model's tokens can't be merged.", self.unmergeable, "Prune widths alone: --prune-by widths."
+            )
         unknown = set(self.pool) - {*self.prefix_tokens, "mean", "attention", "patches"}
         if not self.pool or unknown or (len(self.pool) > 1 and {"attention", "patches"} & set(self.pool)):
             raise ValueError(f"a model with the tokens {self.prefix_tokens} can't be pooled by {self.pool}")
@@ -248,9 +248,11 @@ class ViTConfig:
         return len(self.prefix_tokens)
 
     @property
-    def mergeable(self) -> bool:
-        """Whether tokens may be merged: none is turned by its place, nor is the output."""
-        return self.rope is None and "patches" not in self.pool
+    def unmergeable(self) -> str:
+        """Why tokens can't be merged; empty where they can."""
+        if self.rope is not None:
+            return "Attention turns each token by its place (RoPE), and a merged token has several."
+        return "Its output is one vector a patch, and merged patches share one." if "patches" in self.pool else ""
 
     def merged_alike(self) -> ViTConfig:
         """A copy in which all images are merged by the same groups, for compilers that cannot sort.
