@@ -183,3 +183,25 @@ def test_workers_that_are_killed_end_with_the_front_of_one(done: Path, tiny_fold
     one = tmp_path / "one"
     search(tiny_folder, shapes_folder, one, trials=5)
     assert outcome(facts(out)) == outcome(facts(one))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_valid_front(tiny_folder, shapes_folder, tmp_path) -> None:
+    out = tmp_path / "out"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    command = [sys.executable, "-m", "vitedge", "search", "--model", tiny_folder, "--calib", shapes_folder, "-o", out]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *flags, "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "search.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0 and "interrupted" in stderr
+    told = json.loads(stdout)
+    assert told == facts(out) and told["front"]
+    for key in told["front"]:
+        assert vitedge.open(out / told["points"][key]["measured"]["run"]).artifacts
+        assert (out / "recipes" / f"{key}.toml").is_file()

@@ -18,8 +18,12 @@ from vitedge.search.space import Candidate, Pruning
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs, model_params
 
-# Of the harm that the effects add up to, what the closed form and the fit of blocks leave; measured on ViT-Ti/16.
+# Of the harm that the effects add up to, what the closed form and the fit of blocks leave: an assumption, which ranks
+# pruning against quantisation and changes nothing among candidates of one precision.
 RECOVERED = 0.5
+# What a share of the MACs that is spared from INT8 costs: an operation of it takes so many times as long. And which
+# part of the noise a share takes along: the worst inputs go first. Assumptions too.
+SPARED_TIME, SPARED_NOISE = 3.0, 4.0
 # Bytes of a parameter; in INT8, what stays in float (biases, LayerNorm, scales) included.
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.06}
 # MACs that the NPU of the vendor's table computes in a cycle.
@@ -37,11 +41,6 @@ class Predicted:
     kl: float
     macs_share: float
 
-    @property
-    def agreement(self) -> float:
-        """Share of images that keep their class: near 1, those that don't grow with the noise's amplitude."""
-        return max(0.0, 1 - agreement_slope() * math.sqrt(self.kl))
-
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
@@ -56,11 +55,6 @@ class Predicted:
     def from_dict(cls, value: Mapping[str, Any]) -> Predicted:
         """The inverse of `to_dict`."""
         return cls(**{**value, "candidate": Candidate.from_dict(value["candidate"])})
-
-
-def agreement_slope() -> float:
-    """1 - agreement over the root of the KL divergence; measured on ViT-Ti/16, pruned and quantised in many ways."""
-    return 0.42
 
 
 def predict(
@@ -83,10 +77,9 @@ def predict(
         model = latency.get(candidate.variant)
         ms = model.predict(config).ms if model else None
         macs = model_macs(config)
-        kl = RECOVERED * plan.harm + noise.get(candidate.variant, 0.0) * (1 - 4 * candidate.spare)
+        kl = RECOVERED * plan.harm + noise.get(candidate.variant, 0.0) * (1 - SPARED_NOISE * candidate.spare)
         size = BYTES[candidate.precision] * model_params(config) / 2**20
-        # What is spared from INT8 takes about four times as long.
-        slower = 1 + 3 * candidate.spare
+        slower = 1 + SPARED_TIME * candidate.spare
         cycles = macs / CYCLE_MACS.get(candidate.precision, 512)
         cost = {"p50-ms": ms * slower if ms else None, "cycles": cycles, "size-mib": size}[kind]
         if cost is None:

@@ -33,6 +33,7 @@ from vitedge.search.options import SearchOptions
 from vitedge.search.plan import SearchPlan, make_plan
 from vitedge.search.result import Point, SearchResult, steadied
 from vitedge.search.space import Candidate
+from vitedge.search.told import Once
 from vitedge.steps.export import FLOAT32, run_graph
 from vitedge.steps.model import read_config
 from vitedge.steps.source import open_calibration, read_preprocess
@@ -61,6 +62,7 @@ class _Host:
 class _Worker:
     def __init__(self, root: Path, config: RunConfig, reporter: Reporter) -> None:
         self.root, self.reporter, self.options = root, reporter, config.search
+        self.steps = Once(reporter)
         self.started = time.monotonic()
         self.target = targets.get(self.options.target)
         _check(self.options)
@@ -194,7 +196,7 @@ class _Worker:
         self.begun += 1
         self.reporter.info(f"candidate {self.begun}: {candidate}")
         try:
-            seconds = make(candidate, self.base, self.folders, self.options, self.reporter)
+            seconds = make(candidate, self.base, self.folders, self.options, self.steps)
             measured = replace(
                 judge(candidate, self.folders, self.options, held), machine=socket.gethostname(), **known
             )
@@ -205,7 +207,7 @@ class _Worker:
                 return
             row = None
             if self.options.cost_kind == "p50-ms":
-                row = time_here(candidate, self.folders, self.options, self.reporter)
+                row = time_here(candidate, self.folders, self.options, self.steps)
             self._done(claim, self._timed(measured, row, ""))
         except VitedgeError as error:
             self._give_up(claim, error)
@@ -226,7 +228,7 @@ class _Worker:
                     self.claims.release(claim)
                     return
                 try:
-                    row = time_on(host.name, claim.candidate, self.folders, self.options, self.reporter)
+                    row = time_on(host.name, claim.candidate, self.folders, self.options, self.steps)
                 except VitedgeError as error:
                     host.failures += 1
                     self.reporter.warn(f"{host.name}: {error.what} {error.why}".strip())
