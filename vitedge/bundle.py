@@ -267,14 +267,18 @@ class Bundle:
                 exit_code=1,
             )
 
-    def record(self, step: str, outputs: Sequence[str], inputs: Sequence[str] = ()) -> None:
+    def record(
+        self, step: str, outputs: Sequence[str], inputs: Sequence[str] = (), facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Takes files that were written in place (bench results, tables of analyses) into the manifest.
 
         From now on they are verified, and can be stale. Call it within `lock`; a second call for `step` replaces the
         first.
         """
         parents = {path: self._hash(path) for path in inputs}
-        self._keep(step, StepEntry(key=_digest([step, parents]), inputs=parents, outputs=list(outputs)), parents)
+        key = _digest([step, parents])
+        entry = StepEntry(key=key, inputs=parents, outputs=list(outputs), facts=dict(facts or {}))
+        self._keep(step, entry, parents)
 
     def run_step(
         self,

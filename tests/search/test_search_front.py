@@ -71,7 +71,7 @@ def test_a_candidate_is_its_options() -> None:
     config = candidate.to_config(RunConfig(), "openvino")
     assert (config.prune.prune, config.prune.prune_by, config.steps.quantize) == (0.3, "tokens", "static")
     assert (config.quantize.preset, config.quantize.spare, config.prune.prune_target) == ("linear", 0.02, "openvino")
-    stage = candidate.to_config(RunConfig(), "openvino", quantize=False)
+    stage = candidate.to_config(RunConfig(), "openvino", "prune")
     other = Candidate(0.3, "macs", "tokens", False, "fp32").to_config(RunConfig(), "openvino")
     assert stage == other, "candidates that prune alike share their float run"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,12 @@ def make(
         started = time.monotonic()
         with folders.held(stage):
             link_run(folders.dense, stage)
-            pipeline.compress(stage, candidate.to_config(base, options.target, quantize=False), reporter)
+            pipeline.compress(stage, candidate.to_config(base, options.target, "prune"), reporter)
         seconds["prune"] = time.monotonic() - started
+        if candidate.preset == "linear":
+            started = time.monotonic()
+            stage = condition(stage, candidate.to_config(base, options.target, "condition"), folders, reporter)
+            seconds["condition"] = time.monotonic() - started
         with folders.held(run):
             started = time.monotonic()
             link_run(stage, run)
@@ -117,6 +122,15 @@ def make(
         pipeline.build(run, options.target, candidate.precision, options.platform, {}, reporter)
         seconds["build"] = time.monotonic() - started
     return {name: round(value, 1) for name, value in seconds.items()}
+
+
+def condition(stage: Path, config: RunConfig, folders: Folders, reporter: Reporter) -> Path:
+    """The conditioned run of a stage."""
+    to = folders.conditioned(stage)
+    with folders.held(to):
+        link_run(stage, to)
+        pipeline.compress(to, config, reporter)
+    return to
 
 
 def judge(candidate: Candidate, folders: Folders, options: SearchOptions, held: HeldOut) -> Measured:

@@ -35,6 +35,8 @@ def write_family(result: SearchResult) -> list[str]:
             source = result.root / point.measured.run / "build" / point.measured.artifact
             shutil.copytree(source, root / "build" / name)
             files = [path.relative_to(root).as_posix() for path in (root / "build" / name).rglob("*") if path.is_file()]
-            bundle.record(f"build/{name}", sorted(files), ["source/model.safetensors"])
+            facts = Bundle.open(result.root / point.measured.run).facts(f"build/{point.measured.artifact}")
+            facts |= {"folder": f"build/{name}"}
+            bundle.record(f"build/{name}", sorted(files), ["source/model.safetensors"], facts)
             names.append(name)
     return names

@@ -34,6 +34,10 @@ class Folders:
             return self.dense
         return self.root / "stages" / sha256(candidate.pruning.encode()).hexdigest()[:12]
 
+    def conditioned(self, stage: Path) -> Path:
+        """The run of that stage, conditioned for INT8 with the preset linear."""
+        return stage.with_name(f"{stage.name}-conditioned")
+
     def run(self, candidate: Candidate) -> Path:
         """The candidate's run."""
         return self.root / "runs" / candidate.key

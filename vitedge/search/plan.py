@@ -20,11 +20,12 @@ from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
-from vitedge.search.evaluate import HeldOut
+from vitedge.search.evaluate import HeldOut, condition
+from vitedge.search.folders import Folders
 from vitedge.search.harm import Plan, measure_effects, sweep
 from vitedge.search.options import SearchOptions, parse_range
 from vitedge.search.predict import Predicted, ordered, predict
-from vitedge.search.space import DENSE, Pruning, settings, space, variants
+from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, read_pixels, read_preprocess
 from vitedge.vit.config import ViTConfig
@@ -45,6 +46,7 @@ class SearchPlan:
         considered: how many candidates were predicted.
         noise: variant -> KL divergence of the dense model in it, in nats.
         latency: variant -> what its latency model says of itself.
+        rotation: what all candidates are rotated by: conditioning tries the ways on the dense model alone.
         seconds: stage -> time.
     """
 
@@ -52,6 +54,7 @@ class SearchPlan:
     considered: int
     noise: dict[str, float]
     latency: dict[str, str]
+    rotation: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +64,7 @@ class SearchPlan:
             "considered": self.considered,
             "noise": self.noise,
             "latency": self.latency,
+            "rotation": self.rotation,
             "latency_source": "; ".join(sorted(set(self.latency.values()))),
             "seconds": self.seconds,
         }
@@ -72,8 +76,11 @@ class SearchPlan:
         return cls([Predicted.from_dict(one) for one in value["candidates"]], **rest)
 
 
-def make_plan(bundle: Bundle, base: RunConfig, options: SearchOptions, held: HeldOut, reporter: Reporter) -> SearchPlan:
-    """The plan of a search over the dense float run `bundle`. Raises VitedgeError."""
+def make_plan(
+    folders: Folders, base: RunConfig, options: SearchOptions, held: HeldOut, reporter: Reporter
+) -> SearchPlan:
+    """The plan of a search over the dense float run in `folders`. Raises VitedgeError."""
+    bundle = Bundle.open(folders.dense)
     target = targets.get(options.target)
     dense = read_config(bundle, "source")
     seconds: dict[str, float] = {}
@@ -95,7 +102,8 @@ def make_plan(bundle: Bundle, base: RunConfig, options: SearchOptions, held: Hel
     everything = own.model_copy(update={"min_heads": 0, "min_hidden": 0})
     with quiet.working():
         effects = timed("effects", lambda: measure_effects(bundle, everything, reporter))
-        noise = timed("noise", lambda: quantisation_noise(bundle, tried, held, reporter))
+        ready = timed("condition", lambda: conditioned_dense(folders, base, options, tried, reporter))
+        noise = timed("noise", lambda: quantisation_noise(ready, tried, held, reporter))
 
     low, high = parse_range(options.shares)
     ways = settings(timed=target.precisions[0] in latency, mergeable=dense.mergeable)
@@ -115,7 +123,26 @@ def make_plan(bundle: Bundle, base: RunConfig, options: SearchOptions, held: Hel
         raise VitedgeError("No candidate can be predicted.", "", "Widen --shares, or choose another --budget.")
     order = ordered(found, options.points, [budget.most for budget in options.budgets])[:MOST]
     labels = {name: model.label for name, model in latency.items()}
-    return SearchPlan(order, considered, noise, labels, seconds)
+    return SearchPlan(order, considered, noise, labels, chosen_rotation(ready), seconds)
+
+
+def conditioned_dense(
+    folders: Folders, base: RunConfig, options: SearchOptions, tried: list[tuple[str, str]], reporter: Reporter
+) -> Bundle:
+    """The dense model ready for INT8, where that is tried."""
+    precision = next((precision for precision, preset in tried if preset), None)
+    if precision is None:
+        return Bundle.open(folders.dense)
+    config = Candidate(*DENSE, precision, "linear").to_config(base, options.target, "condition")
+    return Bundle.open(condition(folders.dense, config, folders, reporter))
+
+
+def chosen_rotation(bundle: Bundle) -> str | None:
+    """The rotation that conditioning found to be the best of all for the dense model; None where it was not asked."""
+    steps = bundle.facts("condition").get("steps", ())
+    chosen = next((step["chosen"] for step in steps if step["name"] == "rotate"), None)
+    kind = chosen.get("kind") if isinstance(chosen, dict) else None
+    return None if kind == "off" else kind  # which asked for would leave out the centring too
 
 
 def latency_models(

@@ -32,7 +32,7 @@ from vitedge.search.folders import Folders
 from vitedge.search.options import SearchOptions
 from vitedge.search.plan import SearchPlan, make_plan
 from vitedge.search.result import Point, SearchResult, steadied
-from vitedge.search.space import Candidate
+from vitedge.search.space import DENSE, Candidate
 from vitedge.search.told import Once
 from vitedge.steps.export import FLOAT32, run_graph
 from vitedge.steps.model import read_config
@@ -89,7 +89,7 @@ class _Worker:
         self.claims = Claims(open_study(storage, self.options.study, self.options.cost_kind))
         self._identify(bundle, storage)
         try:
-            plan = self._plan(bundle, held)
+            plan = self._plan(held)
             self._work(plan, held)
         except KeyboardInterrupt:
             self.reporter.warn("interrupted: the front holds what was measured until now")
@@ -99,7 +99,8 @@ class _Worker:
 
     def _dense(self) -> Bundle:
         with self.folders.held(self.folders.dense):
-            return pipeline.compress(self.folders.dense, self.base, self.reporter)
+            dense = Candidate(*DENSE, "fp32").to_config(self.base, self.options.target, "prune")
+            return pipeline.compress(self.folders.dense, dense, self.reporter)
 
     def _held_out(self, bundle: Bundle) -> HeldOut:
         """Images that nothing is fitted to, and what the model as it came says of them."""
@@ -133,13 +134,16 @@ class _Worker:
         if known is None:
             self.claims.share("identity", own)
 
-    def _plan(self, bundle: Bundle, held: HeldOut) -> SearchPlan:
+    def _plan(self, held: HeldOut) -> SearchPlan:
         """The plan that all workers share: that of the one who wrote first."""
         with self.folders.held(self.root / "plan"):
             if not self._plans():
-                plan = make_plan(bundle, self.base, self.options, held, self.reporter)
+                plan = make_plan(self.folders, self.base, self.options, held, self.reporter)
                 self.claims.share(f"plan {time.time():.3f} {self.claims.worker}", plan.to_dict())
         plan = SearchPlan.from_dict(self._plans()[0])
+        if plan.rotation and self.base.condition.rotate == "auto":
+            rotated = self.base.condition.model_copy(update={"rotate": plan.rotation})
+            self.base = self.base.model_copy(update={"condition": rotated})
         self.reporter.info(f"{plan.considered:,} candidates predicted; {len(plan.candidates)} are in line")
         return plan
 

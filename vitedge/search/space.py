@@ -12,6 +12,7 @@ from vitedge.config import RunConfig, make_config
 from vitedge.targets.base import Target
 
 By = Literal["auto", "tokens", "widths"]
+Stage = Literal["prune", "condition", "quantise"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,15 @@ class Candidate:
         """The inverse of `to_dict`."""
         return cls(**value)
 
-    def to_config(self, base: RunConfig, target: str, *, quantize: bool = True) -> RunConfig:
+    def to_config(self, base: RunConfig, target: str, until: Stage = "quantise") -> RunConfig:
         """The whole configuration that makes it, over the model and the images of `base`.
 
-        quantize: False for the float run that all precisions of a pruning share.
+        until: "prune" for the float run that all precisions of a pruning share, "condition" for the one that is shared
+            by those in INT8 with the preset linear. Conditioning is for what is quantised alone.
         """
-        layer: dict[str, Any] = {"steps": {"quantize": "static" if self.preset and quantize else "none"}}
+        quantize, condition = until == "quantise", bool(self.preset) and until != "prune"
+        steps = {"quantize": "static" if self.preset and quantize else "none", "condition": condition}
+        layer: dict[str, Any] = {"steps": steps}
         if self.preset and quantize:
             layer["quantize"] = {"preset": self.preset, "spare": self.spare}
         if self.share:
