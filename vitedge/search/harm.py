@@ -55,7 +55,8 @@ def measure_effects(bundle: Bundle, options: PruneOptions, reporter: Reporter) -
     pixels = need_pixels(bundle, "Searching")
 
     def work(folder: Path) -> dict[str, Any]:
-        from vitedge.prune.run import check, measure_cuts
+        from vitedge.prune.measure import measure_cuts
+        from vitedge.prune.run import check
         from vitedge.prune.store import embed_all
         from vitedge.vit.checkpoint import read_model
 
