@@ -24,7 +24,7 @@ def draw_plan(config: ViTConfig, rng: np.random.Generator, align: int, head_alig
     share = rng.uniform(*SHARES)
     blocks = [_cut(block, rng, share, align, head_align) for block in config.blocks]
     plan = replace(config, blocks=tuple(blocks))
-    return _merged(plan, rng) if config.mergeable else plan
+    return plan if config.unmergeable else _merged(plan, rng)
 
 
 def _cut(block: BlockConfig, rng: np.random.Generator, share: float, align: int, head_align: int) -> BlockConfig:

@@ -106,7 +106,7 @@ def make_plan(
         noise = timed("noise", lambda: quantisation_noise(ready, tried, held, reporter))
 
     low, high = parse_range(options.shares)
-    ways = settings(timed=target.precisions[0] in latency, mergeable=dense.mergeable)
+    ways = settings(timed=target.precisions[0] in latency, mergeable=not dense.unmergeable)
     planned: dict[Pruning, Plan] = {DENSE: Plan(dense, 0.0)}
 
     def all_predicted() -> tuple[int, list[Predicted]]:
