@@ -36,12 +36,13 @@ NAMES = {
 BUILDS = (("onnxruntime", "int8"), ("openvino", "int8"), ("rknn", "int8"))
 
 
-def random_folder(name: str, folder: Path) -> Path:
+def random_folder(name: str, folder: Path, depth: int | None = None) -> Path:
     """A timm folder with random weights: a few channels of each LayerNorm are far out, as in trained models."""
     import timm
     import torch
 
     architecture, options = NAMES[name]
+    options = options | ({} if depth is None else {"depth": depth})
     torch.manual_seed(0)
     model = timm.create_model(architecture, pretrained=False, **options)
     with torch.no_grad():
@@ -113,7 +114,7 @@ def random(args: argparse.Namespace) -> None:
     """One row an artifact."""
     for name in args.models[0].split(","):
         start, root = time.perf_counter(), args.work / name
-        folder = random_folder(name, root / "source")
+        folder = random_folder(name, root / "source", args.depth)
         calib = {"calib": str(args.calib), "calib_size": args.calib_size}
         run = vitedge.compress(
             folder, run=root / "run", prune=0.15, recover="ridge", quantize="static", verify=False, **calib
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int)
     parser.add_argument("--calib-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--depth", type=int, help="Of random models: so many blocks, for a quick look.")
     parser.add_argument("--simulated", type=int, default=200)
     parser.add_argument("--targets", type=lambda text: text.split(","), default=["onnxruntime", "openvino", "rknn"])
     args = parser.parse_args()

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from vitedge.bundle import DEFAULT_RUN
 from vitedge.config import configure, keywords_of
 from vitedge.options import OptionField
+from vitedge.targets import names
 
 _SIMPLE = (int, float, str, bool)
 PANELS = {
@@ -60,21 +61,27 @@ def _help(field: OptionField, only: str) -> str:
     return f"{text} (default: {','.join(default) if isinstance(default, tuple) else default})"
 
 
-def _parameter(keyword: str, section: str, field: OptionField) -> inspect.Parameter:
+def _parameter(keyword: str, section: str, field: OptionField, targets: tuple[str, ...] = ()) -> inspect.Parameter:
+    """targets: those that have this option, where not all have it."""
     kind = _flag_type(field.annotation)
     flag = "--" + keyword.replace("_", "-")
-    names = [f"{flag}/--no-{keyword.replace('_', '-')}" if kind is bool else flag, *([field.short] * bool(field.short))]
-    target = section.partition(".")[2]
+    spelt = [f"{flag}/--no-{keyword.replace('_', '-')}" if kind is bool else flag, *([field.short] * bool(field.short))]
     option = typer.Option(
-        *names,
-        help=_help(field, target),
-        rich_help_panel=PANELS.get(section, target if target else "Options"),
+        *spelt,
+        help=_help(field, ", ".join(targets)),
+        rich_help_panel=PANELS.get(section, targets[0] if targets else "Options"),
         show_default=False,
         hidden=field.expert,
         metavar="<text>" if kind == list[str] else None,
     )
     annotation = Annotated[Union[kind, None], option]  # type: ignore[valid-type]  # noqa: UP007
     return inspect.Parameter(keyword, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _targets(owners: list[tuple[str, OptionField]]) -> tuple[str, ...]:
+    """The targets whose sections these are; none where all have the option, or it is not of a target."""
+    found = [section.partition(".")[2] for section, _ in owners if section.startswith("build.")]
+    return () if len(found) == len(names()) else tuple(found)
 
 
 def _show_all(context: typer.Context, wanted: bool) -> None:
@@ -105,8 +112,9 @@ def with_flags(name: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
-        owners = {k: v[0] for k, v in keywords_of(name).items() if k not in {p.name for p in own}}
-        flags = [_parameter(keyword, *owner) for keyword, owner in owners.items()]
+        found = {k: v for k, v in keywords_of(name).items() if k not in {p.name for p in own}}
+        owners = {keyword: several[0] for keyword, several in found.items()}
+        flags = [_parameter(keyword, *owners[keyword], _targets(several)) for keyword, several in found.items()]
 
         def command(help_all: bool = False, **values: Any) -> None:
             used = {keyword: values.pop(keyword) for keyword in owners}
