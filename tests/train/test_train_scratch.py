@@ -26,5 +26,5 @@ def test_it_learns_something_and_writes_a_model_folder(tmp_path: Path, parts: tu
     assert rows[-1]["train_loss"] < 2.3
     loaded = load_model(str(out))
     assert loaded.classes is not None and len(loaded.classes) == 10
-    assert loaded.preprocess.crop == 32 and loaded.model.config.image_size == (32, 32)
+    assert loaded.preprocess.crop == 48 and loaded.model.config.image_size == (48, 48)
     assert json.loads((out / "training.json").read_text())["top1"] == figures["top1"]

@@ -61,6 +61,7 @@ def render(
         "js": js,
         "pick": pick,
         "why": why,
+        "pick_what": _what(pick, facts) if pick else "",
         "budget_drop": f"{most_drop:g}",
         "cards": _cards(pick, ok),
         "notes": _notes(facts, ok),
@@ -79,7 +80,7 @@ def render(
         "lineage": [sections.step(name, step, facts) for name, step in facts.steps.items()],
         "commands": commands(facts),
         "footer": f"Made by vitedge {__version__}. Units: ms = milliseconds, MiB = 2^20 bytes, mJ = millijoules.",
-        "rows_json": _embed([_for_script(row) for row in ok if row.role == "artifact" and row.accepted is not False]),
+        "rows_json": _embed([_for_script(row, facts) for row in ok if row.role == "artifact" and row.accepted is not False]),
     }
     names = {"summary": "Summary", "plots": "Plots", "results": "All figures", "classes": "Classes", "flips": "Changes"}
     names |= {"attention": "Attention", "latency": "Latency", "training": "Training", "analysis": "Layers"}
@@ -142,6 +143,14 @@ def _cards(pick: Row | None, ok: Sequence[Row]) -> list[Card]:
     return out
 
 
+def _what(pick: Row, facts: Facts) -> str:
+    """What the artifact is, and which file of the run it is."""
+    outputs = facts.steps.get(f"build/{pick.artifact}", {}).get("outputs", [])
+    largest = max(outputs, key=lambda path: facts.artifacts.get(path, {}).get("bytes", 0), default="")
+    known = f"{pick.precision.upper()} for {pick.target}" + (f" ({pick.platform})" if pick.platform else "")
+    return f"{known}, measured on {pick.device}." + (f" File: {facts.root.name}/{largest}" if largest else "")
+
+
 def _saved(source: float | None, own: float, word: str) -> tuple[str, str]:
     """How it compares with the source model's figure."""
     if not source or not own:
@@ -170,11 +179,12 @@ def _notes(facts: Facts, ok: Sequence[Row]) -> list[str]:
     return out + [line for result in facts.results.values() for line in show.failures(result)]
 
 
-def _for_script(row: Row) -> dict[str, Any]:
+def _for_script(row: Row, facts: Facts) -> dict[str, Any]:
     lost = "unknown" if row.drop_points is None else f"{row.drop_points:.1f} points"
     p50 = "" if row.p50_ms is None else f"; p50 {row.p50_ms:.2f} ms"
     words = f"Lost against the source model: {lost}{p50}."
-    return {"name": row.artifact, "p50": row.p50_ms, "drop": row.drop_points, "size": row.size_mib, "why": words}
+    costs = {"p50": row.p50_ms, "drop": row.drop_points, "size": row.size_mib}
+    return {"name": row.artifact, **costs, "why": words, "what": _what(row, facts)}
 
 
 def _embed(value: Any) -> str:

@@ -31,8 +31,11 @@ def recommend(rows: Sequence[Row], most_drop: float = 1.0, most_ms: float | None
         if not timed:
             return None, f"No artifact that keeps {within} takes {most_ms:g} ms or less."
     if timed:
-        limit = f" and {most_ms:g} ms" if most_ms is not None else ""
-        return min(timed, key=lambda row: row.p50_ms or 0.0), f"The fastest {within}{limit}."
+        pick = min(timed, key=lambda row: row.p50_ms or 0.0)
+        limit = f"{most_ms:g} ms" if most_ms is not None else ""
+        if pick.drop_points is None:
+            return pick, f"The fastest{f' within {limit}' * bool(limit)}; its accuracy was not measured."
+        return pick, f"The fastest {within}{f' and {limit}' * bool(limit)}."
     sized = [row for row in good if row.size_mib is not None]
     if not sized:
         return None, "Neither latency nor size is known."

@@ -66,14 +66,22 @@ def nice_step(span: float, wanted: int = 6) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
 
 
-def fit(values: Sequence[float], start: float, end: float, *, log: bool = False, zero: bool = False) -> Axis:
-    """An axis that holds the values with a margin."""
+def fit(
+    values: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    log: bool = False,
+    zero: bool = False,
+    most: float = math.inf,
+) -> Axis:
+    """An axis that holds the values with a margin, and ends little above `most`, which no value passes."""
     low, high = min(values), max(values)
     if log and low > 0:
         margin = max((high / low) ** 0.08, 1.08)
         return Axis(low / margin, high * margin, start, end, log=True)
     margin = (high - low) * 0.1 or abs(high) * 0.1 or 1.0
-    return Axis(0.0 if zero else low - margin, high + margin, start, end)
+    return Axis(0.0 if zero else low - margin, min(high + margin, most + 0.2 * margin), start, end)
 
 
 def number(value: float) -> str:
@@ -89,7 +97,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str, title: str) -> st
     wide = max(p.x for p in points) > 8 * min(p.x for p in points) > 0
     x = fit([p.x for p in points], LEFT, WIDTH - RIGHT, log=wide)
     spans = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
-    y = fit(spans, HEIGHT - BOTTOM, TOP)
+    y = fit(spans, HEIGHT - BOTTOM, TOP, most=100.0 if "(%)" in y_name else math.inf)
     parts = [_frame(x, y, x_name, y_name)]
     steps = sorted((p for p in points if p.front), key=lambda p: p.x)
     if len(steps) > 1:

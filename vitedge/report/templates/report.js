@@ -47,6 +47,7 @@
     const cost = (row) => timed.length ? row.p50 : row.size === null ? Infinity : row.size;
     const best = pool.reduce((a, b) => (a === null || cost(b) < cost(a) ? b : a), null);
     document.getElementById("pick").textContent = best ? best.name : "none";
+    document.getElementById("pick-what").textContent = best ? best.what : "";
     document.getElementById("cards").hidden = !best || best.name !== first; // they are of the artifact named first
     document.getElementById("pick-why").textContent = best ? best.why : "No artifact keeps within this budget.";
   });
