@@ -112,6 +112,15 @@ def test_report_is_json() -> None:
     assert set(rotate["crest"]) >= {"residual", "norm", "gelu"}
 
 
+def test_a_head_of_zeros() -> None:
+    model = outlier_vit()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    _, report = condition(model, batched(torch.randn(8, 3, 32, 32)))
+    assert all(step.logit_difference == 0 for step in report.steps if step.exact)
+
+
 def test_a_transform_that_changes_the_model_is_refused(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     from vitedge.condition import apply
     from vitedge.errors import VitedgeError

@@ -68,7 +68,7 @@ def place(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vitedge.vit.model import VisionTransformer, init_weights
 
     folder = tmp_path_factory.mktemp("newcomer")
-    config = uniform(image_size=32, patch_size=4, width=64, depth=3, heads=2, hidden=128, classes=len(SHAPES))
+    config = uniform(image_size=32, patch_size=8, width=64, depth=2, heads=2, hidden=128, classes=len(SHAPES))
     model = init_weights(VisionTransformer(config), seed=1).eval()
     with torch.no_grad():
         model.head.bias[0] += 10  # random weights are near ties, which INT8 would turn over

@@ -169,7 +169,9 @@ class _Log:
         with replaying(model, self.groups):
             crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
-        difference = float((logits - self.before).abs().max() / (self.before.max() - self.before.min()))
+        # A new head of zeros, untrained, gives the same logits everywhere: then there is no range.
+        span = (self.before.max() - self.before.min()).clamp(min=torch.finfo(logits.dtype).tiny)
+        difference = float((logits - self.before).abs().max() / span)
         if exact and not difference <= EXACT:
             raise VitedgeError(
                 f"The transform '{name}' changed the model's logits by {difference:.1e} of their range.",
