@@ -39,20 +39,14 @@ def command(
     data, model = folder / "shapes", folder / "trained"
     if not data.exists():
         reporter.info(f"drawing {sum(SPLITS.values())} images of shapes into {data}")
-        _draw(data, seed)
+        draw_splits(data, seed)
     if not (model / "model.safetensors").exists():
         reporter.info(f"training a small ViT on them, for {minutes:g} minutes at most")
         metrics = train_small_vit(data, model, minutes=minutes, seed=seed)
         write_json(folder / "training.json", metrics)
         reporter.info(f"trained: top-1 {metrics['top1']:.3f} on the {metrics['part']} part, {metrics['seconds']:.0f} s")
-    run = ["--run", str(folder / DEFAULT_RUN)]
-    test = str(data / "test")
-    calib = ["--calib", str(data / "calib")]
-    _call(json, "compress", "--model", str(model), *calib, "--prune", "0.3", "--quantize", "static", *run)
-    for precision in ("fp32", "int8"):
-        _call(json, "build", "--target", "onnxruntime", "--precision", precision, *run)
-    _call(json, "bench", "--data", test, *run)
-    _call(json, "report", *run)
+    for arguments in commands(folder):
+        _call(json, *arguments)
     report = folder / DEFAULT_RUN / "report.html"
     if json:
         print_json({"run": str(folder / DEFAULT_RUN), "report": str(report)})
@@ -61,7 +55,22 @@ def command(
         out.print(f"The report: {report}", markup=False)
 
 
-def _draw(folder: Path, seed: int) -> None:
+def commands(folder: Path) -> list[list[str]]:
+    """What follows the training: the arguments of each command of vitedge."""
+    run = ["--run", str(folder / DEFAULT_RUN)]
+    calib = ["--calib", str(folder / "shapes" / "calib")]
+    build = ["build", "--target", "onnxruntime", "--precision"]
+    return [
+        ["compress", "--model", str(folder / "trained"), *calib, "--prune", "0.3", "--quantize", "static", *run],
+        [*build, "fp32", *run],
+        [*build, "int8", *run],
+        ["bench", "--data", str(folder / "shapes" / "test"), *run],
+        ["report", *run],
+    ]
+
+
+def draw_splits(folder: Path, seed: int) -> None:
+    """Writes the images of all splits."""
     from vitedge.data.shapes import write_shapes
 
     with atomic_dir(folder) as temporary:

@@ -132,6 +132,8 @@ def _open_folder(root: Path, classes: tuple[str, ...] | None, class_count: int |
 def find_parts(root: Path, classes: Sequence[str] | None = None) -> dict[Part, Path]:
     """The parts that `root` is split into; none where a sub-folder is anything else, or these are class names."""
     folders = subfolders(root)
+    if any(name.lower() in PART_OF for name in folders):  # calibration images may lie beside the parts
+        folders = [name for name in folders if name.lower() not in ("calib", "calibration")]
     if not folders or any(name.lower() not in PART_OF for name in folders) or set(folders) <= set(classes or ()):
         return {}
     return {PART_OF[name.lower()]: root / name for name in reversed(folders)}

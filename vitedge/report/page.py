@@ -80,7 +80,7 @@ def render(
         "lineage": [sections.step(name, step, facts) for name, step in facts.steps.items()],
         "commands": commands(facts),
         "footer": f"Made by vitedge {__version__}. Units: ms = milliseconds, MiB = 2^20 bytes, mJ = millijoules.",
-        "rows_json": _embed([_for_script(row, facts) for row in ok if row.role == "artifact" and row.accepted is not False]),
+        "rows_json": _embed([_for_script(row, facts) for row in pareto.candidates(ok)]),
     }
     names = {"summary": "Summary", "plots": "Plots", "results": "All figures", "classes": "Classes", "flips": "Changes"}
     names |= {"attention": "Attention", "latency": "Latency", "training": "Training", "analysis": "Layers"}

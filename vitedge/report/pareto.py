@@ -13,6 +13,11 @@ def front(costs: Sequence[float], qualities: Sequence[float]) -> list[bool]:
     return [not any((c <= cost and q > good) or (c < cost and q >= good) for c, q in points) for cost, good in points]
 
 
+def candidates(rows: Sequence[Row]) -> list[Row]:
+    """The measured artifacts that are within their tolerance."""
+    return [row for row in rows if row.ok and row.role == "artifact" and row.accepted is not False]
+
+
 def recommend(rows: Sequence[Row], most_drop: float = 1.0, most_ms: float | None = None) -> tuple[Row | None, str]:
     """The fastest artifact within the budget, and why in words; the smallest one where no latency was measured.
 
@@ -20,8 +25,7 @@ def recommend(rows: Sequence[Row], most_drop: float = 1.0, most_ms: float | None
         most_drop: percentage points of top-1 that may be lost against the source model (of agreement, without labels).
         most_ms: limit of p50, or None.
     """
-    measured = [row for row in rows if row.ok and row.role == "artifact" and row.accepted is not False]
-    good = [row for row in measured if (lost := row.drop_points) is None or lost <= most_drop]
+    good = [row for row in candidates(rows) if (lost := row.drop_points) is None or lost <= most_drop]
     within = f"within {most_drop:g} point{'' if most_drop == 1 else 's'} of the source model"
     if not good:
         return None, f"No artifact keeps {within}."
