@@ -48,6 +48,43 @@ def test_an_importance(tiny_folder, shapes_folder) -> None:
     np.testing.assert_array_equal(ours.logits(pixels), theirs.logits(pixels))
 
 
+def test_an_exact_transform(tiny_folder, shapes_folder, tmp_path) -> None:
+    import torch
+
+    from vitedge.condition.transform import Applied, Transform, register, unregister
+
+    @torch.no_grad()
+    def swap_units(model, batches, options):
+        for block in model.encoder():
+            order = torch.arange(block.mlp.fc1.out_features).flip(0)
+            for weight in (block.mlp.fc1.weight, block.mlp.fc1.bias):
+                weight.copy_(weight[order])
+            block.mlp.fc2.weight.copy_(block.mlp.fc2.weight[:, order])
+        return Applied(f"on {len(next(iter(batches())))} images")
+
+    model = vitedge.load(tiny_folder)
+    pixels = vitedge.images(shapes_folder, model, calib_size=16)
+    plain = vitedge.condition(model, pixels, groups=1)
+    keywords = {"calib": shapes_folder, "run": tmp_path / "run", "calib_size": 16, "groups": 1}
+    vitedge.compress(tiny_folder, **keywords)
+    register(Transform("swap", swap_units), before="rotate")
+    try:
+        ours = vitedge.condition(model, pixels, groups=1)
+        names = [step.name for step in ours.report.steps]
+        assert names.index("swap") + 1 == names.index("rotate") and ours.report.steps[names.index("swap")].chosen
+        np.testing.assert_allclose(ours.logits(pixels), plain.logits(pixels), atol=1e-3)
+        # The run folder knows that the transform was not there when its step was made.
+        again = vitedge.compress(tiny_folder, **keywords).steps["condition"]["steps"]
+        assert "swap" in [step["name"] for step in again]
+
+        register(Transform("broken", lambda model, *_: Applied(model.head.bias.data.add_(1).tolist())))
+        with pytest.raises(vitedge.VitedgeError, match="'broken' changed the model's logits"):
+            vitedge.condition(model, pixels)
+    finally:
+        unregister("swap")
+        unregister("broken")
+
+
 def test_an_option_of_a_target(monkeypatch) -> None:
     target = targets.get("onnxruntime")
 

@@ -32,6 +32,8 @@ from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
+# Sections and their keys as a TOML file has them, not validated yet.
+Layer = dict[str, Any]
 
 
 class SourceSection(Options):
@@ -265,13 +267,13 @@ def takes_options(command: str) -> Callable[[F], F]:
     return decorate
 
 
-def to_sections(command: str, keywords: Mapping[str, Any], target: str | None = None) -> dict[str, Any]:
+def to_sections(command: str, keywords: Mapping[str, Any], target: str | None = None) -> Layer:
     """The keywords of a command as sections, to be laid over a file's. Raises VitedgeError at an unknown one.
 
     target: of `build`; an option of another target is refused.
     """
     owners = keywords_of(command)
-    layer: dict[str, Any] = {}
+    layer: Layer = {}
     for keyword, given in keywords.items():
         value = str(given) if isinstance(given, Path) else given
         if keyword not in owners:
@@ -320,12 +322,12 @@ def refuse_useless(keywords: Mapping[str, Any], config: RunConfig) -> None:
             raise VitedgeError(f"{names} says nothing without {flag}.", "", f"Add {flag}, or leave it out.")
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> Layer:
     """The sections of a TOML file as they stand there; raises VitedgeError where it can't be read."""
     return documents.read_toml(path, todo="Check --config.")
 
 
-def without_local(layer: dict[str, Any]) -> dict[str, Any]:
+def without_local(layer: Layer) -> Layer:
     """The sections without the options that name something to execute: a run folder must not choose a program."""
     sections = {s: options for command in (*COMMANDS, "build") for s, options in sections_of(command).items()}
     result = merge(layer)
@@ -339,9 +341,9 @@ def without_local(layer: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+def merge(*layers: Layer) -> Layer:
     """Nested dictionaries laid over each other, the last one on top; None says nothing."""
-    result: dict[str, Any] = {}
+    result: Layer = {}
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, dict):
@@ -352,7 +354,7 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_config(*layers: dict[str, Any], source: str = "the configuration") -> RunConfig:
+def make_config(*layers: Layer, source: str = "the configuration") -> RunConfig:
     """The validated configuration of these layers; raises VitedgeError that names every wrong key or value."""
     config = _validated(RunConfig, merge(*layers), source)
     for name in config.build:
@@ -366,7 +368,7 @@ def save_config(path: Path, config: RunConfig) -> None:
     write_text(path, tomli_w.dumps(without_local(kept)))
 
 
-def _validated(model: type[M], values: dict[str, Any], source: str) -> M:
+def _validated(model: type[M], values: Layer, source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from vitedge import __version__, targets
 from vitedge.errors import EXTRAS, install_command
@@ -24,7 +23,7 @@ class Findings:
     packages: dict[str, str | None]
     targets: list[Probe]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitedge import targets
 from vitedge.bundle import Bundle, StepRecord
 from vitedge.condition import ConditionOptions
-from vitedge.config import RunConfig, load_config, make_config, save_config, without_local
+from vitedge.config import Layer, RunConfig, load_config, make_config, save_config, without_local
 from vitedge.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _condition_options(config: RunConfig) -> ConditionOptions:
     """The options of conditioning, with the defaults of what is not exact that the quantisation asks for: a model that
     is left in float, or whose residual stream is, keeps its function."""
     full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
-    chosen: dict[str, Any] = {}
+    chosen: Layer = {}
     if config.condition.registers is None:
         chosen["registers"] = full
     if config.condition.massive is None:
@@ -120,7 +120,7 @@ def build(
     target_name: str,
     precision: str | None,
     platform: str | None,
-    sections: dict[str, Any],
+    sections: Layer,
     reporter: Reporter | None = None,
 ) -> StepRecord:
     """One artifact of a target, from the run's graphs. Precision and platform default to the target's first.
@@ -143,7 +143,7 @@ def build(
 
 
 def preview_build(
-    root: Path, target_name: str, precision: str | None, platform: str | None, sections: dict[str, Any]
+    root: Path, target_name: str, precision: str | None, platform: str | None, sections: Layer
 ) -> str | None:
     """The command that a target would run, where its options ask for it and not for a build; else None."""
     from vitedge.steps.build import preview_artifact
@@ -157,7 +157,7 @@ def preview_build(
         )
 
 
-def read_config(root: Path, *layers: dict[str, Any]) -> RunConfig:
+def read_config(root: Path, *layers: Layer) -> RunConfig:
     """The run's configuration with further layers over it."""
     path = root / CONFIG
     own = without_local(load_config(path)) if path.is_file() else {}

@@ -109,7 +109,7 @@ class Table:
         rows = [[row[at] for at in stay] for row in self.rows]
         return replace(self, columns=columns, rows=rows, bars=[name for name in self.bars if name in columns])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it: what is empty is left out."""
         known = {"title": self.title, "columns": list(self.columns), "rows": [list(row) for row in self.rows]}
         rest = {"note": self.note, "step": self.step, "bars": list(self.bars), "command": self.command}
@@ -135,7 +135,7 @@ class Table:
         )
 
 
-def to_json(*tables: Table, step: str = "") -> dict[str, Any]:
+def to_json(*tables: Table, step: str = "") -> dict[str, object]:
     """What a file of `analysis/` holds; `step` names who wrote the tables that don't say."""
     return {"tables": [(replace(one, step=one.step or step)).to_dict() for one in tables]}
 

@@ -130,13 +130,13 @@ class JsonWorker:
         line, _, self._unread = b"".join(chunks).partition(b"\n")
         return line
 
-    def _end(self) -> tuple[str, int]:
-        """How the process ended, in words, and its code."""
+    def _end(self) -> tuple[str, int | None]:
+        """How the process ended, in words, and its code; None where it had to be stopped."""
         try:
             code = self.process.wait(_GONE_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "it closed its connection", 0
+            return "it closed its connection", None
         return ended(code), code
 
 

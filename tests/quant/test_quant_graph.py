@@ -25,7 +25,7 @@ from vitedge.quant import (
     simulate,
 )
 from vitedge.quant.layout import NEGLIGIBLE, units, values
-from vitedge.targets.onnxruntime.rewrites import Form, apply
+from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -38,7 +38,7 @@ def case() -> tuple[VisionTransformer, torch.Tensor, np.ndarray, onnx.ModelProto
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray) -> torch.Tensor:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exact_here(model).SerializeToString(), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"pixels": pixels})[0])
 
 

@@ -17,7 +17,7 @@ from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite, learn
 from vitedge.quant.learned_model import learnable, learned_floats, learned_scheme
 from vitedge.quant.scheme import Activation
 from vitedge.quant.uniform import fake_quantize
-from vitedge.targets.onnxruntime.rewrites import Form, apply
+from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.vit.model import VisionTransformer
 
@@ -126,7 +126,7 @@ def test_what_was_learned_reaches_the_graph(case: Case) -> None:
     floats = learned_floats(student, model, learned, PREP)
     weights = {k: v.numpy() for k, v in floats.state_dict().items()}
     graph, _ = apply(insert_qdq(export_vit(floats.config, weights, PREP, batch=len(x)), learned), Form("parts"))
-    runner = OnnxRuntimeRunner(Path("in memory"), model=graph.SerializeToString())
+    runner = OnnxRuntimeRunner(Path("in memory"), model=exact_here(graph).SerializeToString())
     ours = torch.from_numpy(runner.infer(pixels))
     with torch.no_grad():
         trained, before = student(x), simulate(model, scheme, PREP)(x)

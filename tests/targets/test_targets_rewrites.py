@@ -13,7 +13,7 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, calibrate, insert_qdq
-from vitedge.targets.onnxruntime.rewrites import Form, apply
+from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
@@ -49,7 +49,7 @@ def float_graph(batch: int | None = 1) -> onnx.ModelProto:
 
 def run(model: onnx.ModelProto) -> np.ndarray:
     onnx.checker.check_model(model)
-    return OnnxRuntimeRunner(Path("memory"), threads=1, model=model.SerializeToString()).infer(PIXELS)
+    return OnnxRuntimeRunner(Path("memory"), threads=1, model=exact_here(model).SerializeToString()).infer(PIXELS)
 
 
 def kinds(model: onnx.ModelProto, op: str) -> list[str]:

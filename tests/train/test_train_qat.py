@@ -208,7 +208,7 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     from vitedge.data.sample import load_pixels
     from vitedge.export.vit import export_vit
     from vitedge.quant import insert_qdq
-    from vitedge.targets.onnxruntime.rewrites import Form, apply
+    from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
     from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
     from vitedge.vit.checkpoint import load_model
 
@@ -223,7 +223,7 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     assert report.kl[1] < report.kl[0] and report.agreement[1] >= report.agreement[0]
     weights = {k: v.numpy() for k, v in trained.state_dict().items()}
     graph, _ = apply(insert_qdq(export_vit(trained.config, weights, prep, batch=1), learned), Form("parts"))
-    runner = OnnxRuntimeRunner(tmp_path / "in memory", model=graph.SerializeToString())
+    runner = OnnxRuntimeRunner(tmp_path / "in memory", model=exact_here(graph).SerializeToString())
     shown = np.asarray(pixels[:32])
     ours = runner.infer(shown)
     with torch.no_grad():

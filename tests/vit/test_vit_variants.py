@@ -17,6 +17,7 @@ from vitedge.export.vit import export_vit
 from vitedge.metrics import sqnr_db
 from vitedge.prune import PruneOptions, prune
 from vitedge.quant import QuantOptions, calibrate, insert_qdq, quantize_dynamic, round_weights, simulate
+from vitedge.targets.onnxruntime.rewrites import exact_here
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs, model_params
@@ -34,7 +35,8 @@ def run(graph, x: torch.Tensor) -> np.ndarray:
     """What ONNX Runtime makes of the normalised images."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    model = exact_here(graph).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     pixels = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
     return session.run(["logits"], {"pixels": pixels})[0]
 

@@ -1,13 +1,12 @@
 """The process of one row: opens one artifact, and times or runs it on command.
 
-`python -m vitedge.bench.child READ WRITE` takes one JSON object a line on the file descriptor READ and
-answers each with one on WRITE; stdout and stderr are left to the vendor's libraries. Images come, and logits
-go, by plain files in a folder that both processes know. The commands are the methods of `Child`.
+`python -m vitedge.bench.child PARENT` (a process id) is a worker as `vitedge.workers` describes it. What the vendor's
+libraries print goes to stderr. Images come, and logits go, by plain files in a folder that both processes know. The
+commands are the methods of `Child`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -26,7 +25,7 @@ from vitedge.bench import energy, latency
 from vitedge.bench.batching import as_batches, infer_all
 from vitedge.host.memory import peak_rss_mib, rss_mib
 from vitedge.targets.base import Runner
-from vitedge.workers import Message
+from vitedge.workers import Message, die_with
 
 
 class Child:
@@ -156,24 +155,25 @@ class Child:
         return {}
 
 
-def serve(read: int, write: int) -> None:
+def serve() -> None:
     """Answers commands until `close`, or until the other side is gone."""
     child = Child()
-    with os.fdopen(read, "r") as source, os.fdopen(write, "w") as sink:
-        for line in source:
-            message = json.loads(line)
-            command = message.pop("command")
-            try:
-                answer = {"ok": True} | getattr(child, command)(**message)
-            except MemoryError as error:
-                answer = {"ok": False, "error": "out of memory", "detail": str(error)}
-            except Exception as error:
-                traceback.print_exc()
-                answer = {"ok": False, "error": _words(error), "detail": traceback.format_exc()}
-            sink.write(json.dumps(answer) + "\n")
-            sink.flush()
-            if command == "close":
-                return
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # stdout is the vendor's libraries' from here on
+    for line in sys.stdin:
+        message = json.loads(line)
+        command = message.pop("command")
+        try:
+            answer = {"ok": True} | getattr(child, command)(**message)
+        except MemoryError as error:
+            answer = {"ok": False, "error": "out of memory", "detail": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"ok": False, "error": _words(error), "detail": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if command == "close":
+            return
 
 
 def _words(error: Exception) -> str:
@@ -183,17 +183,7 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"[:500]
 
 
-def _die_with_parent(parent: int) -> None:
-    # PR_SET_PDEATHSIG: a row that hangs inside a driver must not outlive a harness that was killed.
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 if __name__ == "__main__":
-    _die_with_parent(int(sys.argv[3]))
+    die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it stops the rows
-    serve(int(sys.argv[1]), int(sys.argv[2]))
+    serve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Comparison:
             return said
         return f"{said} A file of an earlier version does not say what each image was: of it only a large loss is seen."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         keys = ["artifact", "file", "machine", "top1", "top1_change", "p50_ms", "p50_change", "peak_mib", "size_mib"]
         return {"rows": [dict(zip(keys, row, strict=True)) for row in self.table.rows], "worse": self.worse}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
-import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ import numpy as np
 
 import vitedge
 from vitedge.bench.artifact import Artifact
-from vitedge.workers import Message
+from vitedge.workers import JsonWorker, Message, WorkerFailed
 
 
 class ArtifactFailed(Exception):
@@ -42,32 +38,12 @@ class ArtifactProcess:
         self.artifact, self.log, self.timeout_s = artifact, log, timeout_s
         self.exchange = _exchange_folder()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        child_read, self._to = os.pipe()
-        self._from, child_write = os.pipe()
-        self._unread = b""
         self.images_per_s = 2.0  # what `evaluate` has seen of its speed
-        command = [
-            sys.executable,
-            "-m",
-            "vitedge.bench.child",
-            str(child_read),
-            str(child_write),
-            str(os.getpid()),
-        ]
         source = str(Path(vitedge.__file__).resolve().parent.parent)
         path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(child_read, child_write),
-                start_new_session=True,
-                env=os.environ | {"PYTHONPATH": path},
-            )
-        os.close(child_read)
-        os.close(child_write)
+        command = [sys.executable, "-m", "vitedge.bench.child", str(os.getpid())]
+        self.worker = JsonWorker(command, log, env=os.environ | {"PYTHONPATH": path})
+        self.process = self.worker.process
 
     def __enter__(self) -> ArtifactProcess:
         return self
@@ -77,15 +53,7 @@ class ArtifactProcess:
 
     def kill(self) -> None:
         """Ends the process and whatever it started, and removes the exchanged files. May be called twice."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        self.process.wait()
-        for end in ("_to", "_from"):
-            if getattr(self, end) >= 0:
-                os.close(getattr(self, end))
-                setattr(self, end, -1)
+        self.worker.kill()
         shutil.rmtree(self.exchange, ignore_errors=True)
 
     def close(self) -> None:
@@ -101,19 +69,12 @@ class ArtifactProcess:
         unusable."""
         limit = timeout_s or self.timeout_s
         try:
-            os.write(self._to, json.dumps({"command": command} | arguments).encode() + b"\n")
-        except OSError:
-            raise ArtifactFailed(self._why_dead(command)) from None
-        line = self._read_line(time.monotonic() + limit)
-        if line is None:
-            self.kill()
-            raise ArtifactFailed(f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped")
-        if not line:
-            raise ArtifactFailed(self._why_dead(command))
-        answer: Message = json.loads(line)
-        if not answer.pop("ok"):
-            raise ArtifactFailed(answer["error"])
-        return answer
+            return self.worker.ask({"command": command} | arguments, limit)
+        except WorkerFailed as failure:
+            if failure.how == "late":
+                hung = f"hung: no answer to '{command}' within {limit:.0f} s, so it was stopped"
+                raise ArtifactFailed(hung) from None
+            raise ArtifactFailed(self._reason(failure, command)) from None
 
     def open(self, **options: Any) -> Message:
         """Opens the artifact (see `child.Child.open`)."""
@@ -140,34 +101,19 @@ class ArtifactProcess:
         np.ascontiguousarray(pixels, np.uint8).tofile(path)
         return {"pixels": str(path), "shape": list(pixels.shape)}
 
-    def _read_line(self, deadline: float) -> bytes | None:
-        """One line; b"" where the process is gone; None where the time is up."""
-        chunks = [self._unread]
-        while b"\n" not in chunks[-1]:
-            wait = deadline - time.monotonic()
-            if wait <= 0 or not select.select([self._from], [], [], wait)[0]:
-                return None
-            chunk = os.read(self._from, 1 << 16)
-            if not chunk:
-                return b""
-            chunks.append(chunk)
-        line, _, self._unread = b"".join(chunks).partition(b"\n")
-        return line
-
-    def _why_dead(self, command: str) -> str:
-        try:
-            code = self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return f"it closed its connection during '{command}'"
+    def _reason(self, failure: WorkerFailed, command: str) -> str:
+        if failure.how == "refused":
+            return failure.words
         said = self._last_words()
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = ", most likely because the machine ran out of memory" if -code == signal.SIGKILL else ""
+        words = said and "; its last words: " + said
+        if failure.how == "garbage" or failure.code is None:
+            return f"{failure.words} during '{command}', so it was stopped{words}"
+        if failure.code < 0:
+            hint = ", most likely because the machine ran out of memory" if failure.code == -signal.SIGKILL else ""
             if "bad_alloc" in said or "MemoryError" in said:
                 hint = ", out of memory"
-            return f"crashed during '{command}': killed by {name}{hint}{said and '; its last words: ' + said}"
-        return f"ended during '{command}' with exit status {code}{said and '; its last words: ' + said}"
+            return f"crashed during '{command}': killed by {failure.words}{hint}{words}"
+        return f"ended during '{command}' with exit status {failure.code}{words}"
 
     def _last_words(self) -> str:
         try:

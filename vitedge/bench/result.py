@@ -32,7 +32,7 @@ class BenchResult(Measurement):
         """The row of that artifact, or None."""
         return next((row for row in self.rows if row.artifact == artifact), None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The bench JSON, with its digest."""
         value: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return value | {"digest": _digest(value)}
@@ -118,7 +118,7 @@ def _digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _from_1(value: dict[str, Any]) -> dict[str, Any]:
+def _from_1(value: dict[str, Any]) -> dict[str, object]:
     """Schema 1: `kl` had no unit, the reference was no row, and the settings held when it was measured."""
     known = set(field_names(Row))
 

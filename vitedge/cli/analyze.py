@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
 @with_flags("analyze")
-def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Shows the error of each quantised tensor, worst first, and what to do about it.
 
     SQNR and cosine: the activation itself, with everything before it in INT8. Alone: SQNR and KL divergence of the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ def command(
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the result to this file too; without one, JSON on stdout.")
     ] = None,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Measures latency and accuracy."""
     common: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +26,7 @@ def command(
     run: RunFlag = RUN,
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Builds one artifact."""
     targets.get(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitedge import api
@@ -13,7 +14,7 @@ from vitedge.tables import Table
 
 
 @with_flags("compress")
-def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Imports, compresses, exports."""
     made = api.compress(run=run, config=config, reporter=ConsoleReporter(), **given)
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ def command(
     run: RunFlag = RUN,
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Shows widths, parameters and MACs per layer, and the operators of the run's graphs."""
     found = api.open(run).inspect() if model is None else api.inspect(model, config=config, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitedge import api
@@ -10,7 +11,7 @@ from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
 @with_flags("pack")
-def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Packs artifacts and images for a board."""
     packed = api.open(run).pack(config=config, reporter=ConsoleReporter(), **given)
     names = ", ".join(packed.artifacts)

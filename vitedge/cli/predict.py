@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ def command(
     run: RunFlag = RUN,
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Classifies images; of a model without classes, gives their embeddings."""
     found = api.open(run).predict(*images, config=config, told=None if json else _show, **given)

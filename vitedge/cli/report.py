@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitedge import api
@@ -10,7 +11,7 @@ from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
 @with_flags("report")
-def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Writes report.html and report.md."""
     html = api.open(run).report(config=config, reporter=ConsoleReporter(), **given)
     files = [str(html), str(html.with_suffix(".md"))]

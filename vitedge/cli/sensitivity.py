@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitedge import api
@@ -10,7 +11,7 @@ from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 
 
 @with_flags("sensitivity")
-def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Shows what pruning would cost, share by share and layer by layer.
 
     Agreement with the dense model on calibration images that nothing was solved on, in closed form only: what

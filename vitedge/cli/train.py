@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vitedge.cli.console import ConsoleReporter, out, print_json
@@ -9,7 +10,7 @@ from vitedge.cli.flags import ConfigFlag, JsonFlag, with_flags
 
 
 @with_flags("train")
-def command(*, config: ConfigFlag = None, json: JsonFlag = False, given: dict[str, Any]) -> None:
+def command(*, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
     """Fine-tunes a trained ViT; what it writes is what `vitedge compress --model` takes."""
     from vitedge.loaded import fine_tune
 

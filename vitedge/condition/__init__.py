@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vitedge.condition.options import ConditionOptions, ConditionReport, Step
+from vitedge.condition.transform import Applied, Transform, register
 
 if TYPE_CHECKING:
     from vitedge.condition.apply import condition
 
-__all__ = ["ConditionOptions", "ConditionReport", "Step", "condition"]
+__all__ = ["Applied", "ConditionOptions", "ConditionReport", "Step", "Transform", "condition", "register"]
 
 
 def __getattr__(name: str) -> Any:

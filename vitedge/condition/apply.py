@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from vitedge.condition.ranges import Batches, crest_by_kind, hooked, measure
 from vitedge.condition.registers import add_registers
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
+from vitedge.condition.transform import Applied, Transform, in_order
 from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
 from vitedge.tokens.modules import merge_history, replaying
@@ -28,13 +28,6 @@ from vitedge.vit.architecture import Architecture
 CHECK_IMAGES = 16
 # Exact transforms may move the logits by this share of their range: float32 rounding, nothing else.
 EXACT = 1e-4
-SWITCH = {
-    "fold": "fold = false",
-    "rotate": 'rotate = "off"',
-    "smooth": "smooth = false",
-    "balance": "balance = false",
-    "groups": "groups = 1",
-}
 
 
 def condition(
@@ -51,30 +44,13 @@ def condition(
     options = options or ConditionOptions()
     model = copy.deepcopy(model if options.rotate == "off" else model.rotatable()).eval()
     log = _Log(model, _first(batches, CHECK_IMAGES))
-    if options.fold:
-        fold_norms(model)
-        fold_attention_scale(model)
-        log.add(model, "fold", "gamma, beta and the attention scale")
-    if options.fold and options.registers:
-        model, report = add_registers(model, batches, options.images)
-        log.add(model, "registers", report.to_dict(), exact=bool(report.reason))
-    if options.massive:
-        chosen: Any = scale_massive(model, batches, options.massive / 100)
-        log.add(model, "massive", chosen, exact=chosen["factor"] == 1)
     # Agreement lost is counted on all images; ranges and moments of some tell as much.
-    batches = _limited(batches, options.images)
-    if options.rotate != "off":
-        rotated, kind = _rotate(model, batches, options.rotate, options.seed)
-        model.load_state_dict(rotated.state_dict())
-        log.add(model, "rotate", kind)
-    if options.smooth:
-        log.add(model, "smooth", smooth_norms(model, batches()))
-    if options.balance:
-        balance_heads(model, batches())
-        log.add(model, "balance", scale_values(model, batches()))
-    if options.groups > 1:
-        chosen = group_units(model, batches(), options.groups, options.group_gain, options.group_size)
-        log.add(model, "groups", chosen)
+    some = _limited(batches, options.images)
+    for transform in in_order(TRANSFORMS):
+        if transform.wanted(options):
+            done = transform.apply(model, batches if transform.all_images else some, options)
+            model = done.model or model
+            log.add(model, transform, done)
     return model, ConditionReport(tuple(log.steps))
 
 
@@ -104,8 +80,55 @@ def _limited(batches: Batches, images: int) -> Batches:
     return make
 
 
+def _fold(model: Architecture, _batches: Batches, _options: ConditionOptions) -> Applied:
+    fold_norms(model)
+    fold_attention_scale(model)
+    return Applied("gamma, beta and the attention scale")
+
+
+def _registers(model: Architecture, batches: Batches, options: ConditionOptions) -> Applied:
+    found, report = add_registers(model, batches, options.images)
+    return Applied(report.to_dict(), exact=bool(report.reason), model=found)
+
+
+def _massive(model: Architecture, batches: Batches, options: ConditionOptions) -> Applied:
+    chosen = scale_massive(model, batches, (options.massive or 0) / 100)
+    return Applied(chosen, exact=chosen["factor"] == 1)
+
+
+def _rotated(model: Architecture, batches: Batches, options: ConditionOptions) -> Applied:
+    best, kind = _rotate(model, batches, options.rotate, options.seed)
+    model.load_state_dict(best.state_dict())
+    return Applied(kind)
+
+
+def _smooth(model: Architecture, batches: Batches, _options: ConditionOptions) -> Applied:
+    return Applied(smooth_norms(model, batches()))
+
+
+def _balance(model: Architecture, batches: Batches, _options: ConditionOptions) -> Applied:
+    balance_heads(model, batches())
+    return Applied(scale_values(model, batches()))
+
+
+def _groups(model: Architecture, batches: Batches, options: ConditionOptions) -> Applied:
+    return Applied(group_units(model, batches(), options.groups, options.group_gain, options.group_size))
+
+
+# In the order in which they are applied.
+TRANSFORMS = (
+    Transform("fold", _fold, lambda o: o.fold, "fold = false"),
+    Transform("registers", _registers, lambda o: o.fold and bool(o.registers), "registers = false", all_images=True),
+    Transform("massive", _massive, lambda o: bool(o.massive), "massive = 0", all_images=True),
+    Transform("rotate", _rotated, lambda o: o.rotate != "off", 'rotate = "off"'),
+    Transform("smooth", _smooth, lambda o: o.smooth, "smooth = false"),
+    Transform("balance", _balance, lambda o: o.balance, "balance = false"),
+    Transform("groups", _groups, lambda o: o.groups > 1, "groups = 1"),
+)
+
+
 @torch.no_grad()
-def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, Any]]:
+def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, object]]:
     """The model with its stream centred and rotated in the way asked for, or the best of all ("auto")."""
     centred = copy.deepcopy(model)
     centre_stream(centred)
@@ -165,24 +188,25 @@ class _Log:
             stats = measure(model, self.sample, sites)
         return crest_by_kind(stats), torch.cat(logits)
 
-    def add(self, model: Architecture, name: str, chosen: Any, exact: bool = True) -> None:
+    def add(self, model: Architecture, transform: Transform, done: Applied) -> None:
         with replaying(model, self.groups):
             crest, logits = self.look(model)
         # Against the step before: what a massive activation's scaling changed is not the rotation's.
         # A new head of zeros, untrained, gives the same logits everywhere: then there is no range.
         span = (self.before.max() - self.before.min()).clamp(min=torch.finfo(logits.dtype).tiny)
         difference = float((logits - self.before).abs().max() / span)
-        if exact and not difference <= EXACT:
+        if done.exact and not difference <= EXACT:
             raise VitedgeError(
-                f"The transform '{name}' changed the model's logits by {difference:.1e} of their range.",
+                f"The transform '{transform.name}' changed the model's logits by {difference:.1e} of their range.",
                 f"It is exact, so float rounding alone should show (at most {EXACT:.0e}); the weights may be damaged, "
                 "or too badly scaled for float32.",
-                f"Switch it off with condition.{SWITCH[name]}, and please report it with the checkpoint.",
+                (f"Switch it off with condition.{transform.switch}, and please" if transform.switch else "Please")
+                + " report it with the checkpoint.",
                 exit_code=1,
             )
         same = agreement(self.start, logits, model.config.activation)
         kinds = {k: (self.crest[k], crest[k]) for k in crest if k in self.crest}
-        self.steps.append(Step(name, exact, chosen, difference, same, kinds))
+        self.steps.append(Step(transform.name, done.exact, done.chosen, difference, same, kinds))
         self.crest, self.before = crest, logits
 
 

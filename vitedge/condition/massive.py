@@ -74,7 +74,7 @@ def find_massive(model: Architecture, batches: Batches) -> list[Column]:
 
 
 @torch.no_grad()
-def scale_massive(model: Architecture, batches: Batches, budget: float) -> dict[str, Any]:
+def scale_massive(model: Architecture, batches: Batches, budget: float) -> dict[str, object]:
     """Scales massive columns down as far as `budget` (share of agreement lost on `batches`) allows, in place.
 
     Returns what was found, the factor taken, and each factor tried with its agreement.

@@ -94,6 +94,6 @@ class ConditionReport:
 
     steps: tuple[Step, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return {"steps": [asdict(step) for step in self.steps]}

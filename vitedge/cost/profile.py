@@ -90,7 +90,9 @@ def _measured(
             for number, plan in enumerate(plans):
                 place = Path(folder) / str(number)
                 place.mkdir()
-                path, metadata = write_plan(plan, place, target, precision, preset or "linear", chosen)
+                path, metadata = write_plan(
+                    plan, place, target, precision, "full" if preset == "full" else "linear", chosen
+                )
                 if number == 0:
                     chosen = target.settled(chosen, metadata)
                 openers.append(partial(target.open, path, metadata, threads=options.threads))

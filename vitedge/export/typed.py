@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +36,7 @@ class TypedGraph:
     largest: float
     images: int
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, object]:
         """JSON-able, for the metadata."""
         return {
             "images": self.images,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from vitedge.tables import Table
 
@@ -67,7 +66,7 @@ class PruneReport:
             return ""
         return f" On {self.held_out} others: agreement {self.agreement:.3f}, KL {self.kl:.3f}, with the dense model."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
 from vitedge import documents
-from vitedge.bundle import Bundle
+from vitedge.bundle import Bundle, Facts
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
@@ -36,7 +36,7 @@ def analyze_run(bundle: Bundle, images: int, reporter: Reporter) -> list[LayerEr
         )
     pixels = need_pixels(bundle, "Analysing")[:images]
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         from vitedge.quant.analysis import layer_errors
         from vitedge.vit.checkpoint import read_model
 

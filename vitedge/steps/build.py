@@ -14,7 +14,7 @@ import numpy as np
 
 from vitedge import __version__
 from vitedge.bench.from_bundle import find_activation, model_bytes
-from vitedge.bundle import Bundle, StepRecord
+from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.cost import store
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
@@ -60,7 +60,7 @@ def build_artifact(
     extra = [p for p in ("calib/pixels.npy", LOGITS, CONSTANT_LOGITS) if bundle.has(p)]
     extra += bundle.files("quant/")
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         out = folder / "build" / name
         out.mkdir(parents=True)
         images, kind = check_images(read_pixels(bundle), read_preprocess(bundle), bundle)
@@ -86,7 +86,7 @@ def build_artifact(
                 f"the class of the one that matches each image's on {export['agreement_with_matched']:.3f} of the "
                 f"calibration images; `compress --prune-target {target.name}` fits the weights to it."
             )
-        metadata: dict[str, Any] = {
+        metadata: Facts = {
             "target": target.name,
             "precision": precision,
             "platform": platform,
@@ -281,7 +281,7 @@ def check_artifact(
     *,
     source: np.ndarray | None = None,
     activation: Activation = "softmax",
-) -> dict[str, Any]:
+) -> Facts:
     """Agreement and logit SQNR against the float model that the artifact was built from, by which the build is accepted
     or not, and as `source_*` against the model as it came; None figures where it can't run.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitedge.bundle import Bundle
 from vitedge.condition import ConditionOptions
+from vitedge.condition.transform import added_code
 from vitedge.reporter import Reporter
 from vitedge.steps.source import float_batches, need_pixels, read_preprocess
 from vitedge.steps.transform import Outcome, Transformed, transform_model
@@ -28,8 +29,11 @@ def condition_model(bundle: Bundle, parent: str, options: ConditionOptions, repo
             conditioned, report = condition(model, float_batches(pixels, read_preprocess(bundle)), options)
         return Outcome(conditioned, report.to_dict(), [condition_table(report.to_dict())])
 
+    asked = options.model_dump()
+    if added := added_code():
+        asked["transforms"] = added
     record = transform_model(
-        bundle, "condition", parent, apply, options=options.model_dump(), modules=("vitedge.steps.condition",), order=20
+        bundle, "condition", parent, apply, options=asked, modules=("vitedge.steps.condition",), order=20
     )
     changed = any(not step["exact"] for step in record.facts["steps"])
     return Transformed("steps/condition", changed, record)

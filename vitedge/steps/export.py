@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitedge.bundle import Bundle, StepRecord
+from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.config import ExportSection
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
@@ -46,9 +46,9 @@ def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: 
     batch = None if options.dynamic_batch else options.batch
     changed = bundle.facts("model").get("function_changed", False)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         images, kind = check_images(pixels, preprocess, bundle)
-        facts: dict[str, Any] = {"check_images": f"{len(images)} {kind}"}
+        facts: Facts = {"check_images": f"{len(images)} {kind}"}
         graphs = {FLOAT32: model} | ({REFERENCE: SOURCE} if changed else {})
         merges = [block.merge for block in read_config(bundle, model).blocks if block.merge]
         if merges and all(merge.matched and merge.groups for merge in merges):
@@ -101,9 +101,14 @@ def noise(preprocess: Preprocess) -> np.ndarray:
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Float32 logits [n, classes] of an ONNX file in ONNX Runtime."""
+    import onnx
+
+    from vitedge.targets.onnxruntime.rewrites import exact_here
     from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 
-    runner = OnnxRuntimeRunner(path)
+    model = onnx.load(path)
+    exact = exact_here(model)
+    runner = OnnxRuntimeRunner(path, model=None if exact is model else exact.SerializeToString())
     try:
         return np.concatenate([runner.infer(pixels[i : i + 16]) for i in range(0, len(pixels), 16)])
     finally:
@@ -112,7 +117,7 @@ def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 def _write_graph(
     bundle: Bundle, path: Path, source: str, preprocess: Preprocess, batch: int | None, images: np.ndarray
-) -> dict[str, Any]:
+) -> Facts:
     from vitedge.vit.checkpoint import read_model
     from vitedge.vit.checkpoint.save import build_model
 
@@ -126,7 +131,7 @@ def _write_graph(
 
 def write_graph(
     model: Architecture, path: Path, preprocess: Preprocess, batch: int | None, images: np.ndarray
-) -> dict[str, Any]:
+) -> Facts:
     """Writes the float32 graph of a model in memory, and compares it with PyTorch on `images` uint8 [n, H, W, C].
 
     Returns facts of the graph. Raises VitedgeError where it does not compute what the model does.

@@ -35,7 +35,7 @@ class Inspection:
     model: ViTConfig
     tables: dict[str, Table]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return {"model": self.model.to_dict(), "tables": {name: table.to_dict() for name, table in self.tables.items()}}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from vitedge.bundle import Bundle, StepRecord
+from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.steps.source import SOURCE
 from vitedge.vit.config import ViTConfig
 
@@ -28,7 +27,7 @@ def finish_model(bundle: Bundle, last: str, *, function_changed: bool = False) -
     files = {f"{last}/model.safetensors": "model.safetensors", f"{last}/arch.json": "arch.json"}
     files |= {f"{SOURCE}/{n}": n for n in ("preprocess.json", "classes.txt") if bundle.has(f"{SOURCE}/{n}")}
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         (folder / FINAL).mkdir()
         for source, name in files.items():
             shutil.copyfile(bundle.verified(source), folder / FINAL / name)

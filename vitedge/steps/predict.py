@@ -40,7 +40,7 @@ class Prediction:
     error: str = ""
     embedding: tuple[float, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         if self.error:
             return {"file": self.file, "error": self.error}

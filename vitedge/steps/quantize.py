@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vitedge.bench.from_bundle import find_activation
-from vitedge.bundle import Bundle, StepRecord
+from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.files import write_json
 from vitedge.metrics import fidelity
 from vitedge.quant.options import METRICS, QuantOptions
@@ -37,7 +36,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
 
     before = before_conditioning(bundle, FINAL)
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         import onnx
 
         from vitedge.vit.checkpoint import read_model
@@ -73,7 +72,7 @@ def quantize_model(bundle: Bundle, mode: str, options: QuantOptions, reporter: R
     )
 
 
-def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
+def compare(bundle: Bundle, graph: Path, against: str) -> Facts:
     """Agreement and logit SQNR of a graph on the images that graphs are compared on, with those logits or graph.
 
     Training changes the float graph as well: what it made is held against the model that taught it.
@@ -86,7 +85,7 @@ def compare(bundle: Bundle, graph: Path, against: str) -> dict[str, Any]:
     return {"check_images": f"{len(images)} {kind}", "reference": name} | found
 
 
-def quantize_table(mode: str, scheme: Scheme, facts: dict[str, Any]) -> Table:
+def quantize_table(mode: str, scheme: Scheme, facts: Facts) -> Table:
     """What was quantised, and how near the result is on calibration images."""
     rows: list[list[Cell]] = [
         ["Linears with INT8 weights", len(scheme.weights)],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitedge import documents
 from vitedge.bench.stats import wilson
-from vitedge.bundle import Bundle
+from vitedge.bundle import Bundle, Facts
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
@@ -25,10 +25,10 @@ FILE = "analysis/25-sensitivity.json"
 class SensitivityResult:
     """What was measured, as JSON holds it (`points`, `solved_on`, `measured_on`), and its tables."""
 
-    found: dict[str, Any]
+    found: Facts
     tables: list[Table]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """As JSON holds it."""
         return self.found
 
@@ -42,7 +42,7 @@ def sensitivity_of_run(
     """
     pixels = need_pixels(bundle, "Measuring the sensitivity")[:images]
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         from vitedge.prune.sensitivity import sensitivity
         from vitedge.vit.checkpoint import read_model
 

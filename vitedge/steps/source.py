@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitedge import documents
-from vitedge.bundle import Bundle, StepRecord, sha256_file
+from vitedge.bundle import Bundle, Facts, StepRecord, sha256_file
 from vitedge.config import CalibSection, ModelSection
 from vitedge.data.dataset import Dataset
 from vitedge.data.folder import is_there, open_dataset
@@ -36,7 +36,7 @@ _BESIDE |= {"preprocessor_config.json", "processor_config.json", "open_clip_conf
 def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> StepRecord:
     """Reads the checkpoint into `source/`: model.safetensors, arch.json, preprocess.json, classes.txt."""
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         from vitedge.vit.checkpoint import load_model, save_model
         from vitedge.vit.checkpoint.reference import check
         from vitedge.vit.macs import model_macs, model_params
@@ -75,7 +75,7 @@ def import_model(bundle: Bundle, options: ModelSection, reporter: Reporter) -> S
     return record
 
 
-def _training(path: Path) -> dict[str, Any] | None:
+def _training(path: Path) -> Facts | None:
     """What `vitedge train` left beside the model, for the report; None where that file is none of its own."""
     if not path.is_file():
         return None
@@ -150,7 +150,7 @@ def sample_calibration(
         return None
     root = dataset.root
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         reporter.info(f"reading up to {options.calib_size} calibration images from {root}")
         pixels, used = load_pixels(dataset, preprocess, options.calib_size, options.seed, folder / PIXELS)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

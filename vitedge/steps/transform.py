@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitedge.bundle import Bundle, StepRecord
+from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.files import write_json
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE
@@ -36,7 +36,7 @@ class Outcome:
     `metrics.csv`, with training in INT8 the scheme too."""
 
     model: Architecture
-    facts: dict[str, Any]
+    facts: Facts
     tables: list[Table]
     history: list[dict[str, float]] | None = None
     scheme: Scheme | None = None
@@ -60,7 +60,7 @@ def transform_model(
     also: further files of the bundle that it reads.
     """
 
-    def work(folder: Path, kept: Path) -> dict[str, Any]:
+    def work(folder: Path, kept: Path) -> Facts:
         from vitedge.vit.checkpoint import read_model, save_model
 
         outcome = apply(read_model(bundle.path(parent)), kept)

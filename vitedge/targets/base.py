@@ -259,7 +259,7 @@ class Target(Protocol):
         """Makes an artifact, or raises VitedgeError with the compiler's own words."""
 
     @abstractmethod
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner:
+    def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> Runner:
         """The artifact, loaded."""
 
     def check(self, onnx_path: Path, precision: str, platform: str | None) -> list[Problem]:
@@ -277,7 +277,7 @@ class Target(Protocol):
         """The command that it would run instead of building, where `options` (its own) ask for that."""
         return None
 
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
+    def cost(self, artifact: Path, metadata: Mapping[str, Any]) -> CostTable | None:
         """The vendor's own estimate, where there is one."""
         return None
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from vitedge.tokens.matching import compose
 from vitedge.train import state as states
 from vitedge.train.feed import Order, Samples
 from vitedge.train.images import Normalizer
-from vitedge.train.schedule import lr_factor
+from vitedge.train.schedule import ParameterGroups, lr_factor
 from vitedge.train.state import State
 from vitedge.train.stream import Rotated
 from vitedge.vit.architecture import Architecture
@@ -31,7 +30,7 @@ from vitedge.vit.model import Block
 
 MOST_VIEWS = 3
 WARMUP = 0.05
-Groups = Callable[[nn.Module], list[dict[str, Any]]]
+Groups = Callable[[nn.Module], ParameterGroups]
 
 
 def fit_blocks(
@@ -49,7 +48,7 @@ def fit_blocks(
     seed: int = 0,
     advance: Callable[[int], None] = lambda n: None,
     state_file: Path | None = None,
-    identity: dict[str, Any] | None = None,
+    identity: Mapping[str, object] | None = None,
     reporter: Reporter | None = None,
 ) -> float:
     """Trains the blocks in place, `steps` steps of Adam each, or as many as there is time for; on the CPU.
@@ -117,7 +116,7 @@ def fit_blocks(
     return earlier
 
 
-def _restore(student: Architecture, state_file: Path | None, identity: dict[str, Any]) -> State:
+def _restore(student: Architecture, state_file: Path | None, identity: Mapping[str, object]) -> State:
     """The state in the file, its weights taken over; `step` is the number of blocks that are done."""
     found = None if state_file is None else states.load(state_file, identity)
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from vitedge.train.device import autocast, has_accelerator, is_out_of_memory, ou
 from vitedge.train.feed import Order, Samples, feed
 from vitedge.train.metrics import MetricsLog
 from vitedge.train.options import LoopOptions
-from vitedge.train.schedule import lr_factor
+from vitedge.train.schedule import ParameterGroups, lr_factor
 
 Row = dict[str, float]
 
@@ -72,13 +72,13 @@ def fit(
     task: Task,
     samples: Samples,
     options: LoopOptions,
-    groups: list[dict[str, Any]],
+    groups: ParameterGroups,
     *,
     optimizer: torch.optim.Optimizer | None = None,
     accelerator: Any = None,
     state_file: Path | None = None,
     resume: bool = False,
-    identity: dict[str, Any] | None = None,
+    identity: Mapping[str, object] | None = None,
     section: str | None = None,
     log: MetricsLog | None = None,
     progress: Callable[[Row], None] | None = None,
@@ -118,7 +118,7 @@ class _Run:
         task: Task,
         samples: Samples,
         options: LoopOptions,
-        optimizer: torch.optim.Optimizer | list[dict[str, Any]],
+        optimizer: torch.optim.Optimizer | ParameterGroups,
         accelerator: Any,
     ) -> None:
         self.task, self.samples, self.options, self.accelerator = task, samples, options, accelerator
@@ -133,7 +133,7 @@ class _Run:
         self.state_file: Path | None = None
         self.log: MetricsLog | None = None
         self.report: Callable[[Row], None] | None = None
-        self.identity: dict[str, Any] = {}
+        self.identity: Mapping[str, object] = {}
         self.section: str | None = None
         self.step_images = options.batch * options.accumulate * accelerator.num_processes
         self.total = max(1, math.ceil(options.epochs * len(samples) / self.step_images))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitedge.train.schedule import ParameterGroups
+
 # Of the quintic iteration; it brings all singular values into about 0.7 to 1.2 in five steps.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -32,7 +34,7 @@ class MuonAdamW(torch.optim.Optimizer):
     Muon's update is scaled to the root mean square that AdamW's has (0.2), so one learning rate suits both.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+    def __init__(self, groups: ParameterGroups, lr: float) -> None:
         defaults = {"lr": lr, "weight_decay": 0.0, "betas": (0.9, 0.99), "eps": 1e-8, "momentum": 0.95, "muon": False}
         super().__init__(groups, defaults)
 

@@ -60,7 +60,7 @@ class LoopOptions(Options):
         60.0, ge=0, le=1e6, description="Time between two saved states; 0 saves every step."
     )
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The options that a resumed run must share with the one that it continues.
 
         More time, patience or workers change nothing of the steps that were done.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from vitedge.train.device import is_out_of_memory
 from vitedge.train.distil import check_pair
 from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
+from vitedge.train.schedule import ParameterGroups
 from vitedge.train.stream import Rotated, stream_rotation
 from vitedge.train.teaching import TeachingReport, TeachingRun, freeze_after_blocks
 from vitedge.vit.architecture import Architecture
@@ -136,7 +136,7 @@ def _fit_blocks(run: TeachingRun, compare: Rotated, preprocess: Preprocess, repo
     return earlier
 
 
-def learning(module: nn.Module, options: QatOptions) -> list[dict[str, Any]]:
+def learning(module: nn.Module, options: QatOptions) -> ParameterGroups:
     """Parameter groups of what learns: matrices and biases, and the factors of the step sizes.
 
     The rest stays as it is: LayerNorms stay folded, and what is added as the positions is not quantised by itself.

@@ -10,6 +10,9 @@ from torch import nn
 from vitedge.errors import VitedgeError
 from vitedge.vit.names import TOKENS, layer_index
 
+# As torch.optim takes them: parameters, and what holds for them.
+ParameterGroups = list[dict[str, Any]]
+
 
 def lr_factor(progress: float, warmup: float, final: float, schedule: str = "cosine") -> float:
     """Share of the peak learning rate at `progress` (0 to 1) of the run: linear warm-up, then down to `final`.
@@ -24,7 +27,7 @@ def lr_factor(progress: float, warmup: float, final: float, schedule: str = "cos
     return final + (1 - final) * (1 - rest if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest)))
 
 
-def parameter_groups(model: nn.Module, depth: int, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, depth: int, *, layer_decay: float, weight_decay: float) -> ParameterGroups:
     """Groups for AdamW of the parameters that take gradients, each with its `scale` of the learning rate.
 
     Layer-wise decay as in BEiT (arXiv 2106.08254): layer l of L learns with `layer_decay` ** (L - l).

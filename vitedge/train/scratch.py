@@ -18,6 +18,7 @@ from vitedge.train.loop import Row, fit, make_accelerator
 from vitedge.train.muon import MuonAdamW
 from vitedge.train.options import LoopOptions
 from vitedge.train.output import save_folder, write_figures
+from vitedge.train.schedule import ParameterGroups
 from vitedge.train.split import split_folder
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig, uniform
@@ -36,7 +37,7 @@ def small_config(classes: int) -> ViTConfig:
     return uniform(image_size=SIDE, patch_size=6, width=192, depth=4, heads=4, hidden=384, classes=classes)
 
 
-def muon_groups(model: Architecture) -> list[dict[str, Any]]:
+def muon_groups(model: Architecture) -> ParameterGroups:
     """The blocks' matrices for Muon, all else for AdamW."""
     depth = len(model.blocks)
     matrices = [p for n, p in model.named_parameters() if 0 < layer_index(n, depth) <= depth and p.ndim == 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,13 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def save(path: Path, state: State, tensors: dict[str, Any], identity: dict[str, Any]) -> None:
+def save(path: Path, state: State, tensors: dict[str, Any], identity: Mapping[str, object]) -> None:
     """Writes the state, `tensors` (of model, optimiser, average) and what identifies the run."""
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, "identity": identity, "state": vars(state), **tensors}, temporary)
 
 
-def load(path: Path, identity: dict[str, Any]) -> tuple[State, dict[str, Any]] | None:
+def load(path: Path, identity: Mapping[str, object]) -> tuple[State, dict[str, Any]] | None:
     """The state in `path` and its tensors, or None where there is no such file.
 
     Raises:

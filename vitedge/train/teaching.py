@@ -26,6 +26,7 @@ from vitedge.train.images import Normalizer, Pixels
 from vitedge.train.loop import Row, fit
 from vitedge.train.losses import output_distance
 from vitedge.train.options import AugmentOptions, TeachingOptions
+from vitedge.train.schedule import ParameterGroups
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.names import layer_index
 
@@ -58,7 +59,7 @@ class TeachingReport:
     best_step: int
     history: list[Row]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 
@@ -172,7 +173,7 @@ class TeachingRun:
         self.before: list[Row] = []
         self.start: dict[str, Tensor] = {}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What a resumed run must share; more time changes nothing of the steps that were done."""
         options = self.options.model_dump(exclude={"minutes"})
         return {"arch": self.student.config.to_dict(), "training": options, "images": len(self.samples)}
@@ -188,7 +189,7 @@ class TeachingRun:
         self.before.append(row)
         return row
 
-    def teach(self, groups: list[dict[str, Any]], reporter: Reporter, minutes: float | None = None) -> TeachingReport:
+    def teach(self, groups: ParameterGroups, reporter: Reporter, minutes: float | None = None) -> TeachingReport:
         """Trains the parameters in `groups`, and leaves the best weights in the student.
 
         minutes: what is left of the options' time.

@@ -286,7 +286,7 @@ class ViTConfig:
         blocks[index] = replace(blocks[index], **changes)
         return replace(self, blocks=tuple(blocks))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it (`arch.json`)."""
         return asdict(self)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from vitedge.errors import VitedgeError
 from vitedge.export.vit import export_vit
 from vitedge.quant import QuantOptions, calibrate, insert_qdq, round_weights
 from vitedge.quant.dynamic import quantize_dynamic
-from vitedge.targets.onnxruntime.cpu import saturation_warnings
-from vitedge.targets.onnxruntime.rewrites import Form, apply
+from vitedge.targets.onnxruntime.cpu import saturates
+from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.onnxruntime.target import OnnxRuntimeOptions, OnnxRuntimeTarget
 from vitedge.targets.onnxruntime.tune import write_fastest
@@ -36,7 +37,7 @@ def quantized(tiny_model) -> tuple[onnx.ModelProto, np.ndarray]:
 
 
 def run(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
-    return OnnxRuntimeRunner(Path("memory"), threads=1, model=model.SerializeToString()).infer(pixels)
+    return OnnxRuntimeRunner(Path("memory"), threads=1, model=exact_here(model).SerializeToString()).infer(pixels)
 
 
 def test_every_product_becomes_an_integer_one(quantized) -> None:
@@ -120,6 +121,22 @@ def test_dynamic_products_take_the_same_operators(tiny_model) -> None:
     assert np.abs(after - before).max() < 0.02 * np.ptp(before)
 
 
+@pytest.mark.parametrize("attention", ["packed", "heads", "parts"])
+def test_unsigned_weights_are_the_same_weights(quantized, attention) -> None:
+    graph, pixels = quantized
+    signed, _ = apply(graph, Form(attention, "joined", "int8"))
+    unsigned, found = apply(graph, Form(attention, "joined", "uint8"))
+    kinds = {tensor.data_type for tensor in unsigned.graph.initializer if len(tensor.dims) == 2}
+    read = {node.input[1] for node in unsigned.graph.node if node.op_type in ("MatMulIntegerToFloat", "QAttention")}
+    assert found["unsigned_weights"] >= 7 and onnx.TensorProto.UINT8 in kinds
+    assert not [t.name for t in unsigned.graph.initializer if t.name in read and t.data_type == onnx.TensorProto.INT8]
+    assert Counter(n.op_type for n in signed.graph.node) == Counter(n.op_type for n in unsigned.graph.node)
+    # The graph as it stands is computed in float (`disable_quant_qdq`), so that it saturates nowhere.
+    before = OnnxRuntimeRunner(Path("memory"), threads=1, model=graph.SerializeToString()).infer(pixels)
+    after = OnnxRuntimeRunner(Path("memory"), threads=1, model=unsigned.SerializeToString()).infer(pixels)
+    assert np.abs(after - before).max() < 0.02 * np.ptp(before)
+
+
 def test_weights_of_7_bits_cannot_saturate(tiny_model) -> None:
     """Without VNNI, x86 adds two products of uint8 and int8 in 16 bits (vpmaddubsw): done so here, by hand."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -144,7 +161,7 @@ def test_options_that_are_named_are_not_timed(quantized, tmp_path) -> None:
     assert all(t > 0 for t in auto["timed_ms"].values())
     fixed = OnnxRuntimeOptions(attention="parts", mlp_groups="apart")
     named = write_fastest(tmp_path / "int8.onnx", tmp_path / "parts.onnx", fixed, pixels)
-    assert named["timed_ms"] == {} and named["form"] == {"attention": "parts", "groups": "apart"}
+    assert named["timed_ms"] == {} and named["form"] == asdict(Form("parts", "apart"))
     assert named["operators"]["Softmax"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["auto.onnx", "int8.onnx", "parts.onnx"], "no trial is left"
 
@@ -173,6 +190,6 @@ def test_an_older_runtime_names_the_version_that_is_needed(tmp_path) -> None:
 def test_cpus_whose_products_saturate(tmp_path, monkeypatch, flags, warned) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
-    assert bool(saturation_warnings(tmp_path / "cpuinfo")) == warned
+    assert saturates(tmp_path / "cpuinfo") == warned
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert not saturation_warnings(tmp_path / "cpuinfo")
+    assert not saturates(tmp_path / "cpuinfo")

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Problem, Target
-from vitedge.targets.onnxruntime.cpu import saturation_warnings
-from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice
+from vitedge.targets.onnxruntime.cpu import SATURATION, saturates
+from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice, WeightsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, numbers, session_settings
 
 _GRAPH = {"fp32": "float32", "int8": "int8"}
@@ -28,6 +28,11 @@ class OnnxRuntimeOptions(AttentionOptions):
     mlp_groups: GroupsChoice = Field(
         "auto",
         description="joined: groups of MLP units in one product where they can be; apart; auto: the faster here.",
+    )
+    weight_type: WeightsChoice = Field(
+        "auto",
+        description="Integer weights as int8, or as uint8 with the zero point 128: the same values, exact also where a "
+        "CPU's product of uint8 and int8 saturates; auto: uint8 on x86 without VNNI, int8 elsewhere.",
     )
 
 
@@ -67,7 +72,8 @@ class OnnxRuntimeTarget(Target):
         facts |= write_fastest(graph, request.out / "model.onnx", options, request.pixels)
         if request.taps:
             facts["blocks"] = write_blocks(request.out, request.taps)
-        warnings = saturation_warnings() if request.precision == "int8" else []
+        wrong = request.precision == "int8" and facts["form"]["weights"] == "int8" and saturates()
+        warnings = [SATURATION] if wrong else []
         return BuildResult("model.onnx", facts | {"session": session_settings()}, warnings)
 
     def misfits(self, metadata: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
@@ -75,13 +81,21 @@ class OnnxRuntimeTarget(Target):
         built, here = str(metadata.get("onnxruntime", "")), versions.get("onnxruntime", "")
         if numbers(here) < numbers(built):
             return [f"It was built with ONNX Runtime {built}, and this is {here}."]
-        return []
+        return [SATURATION] if _saturated(metadata) else []
 
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
+    def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""
         return OnnxRuntimeRunner(artifact, threads=threads, built_with=metadata.get("onnxruntime"))
 
     def settled(self, options: Any, metadata: dict[str, Any]) -> OnnxRuntimeOptions:
         """The form that the build found to be the fastest."""
         form = metadata["form"]
-        return OnnxRuntimeOptions(attention=form["attention"], mlp_groups=form["groups"])
+        return OnnxRuntimeOptions(
+            attention=form["attention"], mlp_groups=form["groups"], weight_type=form.get("weights", "int8")
+        )
+
+
+def _saturated(metadata: Mapping[str, Any]) -> bool:
+    """Whether the artifact was built for a CPU with VNNI, and this one has none."""
+    integers = metadata.get("precision") == "int8"
+    return integers and metadata.get("form", {}).get("weights", "int8") == "int8" and saturates()

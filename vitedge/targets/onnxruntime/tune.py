@@ -36,6 +36,8 @@ def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: n
         ATTENTION[0] if options.attention == "auto" else options.attention,
         GROUPS[0] if options.mlp_groups == "auto" else options.mlp_groups,
     )
+    if options.weight_type != "auto":
+        form = replace(form, weights=options.weight_type)
     if options.attention == "auto":
         form = trials.fastest([replace(form, attention=name) for name in ATTENTION])
     if options.mlp_groups == "auto":

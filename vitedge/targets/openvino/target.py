@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ class OpenVINOTarget(Target):
         runner.close()
         return BuildResult("model.xml", facts | blocks)
 
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> OpenVINORunner:
+    def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> OpenVINORunner:
         """A compiled model. An INT8 artifact built with `rest` auto takes what the CPU has where it is opened."""
         floats = metadata["floats"]
         if metadata["precision"] == "int8":

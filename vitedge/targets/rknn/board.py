@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class BoardRunner(Runner):
     device = "npu"
     batch: int | None = 1
 
-    def __init__(self, artifact: Path, metadata: dict[str, Any], chip: str) -> None:
+    def __init__(self, artifact: Path, metadata: Mapping[str, Any], chip: str) -> None:
         """Raises VitedgeError for another chip's artifact, another runtime's version, and a runtime that refuses."""
         if metadata["platform"] != chip and {metadata["platform"], chip} != {"rk3566", "rk3568"}:
             raise VitedgeError(
@@ -178,7 +179,7 @@ class BoardRunner(Runner):
         self.contexts = []
 
 
-def _context(lite: Any, artifact: Path, metadata: dict[str, Any], mask: int | None) -> Any:
+def _context(lite: Any, artifact: Path, metadata: Mapping[str, Any], mask: int | None) -> Any:
     context = lite()
     if context.load_rknn(str(artifact)) != 0:
         context.release()

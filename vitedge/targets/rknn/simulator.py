@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ class SimulatorRunner(Runner):
     device = "simulator"
     batch: int | None = 1
 
-    def __init__(self, artifact: Path, metadata: dict[str, Any], toolchain: Toolchain, *, limit: float = 600) -> None:
+    def __init__(
+        self, artifact: Path, metadata: Mapping[str, Any], toolchain: Toolchain, *, limit: float = 600
+    ) -> None:
         """Raises VitedgeError where the toolkit is another version than the artifact's, or its files are gone."""
         if toolchain.version != metadata["toolkit"]:
             raise VitedgeError(

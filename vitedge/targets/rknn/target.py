@@ -75,7 +75,7 @@ class RknnTarget(Target):
             )
         return build(request)
 
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner:
+    def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> Runner:
         """On a board the NPU; elsewhere the simulator. `threads` does not apply."""
         if (chip := board.platform_here()) is not None:
             return board.BoardRunner(artifact, metadata, chip)
@@ -83,7 +83,7 @@ class RknnTarget(Target):
 
         return SimulatorRunner(artifact, metadata, toolchain.find())
 
-    def cost(self, artifact: Path, metadata: dict[str, Any]) -> CostTable | None:
+    def cost(self, artifact: Path, metadata: Mapping[str, Any]) -> CostTable | None:
         """The compiler's own table, kept by the build."""
         from vitedge.targets.rknn.cost import from_json
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from vitedge.prune.zeros import has_two_of_four
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.tensorrt import api, timing, trtexec
 from vitedge.targets.tensorrt.facts import board_facts, machine_facts
-from vitedge.targets.tensorrt.layers import engine_layers, summarize
+from vitedge.targets.tensorrt.layers import EngineLayer, engine_layers, summarize
 from vitedge.targets.tensorrt.network import EngineSpec, build_engine
 from vitedge.targets.tensorrt.options import Profile, TensorRTOptions, parse_profiles
 
@@ -40,7 +41,30 @@ def build(request: BuildRequest) -> BuildResult:
     return _by_python(request, spec, graph, trt)
 
 
-def prepare_graph(request: BuildRequest) -> dict[str, Any]:
+class AttentionFacts(TypedDict):
+    """How many attention blocks TensorRT can fuse ("n/all"), why not the others, and their Softmax nodes."""
+
+    fusable: str
+    not_fusable: dict[str, str]
+    softmaxes: list[str]
+
+
+class Typing(TypedDict, total=False):
+    """What was put into FP16, and what into INT8."""
+
+    float16: dict[str, object]
+    quantized: dict[str, object]
+
+
+class GraphFacts(Typing):
+    """What stands in the typed graph (JSON-able): `image_shape` is [H, W, 3], `batch` None where it is dynamic."""
+
+    attention: AttentionFacts
+    batch: int | None
+    image_shape: list[int]
+
+
+def prepare_graph(request: BuildRequest) -> GraphFacts:
     """Writes the typed graph to `out/model.onnx`, and says what is in it (JSON-able)."""
     try:
         import onnx
@@ -48,7 +72,7 @@ def prepare_graph(request: BuildRequest) -> dict[str, Any]:
         raise missing_package("onnx", "compress", "Preparing a graph for TensorRT") from error
     from vitedge.targets.tensorrt.check import attentions, graph_problems
 
-    model, facts = _typed(request)
+    model, typed = _typed(request)
     if problems := graph_problems(model):
         first = problems[0]
         raise VitedgeError(
@@ -57,20 +81,23 @@ def prepare_graph(request: BuildRequest) -> dict[str, Any]:
             "Export again with `vitedge compress`.",
         )
     blocks = attentions(model)
-    facts["attention"] = {
-        "fusable": f"{sum(not block.reason for block in blocks)}/{len(blocks)}",
-        "not_fusable": {block.softmax: block.reason for block in blocks if block.reason},
-        "softmaxes": [block.softmax for block in blocks],
-    }
     shape = model.graph.input[0].type.tensor_type.shape.dim
-    facts["batch"] = shape[0].dim_value or None
-    facts["image_shape"] = [d.dim_value for d in shape[1:]]
+    facts: GraphFacts = {
+        **typed,
+        "attention": {
+            "fusable": f"{sum(not block.reason for block in blocks)}/{len(blocks)}",
+            "not_fusable": {block.softmax: block.reason for block in blocks if block.reason},
+            "softmaxes": [block.softmax for block in blocks],
+        },
+        "batch": shape[0].dim_value or None,
+        "image_shape": [d.dim_value for d in shape[1:]],
+    }
     onnx.save(model, str(request.out / GRAPH))
     write_json(request.out / "graph.json", facts)
     return facts
 
 
-def _typed(request: BuildRequest) -> tuple[Any, dict[str, Any]]:
+def _typed(request: BuildRequest) -> tuple[Any, Typing]:
     import onnx
 
     if request.precision == "fp32":
@@ -85,16 +112,17 @@ def _typed(request: BuildRequest) -> tuple[Any, dict[str, Any]]:
 
     pixels = np.asarray(request.pixels[:RANGE_IMAGES])
     source = onnx.load(str(request.onnx))
-    facts: dict[str, Any] = {}
+    facts: Typing = {}
     if request.precision == "int8":
         from vitedge.targets.tensorrt.quantized import insert_quantizers
 
         source, facts["quantized"] = insert_quantizers(request, source)
     typed = typed_graph(source, pixels)
-    return typed.model, {**facts, "float16": typed.report()}
+    facts["float16"] = typed.report()
+    return typed.model, facts
 
 
-def engine_spec(graph: Path, precision: str, options: TensorRTOptions, facts: dict[str, Any]) -> EngineSpec:
+def engine_spec(graph: Path, precision: str, options: TensorRTOptions, facts: GraphFacts) -> EngineSpec:
     """What to build. Raises VitedgeError where the options don't fit the graph."""
     profiles: tuple[Profile, ...] = ()
     if facts["batch"] is None:
@@ -122,7 +150,7 @@ def engine_spec(graph: Path, precision: str, options: TensorRTOptions, facts: di
     )
 
 
-def _by_python(request: BuildRequest, spec: EngineSpec, graph: dict[str, Any], trt: Any) -> BuildResult:
+def _by_python(request: BuildRequest, spec: EngineSpec, graph: GraphFacts, trt: Any) -> BuildResult:
     options: TensorRTOptions = request.options
     machine = machine_facts(trt)
     if spec.hardware_compatible and "l4t" in machine:
@@ -150,7 +178,7 @@ def _by_python(request: BuildRequest, spec: EngineSpec, graph: dict[str, Any], t
     return _result(request, spec, graph, {"machine": machine, "engine": summary}, len(built.warnings))
 
 
-def _by_trtexec(request: BuildRequest, spec: EngineSpec, graph: dict[str, Any], tool: str) -> BuildResult:
+def _by_trtexec(request: BuildRequest, spec: EngineSpec, graph: GraphFacts, tool: str) -> BuildResult:
     version = trtexec.trtexec_version(tool)
     if version is None:
         raise VitedgeError(f"'{tool}' does not say its version.", "", f"{api.ON_JETSON} {api.ON_PC}", exit_code=1)
@@ -181,7 +209,7 @@ def _gpu() -> dict[str, str]:
         return {}
 
 
-def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[str, Any]:
+def _compare(request: BuildRequest, graph: GraphFacts, tool: str) -> dict[str, object]:
     """The engine against the FP32 logits, through trtexec, where nothing else can run it."""
     if request.pixels is None or request.reference_logits is None:
         return {}
@@ -203,7 +231,7 @@ def _compare(request: BuildRequest, graph: dict[str, Any], tool: str) -> dict[st
 
 
 def _result(
-    request: BuildRequest, spec: EngineSpec, graph: dict[str, Any], facts: dict[str, Any], warned: int
+    request: BuildRequest, spec: EngineSpec, graph: GraphFacts, facts: Mapping[str, Any], warned: int
 ) -> BuildResult:
     plan = (request.out / ENGINE).read_bytes()
     options: TensorRTOptions = request.options
@@ -234,7 +262,7 @@ def _with_cache(spec: EngineSpec, content: bytes) -> EngineSpec:
     return replace(spec, timing_cache=content)
 
 
-def _inspect(trt: Any, plan: bytes, logger: Any) -> list[dict[str, Any]]:
+def _inspect(trt: Any, plan: bytes, logger: Any) -> list[EngineLayer]:
     runtime = trt.Runtime(logger)
     runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def board_facts() -> dict[str, str]:
     return {key: value for key, value in known if value}
 
 
-def refuse_misfit(metadata: dict[str, Any], machine: dict[str, str]) -> None:
+def refuse_misfit(metadata: Mapping[str, Any], machine: dict[str, str]) -> None:
     """Raises VitedgeError where an engine with this metadata can't run on this machine, with the reason."""
     made = metadata.get("machine", {})
     reasons = []
@@ -48,7 +49,7 @@ def refuse_misfit(metadata: dict[str, Any], machine: dict[str, str]) -> None:
         )
 
 
-def read_plan(path: Path, metadata: dict[str, Any]) -> bytes:
+def read_plan(path: Path, metadata: Mapping[str, Any]) -> bytes:
     """The engine's bytes. Raises VitedgeError where the file is missing or not whole."""
     try:
         plan = path.read_bytes()

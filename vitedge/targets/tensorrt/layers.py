@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 _TYPES = {"Half": "fp16", "FP16": "fp16", "Float": "fp32", "FP32": "fp32", "Int8": "int8", "INT8": "int8"}
 _FUSED = re.compile(r"mha|fmha|attention_fused|flash", re.IGNORECASE)
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
-def engine_layers(text: str) -> list[dict[str, Any]]:
+# One layer as the inspector writes it: "Name", "LayerType", "Outputs", "Metadata" and others.
+EngineLayer = Mapping[str, Any]
+
+
+class EngineSummary(TypedDict):
+    """What an engine is made of: `types` counts layers by type, `attention_fused` is "fused/all"."""
+
+    layers: int
+    types: dict[str, int]
+    attention_fused: str
+    attention_unfused: list[str]
+    float32_layers: list[str]
+
+
+def engine_layers(text: str) -> list[EngineLayer]:
     """The layers of `get_engine_information(JSON)`; empty where the text has another form."""
     try:
         layers = json.loads(text).get("Layers", [])
@@ -21,19 +36,19 @@ def engine_layers(text: str) -> list[dict[str, Any]]:
     return [layer if isinstance(layer, dict) else {"Name": str(layer)} for layer in layers]
 
 
-def onnx_nodes(layer: dict[str, Any]) -> list[str]:
+def onnx_nodes(layer: EngineLayer) -> list[str]:
     """The names of the ONNX nodes that a layer was made from."""
     return _ONNX_LAYER.findall(str(layer.get("Metadata", "")))
 
 
-def layer_type(layer: dict[str, Any]) -> str:
+def layer_type(layer: EngineLayer) -> str:
     """ "fp16", "fp32", "int8" or "other": the type of a layer's first output."""
     outputs = layer.get("Outputs") or [{}]
     text = str(outputs[0].get("Format/Datatype", outputs[0].get("Datatype", "")))
     return next((short for long, short in _TYPES.items() if long in text), "other")
 
 
-def summarize(layers: list[dict[str, Any]], softmaxes: list[str]) -> dict[str, Any]:
+def summarize(layers: Sequence[EngineLayer], softmaxes: list[str]) -> EngineSummary:
     """How many layers there are, in which types, and how many of the attention blocks were fused.
 
     softmaxes: names of the graph's Softmax nodes; an attention is fused where one kernel, known by its name
@@ -54,5 +69,5 @@ def summarize(layers: list[dict[str, Any]], softmaxes: list[str]) -> dict[str, A
     }
 
 
-def _is_fused(layer: dict[str, Any]) -> bool:
+def _is_fused(layer: EngineLayer) -> bool:
     return any(_FUSED.search(str(layer.get(key, ""))) for key in ("Name", "LayerType", "TacticName"))

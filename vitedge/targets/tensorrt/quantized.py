@@ -17,7 +17,7 @@ attention is placed where asked for and where NVIDIA's kernels take the head siz
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _FLOAT_INPUT = "the scheme keeps its input in float"
 
 
-def insert_quantizers(request: BuildRequest, model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def insert_quantizers(request: BuildRequest, model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, object]]:
     """The float32 graph with Q/DQ by the scheme in `request.quant`, and what was quantised (JSON-able)."""
     if request.quant is None:
         raise VitedgeError(
@@ -54,7 +54,9 @@ def insert_quantizers(request: BuildRequest, model: onnx.ModelProto) -> tuple[on
     return place(model, scheme, attention=request.options.int8_attention)
 
 
-def place(model: onnx.ModelProto, scheme: Scheme, *, attention: bool = False) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def place(
+    model: onnx.ModelProto, scheme: Scheme, *, attention: bool = False
+) -> tuple[onnx.ModelProto, dict[str, object]]:
     """The graph with Q/DQ, and {"linears": names, "attention": names, "float": {name: reason}}."""
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
     left = {

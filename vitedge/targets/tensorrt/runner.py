@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ class TensorRTRunner(Runner):
             self.context = self.engine = self.runtime = None
 
 
-def open_engine(artifact: Path, metadata: dict[str, Any]) -> TensorRTRunner:
+def open_engine(artifact: Path, metadata: Mapping[str, Any]) -> TensorRTRunner:
     """The runner of a built artifact. Raises VitedgeError where the engine is broken or does not fit."""
     from vitedge.targets.tensorrt import cuda
 

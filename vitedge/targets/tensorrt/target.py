@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class TensorRTTarget(Target):
 
         return build(request)
 
-    def open(self, artifact: Path, metadata: dict[str, Any], *, threads: int | None = None) -> Runner:
+    def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> Runner:
         """The engine on GPU 0; refused where it was built for another GPU or version."""
         from vitedge.targets.tensorrt.runner import open_engine
 

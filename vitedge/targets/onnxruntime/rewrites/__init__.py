@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from vitedge.targets.onnxruntime.cpu import saturates
 from vitedge.targets.onnxruntime.rewrites import (
     dynamic_products,
     float_weights,
     fused_attention,
     integer_attention,
     integer_products,
+    unsigned_weights,
 )
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 
 Attention = Literal["packed", "heads", "parts"]
 Groups = Literal["joined", "apart"]
+Weights = Literal["int8", "uint8"]
 AttentionChoice = Literal["auto", "packed", "heads", "parts"]
 GroupsChoice = Literal["auto", "joined", "apart"]
+WeightsChoice = Literal["auto", "int8", "uint8"]
 ATTENTION: tuple[Attention, ...] = get_args(Attention)
 GROUPS: tuple[Groups, ...] = get_args(Groups)
 
@@ -33,10 +37,12 @@ class Form:
     Attributes:
         attention: see `fused_attention`; parts leaves it as exported.
         groups: whether an MLP's groups of units are computed together where they can be (see `mlp_groups`).
+        weights: the type of integer weights (see `unsigned_weights`): exact on this CPU unless asked for otherwise.
     """
 
     attention: Attention = "packed"
     groups: Groups = "joined"
+    weights: Weights = field(default_factory=lambda: "uint8" if saturates() else "int8")
 
 
 def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str, int]]:
@@ -50,4 +56,14 @@ def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str
     counts["integer_attention"] = integer_attention.rewrite(g)
     counts["integer_products"] = integer_products.rewrite(g)
     counts["float_weights"] = float_weights.rewrite(g)
+    if form.weights == "uint8":
+        counts["unsigned_weights"] = unsigned_weights.rewrite(g)
     return g.finish(), counts
+
+
+def exact_here(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The quantised graph as this CPU computes it without saturation; the model itself where it does anyway."""
+    if not saturates():
+        return model
+    g = Graph(model)
+    return g.finish() if unsigned_weights.rewrite(g) else model
