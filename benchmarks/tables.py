@@ -22,6 +22,17 @@ _WORDS = {
         "accuracy": ("命令", "产物", "top-1", "变化（百分点）", "一致率", "MiB"),
     },
 }
+# Language -> what stands above a part.
+_SAID = {
+    "en": {
+        "accuracy": "What the commands give, {model}, {test_images} images (`benchmarks/accuracy_table.py`):",
+        "demo": "What they print in the demo (`benchmarks/demo_record.py`):",
+    },
+    "zh": {
+        "accuracy": "各命令的结果，{model}，{test_images} 张图像（`benchmarks/accuracy_table.py`）：",
+        "demo": "在演示中的输出（`benchmarks/demo_record.py`）：",
+    },
+}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -69,21 +80,27 @@ def peers_speed(language: str = "en") -> str:
 
 
 def accuracy(language: str = "en") -> str:
-    """What `accuracy_table.py` measured: a command a row."""
+    """What `accuracy_table.py` measured, a command a row; nothing where there is no result yet."""
+    if not (RESULTS / "accuracy-vit_ti_16.json").is_file():
+        return ""
+    result = load("accuracy-vit_ti_16.json")
     cells = []
-    for row in load("accuracy-vit_ti_16.json")["rows"]:
+    for row in result["rows"]:
         options = f"`{row['options']}`" if row["options"] else "-"
         delta = "-" if row["delta_points"] is None else f"{row['delta_points']:+.1f}"
         agreement = "-" if row["agreement"] is None else f"{row['agreement']:.3f}"
         cells.append([options, row["artifact"], f"{row['top1']:.3f}", delta, agreement, f"{row['size_mib']:.1f}"])
-    return markdown(_WORDS[language]["accuracy"], cells)
+    said = _SAID[language]["accuracy"].format(**result)
+    return f"{said}\n\n{markdown(_WORDS[language]['accuracy'], cells)}"
 
 
 def demo(language: str = "en") -> str:
-    """What the three commands print in the demo."""
+    """What the three commands print in the demo; nothing where it was not recorded yet."""
+    if not (RESULTS / "demo.json").is_file():
+        return ""
     result = load("demo.json")
     blocks = [f"$ {one['command']}\n{one['output'].rstrip()}" for one in result["commands"] if one["shown"]]
-    return "```text\n" + "\n\n".join(blocks) + "\n```"
+    return _SAID[language]["demo"] + "\n\n```text\n" + "\n\n".join(blocks) + "\n```"
 
 
 def measured_on(name: str = "peers") -> str:

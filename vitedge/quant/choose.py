@@ -27,7 +27,7 @@ def choose_ranges(
     """Value -> of its candidates the one that changes the logits least by itself, and value -> the mean square
     of that change over the logits' variance."""
     streams = Streams(model, images, preprocess)
-    signal = float(streams.reference.double().var())
+    signal = float(streams.reference.double().var()) or 1.0  # a head of zeros, untrained
     chosen, noise = {}, {}
     for name, options in candidates.items():
         progress(name)
