@@ -15,9 +15,9 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.vit import export_vit
+from vitedge.host.cpu import saturates
 from vitedge.quant import QuantOptions, calibrate, insert_qdq, round_weights
 from vitedge.quant.dynamic import quantize_dynamic
-from vitedge.targets.onnxruntime.cpu import saturates
 from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.onnxruntime.target import OnnxRuntimeOptions, OnnxRuntimeTarget

@@ -13,6 +13,7 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError, install_command
 from vitedge.export.vit import export_vit
+from vitedge.host.cpu import saturates
 from vitedge.quant import QuantOptions, calibrate, insert_qdq
 from vitedge.targets.base import BuildRequest
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -30,7 +31,9 @@ def graphs(tiny_model, tmp_path) -> dict[str, Path]:
     weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
     float32 = export_vit(tiny_model.config, weights, PREPROCESS, 3)
     batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(PIXELS))])  # noqa: E731
-    scheme = calibrate(tiny_model, batches, QuantOptions(rounding="nearest", correct=False), PREPROCESS)
+    # Without VNNI, OpenVINO's sums of products with 8-bit weights saturate.
+    options = QuantOptions(rounding="nearest", correct=False, weight_bits=7 if saturates() else 8)
+    scheme = calibrate(tiny_model, batches, options, PREPROCESS)
     onnx.save(float32, tmp_path / "float32.onnx")
     onnx.save(insert_qdq(float32, scheme), tmp_path / "int8.onnx")
     return {name: tmp_path / f"{name}.onnx" for name in ("float32", "int8")}
@@ -62,6 +65,13 @@ def test_an_artifact_computes_what_the_graph_does(graphs, precision, floats, nea
     reference = OnnxRuntimeRunner(graphs["int8" if precision == "int8" else "float32"], threads=1)
     expected = reference.infer(PIXELS[:7])
     assert np.abs(logits - expected).max() < near * np.ptp(expected)
+
+
+def test_a_cpu_whose_products_saturate_is_named(graphs, monkeypatch) -> None:
+    monkeypatch.setattr("vitedge.targets.openvino.target.saturates", lambda: True)
+    (warning,) = TARGET.build(request(graphs, "int8")).warnings
+    assert "no VNNI" in warning and "--weight-bits 7" in warning
+    assert not TARGET.build(request(graphs, "fp32")).warnings
 
 
 def test_every_quantised_product_runs_in_integers(graphs) -> None:

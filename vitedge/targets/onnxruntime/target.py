@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
+from vitedge.host.cpu import SATURATION, saturates
 from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Problem, Target
-from vitedge.targets.onnxruntime.cpu import SATURATION, saturates
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice, WeightsChoice
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner, numbers, session_settings
 
 _GRAPH = {"fp32": "float32", "int8": "int8"}
+_EXACT = "build again here with `--weight-type auto`"
 
 
 class OnnxRuntimeOptions(AttentionOptions):
@@ -73,7 +74,7 @@ class OnnxRuntimeTarget(Target):
         if request.taps:
             facts["blocks"] = write_blocks(request.out, request.taps)
         wrong = request.precision == "int8" and facts["form"]["weights"] == "int8" and saturates()
-        warnings = [SATURATION] if wrong else []
+        warnings = [f"{SATURATION}: {_EXACT}"] if wrong else []
         return BuildResult("model.onnx", facts | {"session": session_settings()}, warnings)
 
     def misfits(self, metadata: Mapping[str, Any], versions: Mapping[str, str]) -> list[str]:
@@ -81,7 +82,7 @@ class OnnxRuntimeTarget(Target):
         built, here = str(metadata.get("onnxruntime", "")), versions.get("onnxruntime", "")
         if numbers(here) < numbers(built):
             return [f"It was built with ONNX Runtime {built}, and this is {here}."]
-        return [SATURATION] if _saturated(metadata) else []
+        return [f"{SATURATION}: {_EXACT}"] if _saturated(metadata) else []
 
     def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> OnnxRuntimeRunner:
         """A session on the artifact."""

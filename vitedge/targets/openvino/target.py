@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vitedge.errors import VitedgeError, install_command
+from vitedge.host.cpu import SATURATION, saturates
 from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Target
 from vitedge.targets.openvino.runner import OpenVINORunner, computes, load, rest_precision
 
@@ -75,7 +76,13 @@ class OpenVINOTarget(Target):
             "session": runner.settings,
         }
         runner.close()
-        return BuildResult("model.xml", facts | blocks)
+        warnings = []
+        if request.precision == "int8" and saturates():
+            warnings.append(
+                f"{SATURATION}, and OpenVINO has no other kernels for them: compress with `--weight-bits 7`, or build "
+                "for another target"
+            )
+        return BuildResult("model.xml", facts | blocks, warnings)
 
     def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> OpenVINORunner:
         """A compiled model. An INT8 artifact built with `rest` auto takes what the CPU has where it is opened."""

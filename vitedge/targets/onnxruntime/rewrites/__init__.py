@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
-from vitedge.targets.onnxruntime.cpu import saturates
+from vitedge.host.cpu import saturates
 from vitedge.targets.onnxruntime.rewrites import (
     dynamic_products,
     float_weights,

@@ -16,7 +16,4 @@ def saturates(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return not flags & _EXACT
 
 
-SATURATION = (
-    "this CPU has no VNNI, and its sums of two products of uint8 and int8 saturate: build again here "
-    "(`--weight-type auto`), or compress with `--weight-bits 7`"
-)
+SATURATION = "this CPU has no VNNI, and its sums of two products of uint8 and int8 saturate"
