@@ -25,7 +25,7 @@ from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparse_layers, sparsify_model
 from vitedge.prune.store import embed_all
 from vitedge.prune.surgery import assemble
-from vitedge.prune.trial import choose_plans, fidelity
+from vitedge.prune.trial import Chosen, choose_plans, fidelity
 from vitedge.reporter import Reporter, scaled
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
@@ -90,17 +90,17 @@ def run(
     held, start = start[own:images], torch.cat([view[:own] for view in start.split(images)])
     clock.lap("embed")
 
-    plans, predicted = [everything(b) for b in dense.config.blocks], 0.0
+    chosen = Chosen([everything(b) for b in dense.config.blocks], 0.0)
     constant = options.merge == "constant"
     if options.prune:
         with reporter.busy(f"measuring on {own} images what each cut would do to the logits"):
             measured = measure_cuts(dense, start[:own], options)
-        plans, predicted = choose_plans(dense, measured, start[:own], held, options, reporter)
+        chosen = choose_plans(dense, measured, start[:own], held, options, reporter)
         del measured  # gigabytes, for a large model
     clock.lap("choose")
 
-    pruned = copy.deepcopy(dense)
-    how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit, uncut=False)
+    pruned, plans = copy.deepcopy(dense), chosen.plans
+    how = Recovery(options.recover if options.prune else "none", options.damping, RIDGE_IMAGES, fit, chosen.uncut)
     work = len(plans) * (len(start) + 3 * fit.steps * fit.batch)
     with reporter.progress(f"fitting {len(plans)} blocks to the dense model: images", images) as advance:
         told = scaled(advance, work, images)
@@ -116,7 +116,7 @@ def run(
     if not constant:
         small = with_groups(small, start[:GROUP_IMAGES])
     agreement, kl = fidelity(dense, small, held)
-    facts = report(dense.config, small, options, predicted, errors, fit, own, views, clock.seconds)
+    facts = report(dense.config, small, options, chosen.harm, errors, fit, own, views, clock.seconds)
     return small, replace(facts, sparsity=sparsity, held_out=len(held), agreement=agreement, kl=kl)
 
 
