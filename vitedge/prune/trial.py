@@ -25,7 +25,7 @@ from vitedge.vit.macs import model_macs
 
 # Images that a plan is tried on and judged by, at most and at least; the work of all trials, in MACs of forward passes,
 # of which one takes about six an image.
-TRIAL_IMAGES, MIN_TRIAL, TRIAL_MACS, TRIAL_PASSES = 128, 24, 8e12, 6
+TRIAL_IMAGES, MIN_TRIAL, TRIAL_MACS, TRIAL_PASSES = 128, 24, 4e12, 6
 # What merging may weigh, in shares of what was measured: the errors of many small cuts of widths add up to more.
 WEIGHTS = (0.1, 0.3, 1.0)
 
