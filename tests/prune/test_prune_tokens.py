@@ -13,16 +13,18 @@ from tests.prune.test_prune_run import images, model, run  # noqa: F401 (fixture
 from tests.vit import variants
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions, prune
+from vitedge.prune.effects import Effects
 from vitedge.prune.fit import Fit
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
 from vitedge.prune.sensitivity import sensitivity
+from vitedge.prune.spread import spread_plans
 from vitedge.prune.store import embed_all
 from vitedge.prune.surgery import assemble
 from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.modules import following, goals
 from vitedge.train.features import block_outputs
-from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.config import Merge, ViTConfig, uniform
 from vitedge.vit.macs import model_macs
 
 
@@ -70,6 +72,24 @@ def test_the_plan_of_least_divergence_is_taken(model, images, monkeypatch) -> No
     assert len(tried) > 1 and small.config.blocks[0].hidden == tried[-1].blocks[0].hidden
     assert [m.left for m in merges(small.config)] == [m.left for m in merges(tried[-1])]
     assert any(merges(c) and [b.hidden for b in c.blocks] == [b.hidden for b in model.config.blocks] for c in tried)
+
+
+@pytest.mark.parametrize("merge", ["matched", "constant"])
+def test_spread_merges_save_the_share(merge: str) -> None:
+    """The same share of the tokens in each of four blocks, no fewer MACs than asked for and hardly more."""
+    config = uniform(image_size=224, patch_size=16, width=64, depth=12, heads=2, hidden=256, classes=10)
+    effects = [Effects(tokens={150: 0.01, 100: 0.03}) for _ in range(11)] + [Effects()]
+    for share in (0.1, 0.3, 0.5):
+        found = list(spread_plans(config, effects, PruneOptions(prune=share, merge=merge)))
+        assert found
+        for plans, harm in found:
+            left = {i: plan.left for i, plan in enumerate(plans) if plan.left}
+            merged, tokens = config, config.tokens
+            for index, new in left.items():
+                groups = tuple(min(n, new - 1) for n in range(tokens)) if merge == "constant" else ()
+                merged, tokens = merged.with_block(index, merge=Merge(new, groups, not groups)), new
+            assert len(left) == 4 and share <= 1 - model_macs(merged) / model_macs(config) < share + 0.02 and harm > 0
+    assert not list(spread_plans(config, effects, PruneOptions(prune=0.9, merge=merge)))
 
 
 def test_what_cannot_be_is_said(model, images) -> None:  # noqa: F811

@@ -16,6 +16,7 @@ from vitedge.prune.measure import RIDGE_IMAGES, Measurement
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.recover import Recovery, recover
+from vitedge.prune.spread import spread_plans
 from vitedge.prune.store import parts, through
 from vitedge.prune.surgery import assemble
 from vitedge.reporter import Reporter
@@ -45,7 +46,7 @@ def choose_plans(
     """The plan whose model, solved in closed form, is nearest to the dense one on images that it was not solved on.
 
     The harms of single cuts are added up, which holds for tokens and for widths unequally, and what is left makes up
-    for them unequally: so plans are made with several weights between the two, and one of tokens alone. Where little
+    for them unequally: so plans are made with several weights between the two, and some of tokens alone. Where little
     was lost, solving layers anew that the plan leaves as they are does more harm than good; where much was, they make
     up for it: the best plan is tried both ways.
     """
@@ -82,10 +83,11 @@ def plans_of(
     if mixed and options.prune_by == "auto" and options.prune_unit != "params":
         ways = [(options, weight) for weight in WEIGHTS if weight != 1]
         ways.append((options.model_copy(update={"prune_by": "tokens"}), 1.0))
-        for how, weight in ways if any(c.tokens for c in measured.candidates) else ():
-            other = attempt(config, measured.candidates, measured.effects, how, weight)
-            if other is not None:
-                found.setdefault(tuple(other[0]), other[1])
+        if any(c.tokens for c in measured.candidates):
+            others = [attempt(config, measured.candidates, measured.effects, how, weight) for how, weight in ways]
+            for other in (*others, *spread_plans(config, measured.effects, options)):
+                if other is not None:
+                    found.setdefault(tuple(other[0]), other[1])
     return found
 
 
