@@ -218,7 +218,7 @@ def test_on_a_trained_model(shared_data: Path, tmp_path: Path) -> None:
     x = torch.from_numpy(prep.normalize(np.asarray(pixels[16:])))
     model, _ = condition(teacher, batched(x), ConditionOptions(massive=4.0, rotate="hadamard", images=16))
     scheme = calibrate(model, batched(x), QuantOptions(preset="full", rounding="nearest"), prep)
-    few = QatOptions(epochs=1, block_steps=6, holdout=16)
+    few = QatOptions(epochs=4, block_steps=6, holdout=16)
     trained, learned, report = train_quantized(model, scheme, teacher, np.asarray(pixels), prep, few)
     assert report.kl[1] < report.kl[0] and report.agreement[1] >= report.agreement[0]
     weights = {k: v.numpy() for k, v in trained.state_dict().items()}
