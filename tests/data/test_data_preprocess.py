@@ -168,6 +168,51 @@ def test_hugging_face_crops(processor: str, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(ours, np.asarray(theirs(image)["pixel_values"][0]), atol=1e-5)
 
 
+KINDS = ("ViT", "DeiT", "Beit", "EfficientNet", "Siglip", "CLIP", "Bit", "MobileViT", "DINOv3ViT")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("said", [{}, {"resample": None, "do_normalize": None, "image_mean": [0.2, 0.3, 0.4]}])
+def test_what_a_hugging_face_file_leaves_out(kind: str, said: dict) -> None:
+    """Its class's own defaults hold: bicubic for CLIP and bilinear for ViT, a crop for DeiT and none for BEiT, ..."""
+    transformers = pytest.importorskip("transformers")
+    if kind == "MobileViT":  # its default crop is larger than what it resizes to
+        said = said | {"size": {"shortest_edge": 288}}
+    values = {"image_processor_type": f"{kind}ImageProcessor"} | said
+    found = getattr(transformers, f"{kind}ImageProcessorPil", None) or getattr(transformers, f"{kind}ImageProcessor")
+    image = make_image(301, 402)
+    theirs = np.asarray(found.from_dict({k: v for k, v in values.items() if v is not None})(image)["pixel_values"][0])
+    preprocess = from_huggingface(values)
+    ours = preprocess.normalize(preprocess.apply(image)[None])[0]
+    if preprocess.channels == "bgr":
+        ours = ours[::-1]
+    # DINOv3's resizes without rounding to 8 bits, which Pillow does twice.
+    level = 1.1 / 255 / min(preprocess.std) if kind == "DINOv3ViT" else 1e-5
+    np.testing.assert_allclose(ours, theirs, atol=level)
+
+
+def test_a_models_type_tells_its_processor() -> None:
+    assert from_huggingface({}, model_type="clip").interpolation == "bicubic"
+    assert from_huggingface({}, model_type="dinov3_vit").mean == (0.485, 0.456, 0.406)
+    assert from_huggingface({"size": 224}, model_type="deit").size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"size": {"longest_edge": 224}}, "longest_edge"),
+        ({"size": {"shortest_edge": 224, "longest_edge": 300}}, "longest_edge"),
+        ({"size": {"max_height": 224, "max_width": 224}}, "max_height"),
+        ({"resample": "bicubic"}, "no number"),
+        ({"resample": 4}, "interpolation"),
+        ({"rescale_offset": True}, "offset"),
+    ],
+)
+def test_hugging_face_files_that_mean_something_else(change: dict, word: str) -> None:
+    with pytest.raises(VitedgeError, match=word):
+        from_huggingface({"image_processor_type": "ViTImageProcessor"} | change)
+
+
 def test_hugging_face_sizes() -> None:
     half = (0.5,) * 3
     assert from_huggingface({"size": 384}) == Preprocess(384, 384, "bilinear", half, half, True, upright=True)

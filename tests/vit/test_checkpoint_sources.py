@@ -590,7 +590,8 @@ def test_saving_with_timm_as_the_error_says(tmp_path: Path) -> None:
     [
         {"image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor", "size": 36, "crop_size": 32},
         {"rescale_factor": 1 / 127.5},
-        {"rescale_offset": True, "image_processor_type": "EfficientNetImageProcessor", "rescale_factor": 1 / 127.5},
+        {"rescale_offset": True, "image_processor_type": "EfficientNetImageProcessor", "rescale_factor": 1 / 127.5}
+        | {"include_top": False},
         {"do_normalize": False},
         {"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]},
         {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True},
@@ -598,6 +599,7 @@ def test_saving_with_timm_as_the_error_says(tmp_path: Path) -> None:
 )
 def test_image_processors(change: dict) -> None:
     values = {"image_processor_type": "ViTImageProcessor", "size": 32, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    values |= {"resample": 2}
     values = {k: v for k, v in (values | change).items() if v is not None}
     ours = from_huggingface(values)
     image = drawn_images(40)[1]

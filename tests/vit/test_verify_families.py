@@ -19,6 +19,7 @@ from vitedge.vit.checkpoint.reference import can_verify, verify
 PROCESSOR = {"image_mean": [0.5, 0.4, 0.6], "image_std": [0.5, 0.3, 0.2], "resample": 3, "size": 32}
 # As each family's own repositories have it.
 PROCESSORS = {"CLIP": "CLIPImageProcessor", "Siglip": "SiglipImageProcessor", "Dinov2": "BitImageProcessor"}
+PROCESSORS |= {"DINOv3": "DINOv3ViTImageProcessorFast"}
 # Read and built again as another of the list is.
 ALIKE = {"ViTForImageClassification", "DeiTModel", "DeiTForImageClassification", "CLIPVisionModelWithProjection"}
 ALIKE |= {"SiglipVisionModel", "Dinov2Model", "Dinov2WithRegistersForImageClassification", "DINOv3ViTModel"}
@@ -35,8 +36,8 @@ def hugging_face_folder(folder: Path, name: str) -> Path:
     model.save_pretrained(folder)
     processor = next((p for start, p in PROCESSORS.items() if name.startswith(start)), "ViTImageProcessor")
     values = PROCESSOR | {"image_processor_type": processor}
-    if processor == "SiglipImageProcessor":
-        values["size"] = {"height": 32, "width": 32}
+    if processor.startswith(("Siglip", "DINOv3")):
+        values |= {"size": {"height": 32, "width": 32}, "resample": 2}
     if processor in ("CLIPImageProcessor", "BitImageProcessor"):
         values |= {"size": {"shortest_edge": 36}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
@@ -98,6 +99,25 @@ def test_before_another_output_or_size(tmp_path: Path) -> None:
         loaded = load_model(str(folder), **options)
         assert loaded.reference is not None
         assert "as the file has it" in verify(loaded.model, loaded.preprocess, loaded.reference)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_bgr_and_a_nested_description(tmp_path: Path, nested: bool) -> None:
+    folder = hugging_face_folder(tmp_path / "m", "ViTModel")
+    values = {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 40}}
+    values |= {"crop_size": {"height": 32, "width": 32}, "resample": 2}
+    (folder / "preprocessor_config.json").unlink()
+    name, holds = ("processor_config", {"image_processor": values}) if nested else ("preprocessor_config", values)
+    (folder / f"{name}.json").write_text(json.dumps(holds))
+    loaded = load_model(str(folder))
+    assert loaded.preprocess.channels == "rgb" and loaded.reference is not None
+    assert "preprocessing and" in verify(loaded.model, loaded.preprocess, loaded.reference)
+    described = json.loads((folder / "config.json").read_text())
+    assert described["model_type"] == "vit"
+    flipped = values | {"do_flip_channel_order": False}
+    (folder / f"{name}.json").write_text(json.dumps({"image_processor": flipped} if nested else flipped))
+    with pytest.raises(VitedgeError, match="not prepared"):
+        verify(loaded.model, loaded.preprocess, loaded.reference)
 
 
 def test_one_channel_as_timm_has_it(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ _HALF_MAX = 65504.0
 
 def fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware (AVX512_BF16 or AMX)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # younger than the oldest torch that we take
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def mixed() -> torch.autocast:

@@ -189,12 +189,15 @@ def _hugging_face(path: Path, config: HuggingFaceConfig, names_given: bool) -> K
 
 
 def image_processor(folder: Path) -> Preprocess | None:
+    """How the image processor in a folder prepares images, or None where there is none. Raises VitedgeError."""
+    beside = documents.read_json(folder / CONFIG, todo=_TODO) if (folder / CONFIG).is_file() else None
+    kind = beside.get("model_type") if isinstance(beside, dict) else None
     for name in PROCESSORS:
         if (folder / name).is_file():
             values = documents.read_json(folder / name, todo=_TODO)
             if isinstance(values, dict) and isinstance(values.get("image_processor"), dict):
                 values = values["image_processor"]
-            return sources.from_huggingface(values, name=str(folder / name))
+            return sources.from_huggingface(values, name=str(folder / name), model_type=str(kind or ""))
     return None
 
 

@@ -17,7 +17,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.checkpoint.channels import in_rgb
-from vitedge.vit.checkpoint.reference_models import MODELS, PACKAGES, Transform, source_transform
+from vitedge.vit.checkpoint.reference_models import MODELS, PACKAGES, Transform, rounding, source_transform
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import ViTConfig
 
@@ -110,14 +110,19 @@ def verify(model: Architecture, preprocess: Preprocess, reference: Reference, *,
     as_theirs = ours.flip(1) if preprocess.channels == "bgr" else ours[:, :channels]
     inputs = as_theirs
     if transform is not None:
-        inputs = torch.stack([transform(image.convert("L") if channels == 1 else image) for image in images])
-    if inputs.shape != as_theirs.shape or (inputs - as_theirs).abs().max() > TOLERANCE:
+        try:
+            inputs = torch.stack([transform(image.convert("L") if channels == 1 else image) for image in images])
+        except Exception as error:  # its own description may be one that the library does not take
+            return f"not verified: {package} can't prepare images ({str(error).splitlines()[0][:200]})"
+    near = TOLERANCE + (rounding(reference, preprocess) if transform is not None else 0)
+    if inputs.shape != as_theirs.shape or (inputs - as_theirs).abs().max() > near:
         detail = f"shapes {tuple(inputs.shape)} and {tuple(as_theirs.shape)}"
         if inputs.shape == as_theirs.shape:
             detail = f"values that reach the model differ by up to {(inputs - as_theirs).abs().max():.3g}"
         raise _differs(f"Images are not prepared as {package} prepares them.", detail)
     with torch.inference_mode():
-        found, wanted = model(ours), theirs(inputs)
+        x = inputs.flip(1) if preprocess.channels == "bgr" else inputs.expand(-1, model.config.channels, -1, -1)
+        found, wanted = model(x), theirs(inputs)
     spread = float(wanted.max() - wanted.min()) or 1.0
     difference = float((found - wanted).abs().max()) if found.shape == wanted.shape else float("inf")
     what = "logits" if reference.config.activation != "none" else "embeddings"

@@ -14,6 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitedge import documents
+from vitedge.data.preprocess import Preprocess
+from vitedge.data.processor import BY_MODEL
+from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS
 from vitedge.vit.checkpoint.layout import LAYOUTS
 
 if TYPE_CHECKING:
@@ -80,6 +83,7 @@ def _timm(reference: Reference) -> nn.Module:
     model = VisionTransformer(
         img_size=c.image_size[0],
         patch_size=c.patch_size,
+        in_chans=c.channels,
         embed_dim=c.width,
         depth=len(c.blocks),
         num_heads=arguments.get("num_heads") or c.blocks[0].heads,
@@ -233,18 +237,28 @@ def _processor(folder: Path) -> Transform | None:
     """transformers' processor on Pillow: the one on torchvision resizes tensors, and rounds some pixels differently."""
     import transformers
 
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    path = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
+    if path is None:
         return None
     values = documents.read_json(path)
-    name = str(values.get("image_processor_type") or "ViTImageProcessor").removesuffix("Fast")
+    values = values.get("image_processor") or values
+    beside = documents.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    default = f"{BY_MODEL.get(beside.get('model_type', ''), 'ViT')}ImageProcessor"
+    name = str(values.get("image_processor_type") or values.get("feature_extractor_type") or default)
+    name = name.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
     if kind is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        processor = kind.from_pretrained(folder, local_files_only=True)
-    return lambda image: torch.as_tensor(np.asarray(processor(image)["pixel_values"][0]))
+        processor = kind.from_dict(values)
+    return lambda image: torch.as_tensor(np.array(processor(image)["pixel_values"][0]))
+
+
+def rounding(reference: Reference, preprocess: Preprocess) -> float:
+    """How far the source's pixels may be from ours: DINOv3's resize does not round to 8 bits, Pillow's does twice."""
+    coarse = reference.library == "Hugging Face" and reference.config.rope is not None
+    return 1.1 / 255 / min(preprocess.std) if coarse else 0.0
 
 
 MODELS: dict[str, Callable[[Reference], nn.Module]] = {
