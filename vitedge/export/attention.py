@@ -8,6 +8,8 @@ one of two matrices.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -112,7 +114,7 @@ class _Rows:
         self.made = {name for node in self.graph.node for name in node.output}
         self.constants = {tensor.name for tensor in self.graph.initializer}
 
-    def op(self, op: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def op(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.graph.node.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 

@@ -232,8 +232,8 @@ class Claims:
             "preset": d.CategoricalDistribution(_PRESETS),
             "spare": d.FloatDistribution(0.0, 1.0),
         }
-        attributes = {"candidate": candidate.key, "pruning": candidate.pruning, "name": str(candidate)}
-        attributes |= {"worker": self.worker, "token": token, "beat": time.time()}
+        names = {"candidate": candidate.key, "pruning": candidate.pruning, "name": str(candidate)}
+        attributes: dict[str, str | float] = {**names, "worker": self.worker, "token": token, "beat": time.time()}
         state = self.optuna.trial.TrialState.RUNNING
         self.study.add_trial(
             self.optuna.trial.create_trial(

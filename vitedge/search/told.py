@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vitedge.reporter import Advance, Reporter
+from vitedge.reporter import Advance, Doing, Reporter
 
 
 class Once(Reporter):
@@ -21,9 +21,9 @@ class Once(Reporter):
             self.reporter.warn(text)
 
     @contextmanager
-    def busy(self, text: str) -> Iterator[None]:
-        with self.reporter.busy(text):
-            yield
+    def busy(self, text: str) -> Iterator[Doing]:
+        with self.reporter.busy(text) as doing:
+            yield doing
 
     @contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:

@@ -105,7 +105,8 @@ class _Check:
 
     def _load(self, name: str) -> np.ndarray:
         try:
-            return np.load(self.folder / name, allow_pickle=False)
+            values: np.ndarray = np.load(self.folder / name, allow_pickle=False)
+            return values
         except (OSError, ValueError, EOFError) as error:
             raise VitedgeError(
                 "The pack's golden references can't be read.", f"{name}: {error}", "Make it anew."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -137,27 +138,25 @@ def judge_logits(
     near = reference if own is None else own
     difference = float(np.abs(got - near).max() / max(float(np.ptp(near)), 1e-30))
     found = sqnr_db(reference, got)
-    figures = {
-        "sqnr_db": _finite(found),
-        "own_sqnr_db": own_db,
-        "difference": difference,
-        "agreement": float((reference.argmax(1) == got.argmax(1)).mean()),
-    }
+    agreement = float((reference.argmax(1) == got.argmax(1)).mean())
+    judged = partial(
+        Judgement, sqnr_db=_finite(found), own_sqnr_db=own_db, difference=difference, agreement=agreement
+    )
     limit = limit_db(precision, own_db, own is not None)
     if difference <= EQUAL:
-        return Judgement("equal", **figures)
+        return judged("equal")
     if found >= limit:
-        return Judgement("near", **figures)
+        return judged("near")
     matches = {name: sqnr_db(logits, got) for name, logits in (faults or {}).items()}
     best = max(matches, key=lambda name: matches[name], default="")
     if best and matches[best] >= max(found + MARGIN_DB, limit - MARGIN_DB):
-        return Judgement("wrong", best, **figures)
+        return judged("wrong", best)
     spread = np.abs(reference - reference.mean(0)).max() if len(reference) > 1 else 0.0
     if spread > 0 and np.abs(got - got.mean(0)).max() < 1e-3 * spread:
-        return Judgement("wrong", "nothing", detail="all zeros" if not got.any() else "", **figures)
+        return judged("wrong", "nothing", detail="all zeros" if not got.any() else "")
     if abs(correlation(reference, got)) < 0.2:
-        return Judgement("wrong", "another_model", detail="its logits have nothing in common with FP32's", **figures)
-    return Judgement("wrong", "unknown", **figures)
+        return judged("wrong", "another_model", detail="its logits have nothing in common with FP32's")
+    return judged("wrong", "unknown")
 
 
 def first_bad(

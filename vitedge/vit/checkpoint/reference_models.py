@@ -109,7 +109,7 @@ def _timm_family(reference: Reference) -> nn.Module:
     model = timm.create_model(reference.architecture, pretrained=False, num_classes=classes, **arguments)
     _filled(model, reference.tensors)
     if reference.config.pool == ("patches",):
-        prefix = int(model.num_prefix_tokens)
+        prefix = int(getattr(model, "num_prefix_tokens"))  # noqa: B009
         return _Reads(model, lambda tokens: tokens[:, prefix:])
     return model
 
@@ -218,7 +218,8 @@ def source_transform(reference: Reference) -> Transform | None:
 
         described = documents.read_json(reference.described).get("pretrained_cfg") if reference.described else None
         if not described:
-            described = get_pretrained_cfg(reference.architecture).to_dict()
+            found = get_pretrained_cfg(reference.architecture)
+            described = found.to_dict() if found is not None else {}
         return create_transform(**resolve_data_config({}, pretrained_cfg=described), is_training=False)
     if reference.library == "open_clip":
         return _open_clip_transform(reference)
