@@ -72,13 +72,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("accuracy-runs"))
     parser.add_argument("--only", help="the rows whose options are exactly these", action="append")
+    parser.add_argument("--target", help="these targets alone", action="append")
     parser.add_argument("--fresh", action="store_true")
     o = parser.parse_args()
     o.work.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = json.loads(o.json.read_text())["rows"] if o.json.is_file() and not o.fresh else []
     images = 0
-    for options, builds in ROWS:
-        if o.only and options not in o.only:
+    for options, built in ROWS:
+        builds = tuple(one for one in built if o.target is None or one[0] in o.target)
+        if not builds or (o.only and options not in o.only):
             continue
         rows = measure(o, options, builds)
         images = json.loads((o.work / "bench.json").read_text())["data"]["n"]
