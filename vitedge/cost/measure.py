@@ -30,11 +30,11 @@ def write_plan(
     import onnx
 
     from vitedge.export.vit import export_vit
-    from vitedge.vit.model import VisionTransformer, init_weights
+    from vitedge.vit.model import random_weights
 
     size = config.image_size[0]
     preprocess = Preprocess(resize=size, crop=size, mean=(0.5,) * config.channels, std=(0.5,) * config.channels)
-    model = init_weights(VisionTransformer(config), seed=0).eval()
+    model = random_weights(config)
     graph = export_vit(config, {k: v.numpy() for k, v in model.state_dict().items()}, preprocess)
     onnx.save(graph, folder / "float32.onnx")
     graphs = {"float32": folder / "float32.onnx"}

@@ -454,3 +454,8 @@ def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
         else:
             nn.init.normal_(parameter, std=1e-6, generator=generator)
     return model
+
+
+def random_weights(config: ViTConfig, seed: int = 0) -> VisionTransformer:
+    """A model of that configuration with random weights, in evaluation mode: for speed and size only."""
+    return init_weights(VisionTransformer(config), seed).eval()

@@ -18,7 +18,7 @@ from vitedge.vit.checkpoint.convert import from_library
 from vitedge.vit.checkpoint.kinds import SUFFIXES
 from vitedge.vit.checkpoint.reference import Reference
 from vitedge.vit.config import ViTConfig, uniform
-from vitedge.vit.model import VisionTransformer, init_weights
+from vitedge.vit.model import VisionTransformer, random_weights
 
 # Name -> (patch, width, depth, heads, hidden); torchvision's five, and the two small ones of DeiT and AugReg.
 SIZES = {
@@ -89,7 +89,7 @@ def dense_config(name: str, *, image_size: int = 224, classes: int = 1000) -> Vi
 
 def random_model(name: str, seed: int = 0) -> VisionTransformer:
     """A ViT of that name with random weights, in eval mode: for speed and size only."""
-    return init_weights(VisionTransformer(dense_config(name)), seed).eval()
+    return random_weights(dense_config(name), seed)
 
 
 def load(source: str) -> Loaded:
