@@ -39,7 +39,7 @@ class Measured:
 
     Attributes:
         run: its folder, relative to the search's, on `machine`; artifact: folder below its `build/`.
-        sha256: of the artifact's files.
+        sha256: of the artifact's files, without their metadata and log.
         agreement: with the model as it came, on `images` held-out images. lost: points of top-1 that the model's own
             probabilities say this costs; error: its standard error. kl: divergence of the logits, in nats.
         p50_ms: measured on `host` ("" for this machine). ratio: to the model as it came, in FP32 there.
@@ -159,7 +159,9 @@ def judge(candidate: Candidate, folders: Folders, options: SearchOptions, held: 
     points, error = lost(torch.from_numpy(held.logits), torch.from_numpy(logits), metric)
     if activation != "softmax":
         points, error = 100 * (1 - agreement), 100 * float(np.sqrt(agreement * (1 - agreement) / len(logits)))
-    digests = "".join(bundle.manifest.artifacts[path].sha256 for path in bundle.files(f"build/{name}/"))
+    # Not what says when and how fast it was built.
+    built = [path for path in bundle.files(f"build/{name}/") if not path.endswith(("/metadata.json", "/build.log"))]
+    digests = "".join(bundle.manifest.artifacts[path].sha256 for path in built)
     config, source = read_config(bundle), read_config(bundle, "source")
     return Measured(
         run=run.relative_to(folders.root).as_posix(),
