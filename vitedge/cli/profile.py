@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ def command(
     run: RunFlag = RUN,
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Fits what each kind of work takes on this machine, so that a plan's latency is known before it is built.
 

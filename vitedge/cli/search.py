@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ def command(
     ] = Path("vitedge-search"),
     config: ConfigFlag = None,
     json: JsonFlag = False,
-    given: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Finds the models that lose least for what they cost: tokens, widths, depth, precision and preset.
 

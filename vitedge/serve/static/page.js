@@ -119,7 +119,7 @@ async function showMap(panel, { rows, columns, values }) {
   canvas.width = 448;
   canvas.height = Math.round((448 * high) / wide);
   pen.drawImage(bitmap, (bitmap.width - wide * x) / 2, (bitmap.height - high * y) / 2, wide * x, high * y, 0, 0, canvas.width, canvas.height);
-  const picture = pen.getImageData(0, 0, canvas.width, canvas.height), heat = new ImageData(columns, rows);
+  const image = pen.getImageData(0, 0, canvas.width, canvas.height), heat = new ImageData(columns, rows);
   const sorted = [...values].sort((a, b) => a - b), low = sorted[0], top = sorted[Math.floor(0.99 * (sorted.length - 1))];
   values.forEach((value, k) => {
     const at = Math.min(1, Math.max(0, (value - low) / Math.max(top - low, 1e-12))) * (COLOURS.length - 1);
@@ -135,7 +135,7 @@ async function showMap(panel, { rows, columns, values }) {
   pen.drawImage(small, 0, 0, canvas.width, canvas.height);
   const colours = pen.getImageData(0, 0, canvas.width, canvas.height);
   for (let k = 0; k < colours.data.length; k += 4) {
-    const grey = (picture.data[k] + picture.data[k + 1] + picture.data[k + 2]) / 3;
+    const grey = (image.data[k] + image.data[k + 1] + image.data[k + 2]) / 3;
     for (let c = 0; c < 3; c += 1) colours.data[k + c] = 0.35 * grey + 0.65 * colours.data[k + c];
   }
   pen.putImageData(colours, 0, 0);
