@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitedge.metrics import sqnr_db
+from vitedge.metrics import finite, sqnr_db
 from vitedge.tables import Cell, Table
 
 Verdict = Literal["equal", "near", "wrong"]
@@ -134,13 +134,13 @@ def judge_logits(
         return Judgement("wrong", "another_model", detail=f"{counts[0]} logits, not {counts[1]}")
     if not np.isfinite(got).all():
         return Judgement("wrong", "not_finite")
-    own_db = None if own is None else _finite(sqnr_db(reference, own))
+    own_db = None if own is None else finite(sqnr_db(reference, own), 2)
     near = reference if own is None else own
     difference = float(np.abs(got - near).max() / max(float(np.ptp(near)), 1e-30))
     found = sqnr_db(reference, got)
     agreement = float((reference.argmax(1) == got.argmax(1)).mean())
     judged = partial(
-        Judgement, sqnr_db=_finite(found), own_sqnr_db=own_db, difference=difference, agreement=agreement
+        Judgement, sqnr_db=finite(found, 2), own_sqnr_db=own_db, difference=difference, agreement=agreement
     )
     limit = limit_db(precision, own_db, own is not None)
     if difference <= EQUAL:
@@ -244,7 +244,3 @@ def correlation(reference: np.ndarray, got: np.ndarray) -> float:
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum()) / norm if norm > 0 else 0.0
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 2) if np.isfinite(value) else None
