@@ -101,14 +101,19 @@ def noise(preprocess: Preprocess) -> np.ndarray:
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Float32 logits [n, classes] of an ONNX file in ONNX Runtime."""
-    import onnx
-
-    from vitedge.targets.onnxruntime.rewrites import exact_here
+    from vitedge.host.cpu import saturates
     from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 
-    model = onnx.load(path)
-    exact = exact_here(model)
-    runner = OnnxRuntimeRunner(path, model=None if exact is model else exact.SerializeToString())
+    exact: bytes | None = None
+    if saturates():  # elsewhere the file is not read twice
+        import onnx
+
+        from vitedge.targets.onnxruntime.rewrites import exact_here
+
+        model = onnx.load(path)
+        rewritten = exact_here(model)
+        exact = None if rewritten is model else rewritten.SerializeToString()
+    runner = OnnxRuntimeRunner(path, model=exact)
     try:
         return np.concatenate([runner.infer(pixels[i : i + 16]) for i in range(0, len(pixels), 16)])
     finally:
