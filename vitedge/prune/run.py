@@ -25,7 +25,7 @@ from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparse_layers, sparsify_model
 from vitedge.prune.store import embed_all
 from vitedge.prune.surgery import assemble
-from vitedge.prune.trial import Chosen, choose_plans, fidelity
+from vitedge.prune.trial import Chosen, choose_plans, fidelity, logits
 from vitedge.reporter import Reporter, scaled
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
@@ -115,7 +115,7 @@ def run(
     small = assemble(pruned)
     if not constant:
         small = with_groups(small, start[:GROUP_IMAGES])
-    agreement, kl = fidelity(dense, small, held)
+    agreement, kl = fidelity(logits(dense, 0, held), small, held)
     facts = report(dense.config, small, options, chosen.harm, errors, fit, own, views, clock.seconds)
     return small, replace(facts, sparsity=sparsity, held_out=len(held), agreement=agreement, kl=kl)
 

@@ -59,6 +59,7 @@ def choose_plans(
     count = min(TRIAL_IMAGES, max(MIN_TRIAL, count))
     # The last ones gave the effects, and no closed form.
     judging, solving = torch.cat([held, start[measured.solved :]])[:count], start[: min(count, measured.solved)]
+    expected = logits(dense, 0, judging)
     with reporter.progress("trying plans: blocks", trials * len(dense.blocks)) as advance:
 
         def divergence(plans: tuple[BlockPlan, ...], uncut: bool) -> float:
@@ -66,7 +67,7 @@ def choose_plans(
             how = Recovery(method, options.damping, RIDGE_IMAGES, Fit(0, 1, 1e-3), uncut=uncut)
             constant = options.merge == "constant"
             recover(dense, small, plans, solving, how, options.seed, lambda n: advance(1), constant=constant)
-            return fidelity(dense, assemble(small), judging)[1] or 0.0
+            return fidelity(expected, assemble(small), judging)[1] or 0.0
 
         tried = {plans: divergence(plans, False) for plans in found}
         best = min(tried, key=tried.__getitem__)
@@ -91,18 +92,19 @@ def plans_of(
     return found
 
 
-def fidelity(dense: Architecture, small: Architecture, held: Tensor) -> tuple[float | None, float | None]:
-    """Agreement and KL divergence (nats) with the dense model, on streams before block 0; None without any."""
+def fidelity(expected: Tensor, small: Architecture, held: Tensor) -> tuple[float | None, float | None]:
+    """Agreement and KL divergence (nats) with the dense model's logits, on streams before block 0; None without any."""
     if not len(held):
         return None, None
-    expected, found = logits(dense, 0, held), logits(small, 0, held)
-    activation = dense.config.activation
+    found, activation = logits(small, 0, held), small.config.activation
     return metrics.agreement(expected, found, activation), metrics.kl(expected, found, activation)
 
 
 @torch.no_grad()
 def logits(model: Architecture, first: int, x: Tensor) -> Tensor:
     """The model's logits [I, classes], from the streams before block `first` [I, N, C] on."""
+    if not len(x):
+        return x.new_zeros(0, model.config.classes)
     for index in range(first, len(model.blocks)):
         x = through(partial(model.run_block, index), x)
     return torch.cat([model.classify(part) for (part,) in parts(x)])
