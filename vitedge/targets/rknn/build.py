@@ -29,13 +29,14 @@ from vitedge.targets.rknn.faults import (
 from vitedge.targets.rknn.graph import constants, prepare, run_graph
 from vitedge.targets.rknn.harm import expected_drop, noise_power
 from vitedge.targets.rknn.options import RknnOptions
-from vitedge.targets.rknn.search import OUTSIDE, Trial, search
-from vitedge.targets.rknn.tensors import by_part
+from vitedge.targets.rknn.rounding import noise_of_parts
+from vitedge.targets.rknn.search import OUTSIDE, Trial, rank, search
+from vitedge.targets.rknn.tensors import by_part, cycles_of_parts
 from vitedge.targets.rknn.toolchain import Toolchain, adopt, find, home
 
 ARTIFACT = "model.rknn"
 BLOCKS = "blocks"
-# Images on which the parts are ranked by the noise that each makes: a stable order needs few.
+# Images on which the parts are ranked by the noise that each makes, and others for their ranges.
 RANKING = 16
 # An INT8 build with a smaller agreement may be wrong by more than rounding.
 SUSPECT = 0.8
@@ -155,16 +156,17 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     calibrate, check = split(len(request.pixels), options.calib_images, options.check_images)
     dataset = write_dataset(request.pixels[calibrate], compiler.worker.folder / "dataset")
     # The float model of this very graph: what an exact compiler would give.
-    judge = _Judge(compiler, request.pixels[check], run_graph(request.onnx, request.pixels[check]))
+    pixels = request.pixels[check]
+    judge = _Judge(compiler, pixels, run_graph(request.onnx, pixels), request.pixels[calibrate][:RANKING])
     full = options.preset == "full"
     algorithms = (options.algorithm,) if options.algorithm != "auto" else ALGORITHMS if full else ALGORITHMS[:1]
     results: list[tuple[str, Trial]] = []
     for algorithm in algorithms:
         judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
         if full:
-            trials = [judge((), False), judge(OUTSIDE, False)]
+            trials = [judge(()), judge(OUTSIDE)]
         else:
-            trials = search(judge, judge.parts, options.max_drop)
+            trials = search(judge, judge.parts, options.max_drop, judge.rank)
         results += [(algorithm, trial) for trial in trials]
     algorithm, chosen = max(results, key=lambda r: (r[1].agreement, r[1].sqnr_db)) if full else results[-1]
     if algorithm != algorithms[-1]:
@@ -239,19 +241,18 @@ def _cycles_before(toolchain: Toolchain, request: BuildRequest, platform: str, c
 class _Judge:
     """Builds assignments and compares them with the float model on the check images."""
 
-    def __init__(self, compiler: Compiler, pixels: np.ndarray, reference: np.ndarray) -> None:
-        self.compiler, self.pixels, self.reference = compiler, pixels, reference
+    def __init__(self, compiler: Compiler, pixels: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> None:
+        self.compiler, self.pixels, self.reference, self.calibration = compiler, pixels, reference, calibration
         self.parts: dict[str, list[str]] = {}
         self.last: tuple[str, ...] | None = None
 
     def tensors(self, parts: Sequence[str]) -> list[str]:
         return [tensor for part in parts for tensor in self.parts.get(part, ())]
 
-    def __call__(self, parts: Sequence[str], few: bool) -> Trial:
+    def __call__(self, parts: Sequence[str]) -> Trial:
         self.compiler.assemble(self.tensors(parts))
         self.last = tuple(parts)
-        count = min(RANKING, len(self.pixels)) if few else len(self.pixels)
-        logits, reference = self.compiler.infer(self.pixels[:count]), self.reference[:count]
+        logits, reference = self.compiler.infer(self.pixels), self.reference
         power = noise_power(reference, logits)
         return Trial(
             self.last,
@@ -261,6 +262,12 @@ class _Judge:
             *expected_drop(reference, power),
             tuple(power.tolist()),
         )
+
+    def rank(self, parts: Sequence[str]) -> list[str]:
+        """The parts in the order in which they become float16; cycles are those of the last build."""
+        tensors = {part: self.parts[part] for part in parts}
+        noise = noise_of_parts(self.compiler.graph, tensors, self.pixels[:RANKING], self.calibration)
+        return rank(noise, cycles_of_parts(self.compiler.cost()))
 
 
 def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,17 +48,22 @@ def prepare(
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Float32 logits [N, classes] in ONNX Runtime of uint8 [N, H, W, C], one image at a time."""
+    return np.concatenate([outputs[0] for outputs in run_each(path, pixels)])
+
+
+def run_each(graph: Path | bytes, pixels: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """All outputs in ONNX Runtime of each image uint8 [H, W, C]. graph: a file, or a serialised model."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        graph if isinstance(graph, bytes) else str(graph), providers=["CPUExecutionProvider"]
+    )
     source = session.get_inputs()[0]
-    logits = []
     for image in pixels:
         x = image[None]
         if source.type == "tensor(float)":
             x = x.transpose(0, 3, 1, 2).astype(np.float32)
-        logits.append(session.run(None, {source.name: np.ascontiguousarray(x)})[0])
-    return np.concatenate(logits)
+        yield session.run(None, {source.name: np.ascontiguousarray(x)})
 
 
 def constants(path: Path) -> set[str]:

@@ -32,7 +32,7 @@ class RknnOptions(TargetOptions):
         32, ge=1, le=1_000_000, description="Images that the compiler calibrates on."
     )
     check_images: Annotated[int, EXPERT] = Field(
-        256, ge=1, le=1_000_000, description="Other calibration images that candidates are compared on, at most."
+        128, ge=1, le=1_000_000, description="Other calibration images that candidates are compared on, at most."
     )
     attention: Literal["fused", "parts"] = Field(
         "fused",

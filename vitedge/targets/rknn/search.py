@@ -2,13 +2,13 @@
 
 The parts that cost the NPU's convolutions little (the residual stream, LayerNorms, the patch embedding, the head) are
 one step; then come the parts of the blocks, each of which the hardware computes as a group, by the noise that each
-takes from the logits for its cycles. Noise of parts adds up, so a part is worth what its own takes away, where that
-is more than its standard error. Pure: `try_` builds and measures.
+brings into the logits for its cycles. Noise of parts adds up, so a part is worth what its own is, where that is more
+than its standard error. Pure: `try_` builds and measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,29 +46,31 @@ class Trial:
         return self.lost + self.error <= limit
 
 
-Try = Callable[[Sequence[str], bool], Trial]
+Try = Callable[[Sequence[str]], Trial]
 
 
-def search(try_: Try, parts: Iterable[str], limit: float) -> list[Trial]:
-    """All trials on all images, the one to take last.
+def search(
+    try_: Try, parts: Iterable[str], limit: float, ranked_by: Callable[[Sequence[str]], Sequence[str]]
+) -> list[Trial]:
+    """All trials, the one to take last.
 
-    try_: builds and measures an assignment; with True, on a few images, for ranking.
-    parts: those that there are; limit: points that may be lost.
+    try_: builds and measures an assignment; parts: those that there are; limit: points that may be lost; ranked_by:
+    puts parts of blocks in the order in which they become float16, after the second trial.
     Where none keeps it, the one that loses least is taken.
     """
     there = list(parts)
-    trials = [try_((), False)]
+    trials = [try_(())]
     if trials[0].keeps(limit):
         return trials
     base = tuple(p for p in CHEAP if p in there)
-    trials.append(try_(base, False))
+    trials.append(try_(base))
     if trials[-1].keeps(limit):
         return trials
-    ranked = rank(try_, base, [p for p in there if p not in CHEAP])
+    ranked = ranked_by([p for p in there if p not in CHEAP])
     # Doubling, then halving: a long list of blocks is few builds.
     low, count = 0, min(1, len(ranked))
     while low < count:
-        trials.append(try_(base + tuple(ranked[:count]), False))
+        trials.append(try_(base + tuple(ranked[:count])))
         if trials[-1].keeps(limit):
             break
         low, count = count, min(2 * count, len(ranked))
@@ -79,25 +81,23 @@ def search(try_: Try, parts: Iterable[str], limit: float) -> list[Trial]:
     high = len(best.parts) - len(base)
     while high - low > 1:
         middle = (low + high) // 2
-        trial = try_(base + tuple(ranked[:middle]), False)
+        trial = try_(base + tuple(ranked[:middle]))
         trials.append(trial)
         low, high = (low, middle) if trial.keeps(limit) else (middle, high)
         best = trial if trial.keeps(limit) else best
     return [*trials, best]
 
 
-def rank(try_: Try, base: tuple[str, ...], candidates: Sequence[str]) -> list[str]:
-    """The candidates by the noise that the logits lose, for each cycle more, with that one part in float16.
+def rank(noise: Mapping[str, np.ndarray], cycles: Mapping[str, int]) -> list[str]:
+    """The parts by the noise that each part's rounding makes, for each cycle that it takes in INT8 and so, in about
+    the same measure, more in float16.
 
-    Noise, not agreement: it tells candidates apart on a few images, which are the same for all. Those whose gain is
-    within its standard error are left out.
+    noise: variance on each image [N]; cycles: the vendor's. Parts whose noise is within its standard error are left
+    out.
     """
-    start = try_(base, True)
     gains = {}
-    for part in candidates:
-        trial = try_((*base, part), True)
-        less = np.asarray(start.power) - np.asarray(trial.power)
-        error = less.std(ddof=1) / np.sqrt(len(less)) if len(less) > 1 else 0.0
-        if less.mean() > error:
-            gains[part] = less.mean() / max(trial.cycles - start.cycles, 1)
+    for part, power in noise.items():
+        error = power.std(ddof=1) / np.sqrt(len(power)) if len(power) > 1 else 0.0
+        if power.mean() > error:
+            gains[part] = power.mean() / max(cycles.get(part, 0), 1)
     return sorted(gains, key=lambda part: -gains[part])

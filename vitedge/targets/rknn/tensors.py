@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from vitedge.targets.base import CostTable
+
 # What is cheap to keep in float16: no convolution's cycles, or few of them.
 STREAM, NORM, PATCH, HEAD = "stream", "norm", "patch", "head"
 
@@ -40,3 +42,12 @@ def by_part(tensors: Iterable[str], constants: Iterable[str]) -> dict[str, list[
         if part and tensor not in fixed and not tensor.endswith("_int8"):
             parts.setdefault(part, []).append(tensor)
     return parts
+
+
+def cycles_of_parts(table: CostTable) -> dict[str, int]:
+    """Part -> the vendor's cycles of its layers, which are named "Conv:block3.mlp.gelu"."""
+    found: dict[str, int] = {}
+    for row in table.rows:
+        if (part := part_of(row.name.split(":", 1)[-1])) is not None:
+            found[part] = found.get(part, 0) + (row.cycles or 0)
+    return found
