@@ -23,7 +23,10 @@ from vitedge.files import write_json
 ROWS = (
     ("--quantize static", (("onnxruntime", "int8"), ("openvino", "int8"))),
     ("--quantize static --preset full", (("onnxruntime", "int8"),)),
+    ("--prune 0.27", (("onnxruntime", "fp32"),)),
     ("--prune 0.3", (("onnxruntime", "fp32"),)),
+    ("--prune 0.4", (("onnxruntime", "fp32"),)),
+    ("--prune 0.5", (("onnxruntime", "fp32"),)),
     ("--prune 0.3 --quantize static", (("onnxruntime", "int8"), ("openvino", "int8"))),
 )
 

@@ -42,7 +42,8 @@ def load(name: str) -> dict[str, Any]:
 
 def measured(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured rows of `peers/run.py`, slowest first, with `ratio` to ONNX Runtime's plain FP32 export."""
-    rows = [row for row in result["rows"] if row["status"] == "ok"]
+    # Pruning is measured by `merging.py` and `accuracy_table.py`: these rows are of an edition that cut widths alone.
+    rows = [row for row in result["rows"] if row["status"] == "ok" and "--prune" not in row["name"]]
     base = next(row for row in rows if row["name"] == PLAIN and row["precision"] == "FP32")["median_ms"]
     return sorted(({**row, "ratio": row["median_ms"] / base} for row in rows), key=lambda row: -row["ratio"])
 
@@ -94,12 +95,23 @@ def accuracy(language: str = "en") -> str:
     return f"{said}\n\n{markdown(_WORDS[language]['accuracy'], cells)}"
 
 
-def demo(language: str = "en") -> str:
+# What the README leaves out of a command's output: what stands before the line that begins so.
+_FROM = {"compress": "Pruned:"}
+
+
+def demo(language: str = "en", part: str = "whole") -> str:
     """What the three commands print in the demo; nothing where it was not recorded yet."""
     if not (RESULTS / "demo.json").is_file():
         return ""
-    result = load("demo.json")
-    blocks = [f"$ {one['command']}\n{one['output'].rstrip()}" for one in result["commands"] if one["shown"]]
+    blocks = []
+    for one in load("demo.json")["commands"]:
+        if one["shown"]:
+            lines = [line.rstrip() for line in one["output"].strip().splitlines()]
+            begins = _FROM.get(one["command"].split()[1]) if part == "short" else None
+            if begins:
+                first = next((at for at, line in enumerate(lines) if line.startswith(begins)), 0)
+                lines = ["[...]", *lines[first:]] if first else lines
+            blocks.append("\n".join([f"$ {one['command']}", *lines]))
     return _SAID[language]["demo"] + "\n\n```text\n" + "\n\n".join(blocks) + "\n```"
 
 

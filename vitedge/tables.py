@@ -89,17 +89,17 @@ class Table:
         return self._choose(stay)
 
     def widths(self) -> list[int]:
-        """Characters that each column takes in a frame; text of more than 40 is folded."""
+        """Characters that each column takes with the gap behind it; text of more than 40 is folded."""
         texts = [self.headings(), *self.texts()]
-        return [min(40, max(len(row[at]) for row in texts)) + 3 for at in range(len(self.columns))]
+        return [min(40, max(len(row[at]) for row in texts)) + 2 for at in range(len(self.columns))]
 
     def fitted(self, width: int) -> list[Table]:
-        """Tables of at most `width` characters a line, as a frame draws them: columns that do not fit any more go on in
-        a further table, which begins with the first column again."""
+        """Tables of at most `width` characters a line: columns that do not fit any more go on in a further table, which
+        begins with the first column again."""
         wide = self.widths()
         parts: list[list[int]] = [[0]]
         for at in range(1, len(self.columns)):
-            if sum(wide[one] for one in parts[-1]) + wide[at] + 1 > width and len(parts[-1]) > 1:
+            if sum(wide[one] for one in parts[-1]) + wide[at] > width and len(parts[-1]) > 1:
                 parts.append([0])
             parts[-1].append(at)
         return [self] if len(parts) == 1 else [self._choose(part) for part in parts]

@@ -12,6 +12,8 @@ from vitedge.cli.flags import RUN, ConfigFlag, JsonFlag, RunFlag, with_flags
 from vitedge.quant.options import METRICS
 from vitedge.tables import Table
 
+_UNITS = {"macs": "MACs", "params": "parameters", "time": "time"}
+
 
 @with_flags("compress")
 def command(*, run: RunFlag = RUN, config: ConfigFlag = None, json: JsonFlag = False, given: Mapping[str, Any]) -> None:
@@ -39,7 +41,8 @@ def _summary(bundle: Bundle) -> None:
     if pruned and pruned["asked"]:
         same = pruned["agreement"]
         out.print(
-            f"Pruned: {pruned['removed']:.1%} of the dense model's {pruned['unit']} ({pruned['asked']:.0%} asked)"
+            f"Pruned: {pruned['removed']:.1%} of the dense model's {_UNITS[pruned['unit']]} "
+            f"({pruned['asked']:.0%} asked)"
             + ("." if same is None else f"; agreement with it {same:.3f} on {pruned['held_out']} held-out images.")
         )
     if taught:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich import console
+from rich import box, console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -130,11 +130,13 @@ def print_table(table: Table) -> None:
     from vitedge.tables import is_number  # which loads pydantic: the command line starts without
 
     for number, part in enumerate(table.fitted(out.width)):
-        title = None if number else escape(plain(table.title))
-        shown = RichTable(title=title, title_justify="left", title_style="bold")
+        out.print()
+        if not number:
+            out.print(f"[bold]{escape(plain(table.title))}[/]")
+        shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
         for name, right in zip(part.headings(), part.numeric(), strict=True):
             shown.add_column(escape(plain(name)), justify="right" if right else "left", overflow="fold")
-        room = sum(part.widths()) + 1 + (_BAR + 3) * len(part.bars) <= out.width
+        room = sum(part.widths()) + (_BAR + 2) * len(part.bars) <= out.width
         drawn = part.bars if room else ()
         for _ in drawn:
             shown.add_column("")
