@@ -1,7 +1,7 @@
 """Models of several families the whole way: accuracy of small trained ones, cosine to FP32 of large random ones.
 
     python benchmarks/families.py trained MODEL... --data DIR --calib DIR --work DIR [--heads 4] [--targets rknn,...]
-    python benchmarks/families.py random clip,dinov2,siglip --calib DIR --work DIR [--calib-size 32]
+    python benchmarks/families.py random clip,dinov2,siglip --calib DIR --work DIR [--calib-size 64]
 
 `trained`: top-1 of PyTorch, of the FP32 and of the INT8 artifacts, on the images of DIR (a folder a class).
 `random`: timm's CLIP ViT-B/32, DINOv2 ViT-S/14 with registers and SigLIP ViT-B/16 with random weights at 224 pixels:
@@ -138,7 +138,8 @@ def trained(args: argparse.Namespace) -> None:
 
     for path in args.models:
         root = args.work / Path(path).name
-        loaded = load_model(path, heads=args.heads)
+        told = {"heads": args.heads, "norm_eps": args.norm_eps}
+        loaded = load_model(path, **told)
         dataset = open_dataset(args.data, loaded.classes, loaded.model.config.classes)
         found = list(iter_batches(dataset, loaded.preprocess, 50))
         pixels, labels = np.concatenate([p for p, _ in found]), dataset.labels[np.concatenate([i for _, i in found])]
@@ -147,7 +148,7 @@ def trained(args: argparse.Namespace) -> None:
                 [loaded.model(torch.from_numpy(loaded.preprocess.normalize(p))).numpy() for p, _ in found]
             )
         calib = {"calib": str(args.calib), "calib_size": args.calib_size}
-        run = vitedge.compress(path, run=root / "run", heads=args.heads, quantize="static", verify=False, **calib)
+        run = vitedge.compress(path, run=root / "run", quantize="static", verify=False, **told, **calib)
         assert find_preprocess(Bundle.open(run.root)) == loaded.preprocess
         made = build_all(run, args.targets)
         # A simulator takes long: it sees some of each class, and PyTorch's figure on them stands beside its own.
@@ -174,7 +175,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--heads", type=int)
-    parser.add_argument("--calib-size", type=int, default=32)
+    parser.add_argument("--norm-eps", type=float, help="where nothing with the model tells")
+    parser.add_argument("--calib-size", type=int, default=64)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--depth", type=int, help="Of random models: so many blocks, for a quick look.")
     parser.add_argument("--simulated", type=int, default=200)
