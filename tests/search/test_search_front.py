@@ -7,16 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from vitedge.config import RunConfig
+from vitedge.config import RunConfig, make_config
 from vitedge.cost.fit import spearman
 from vitedge.cost.model import LatencyModel
 from vitedge.errors import VitedgeError
+from vitedge.files import write_json
 from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
 from vitedge.search.harm import Plan
 from vitedge.search.options import Budget, SearchOptions, parse_budgets
 from vitedge.search.predict import Predicted, ordered, predict
-from vitedge.search.result import Point, SearchResult, steadied
+from vitedge.search.result import FILE, Labelled, Point, SearchResult, read_labelled, steadied
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.targets.openvino import TARGET as OPENVINO
 from vitedge.vit.config import Merge, uniform
@@ -147,3 +148,21 @@ def test_predictions_are_held_against_measurements(tmp_path) -> None:
     ]
     found = SearchResult(tmp_path, SearchOptions(), points).rank_correlation
     assert found == pytest.approx({"latency": 1.0, "agreement": 1.0})
+
+
+def test_figures_on_labelled_images_come_back_from_the_file(tmp_path) -> None:
+    figures = Labelled(top1=0.9, delta_top1=-0.01, agreement=0.95, p50_ms=3.0, ratio=0.4, n=100)
+    with_figures, without = (
+        Point(Candidate(share, "macs", "auto", False, "int8", "linear"), measured(10.0, 0.5), one)
+        for share, one in ((0.1, figures), (0.2, None))
+    )
+    options = SearchOptions(data="labelled", ssh="ssh -p 22")
+    write_json(tmp_path / FILE, SearchResult(tmp_path, options, [with_figures, without]).to_dict())
+    assert read_labelled(tmp_path / FILE, SearchOptions(data="labelled")) == {with_figures.candidate.key: figures}
+    assert read_labelled(tmp_path / FILE, SearchOptions(data="other")) == {}
+
+
+def test_build_options_reach_every_candidate() -> None:
+    base = make_config({"build": {"onnxruntime": {"attention": "parts"}}})
+    config = Candidate(0.3, "macs", "auto", False, "int8", "linear").to_config(base, "onnxruntime")
+    assert config.target_options("onnxruntime").attention == "parts"

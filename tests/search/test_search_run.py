@@ -149,7 +149,6 @@ def test_a_linked_run_changes_alone(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Known: of two workers that end together one finds the best run locked, and forms are timed.")
 def test_workers_that_are_killed_end_with_the_front_of_one(done: Path, tiny_folder, shapes_folder, tmp_path) -> None:
     out = tmp_path / "out"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in (OPTIONS | {"trials": 5}).items()]
@@ -190,7 +189,6 @@ def test_workers_that_are_killed_end_with_the_front_of_one(done: Path, tiny_fold
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="Known: Ctrl-C keeps the front, but may end with exit status 130 instead of 0.")
 def test_ctrl_c_leaves_a_valid_front(tiny_folder, shapes_folder, tmp_path) -> None:
     out = tmp_path / "out"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]

@@ -2,6 +2,7 @@
 
 2: a wrong call or input. 1: a failure of something that was asked for correctly. 70: a fault of vitedge, with a report
 file. 130 and 143: stopped by Ctrl-C or by SIGTERM, after what was begun was cleaned up. 141: nobody reads the output.
+A command that ends well in spite of Ctrl-C, with what it had until then, says so by returning 0.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ def run(command: Callable[[], object], *, debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text of this encoding
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = None
     try:
         status = command()
         sys.exit(status if isinstance(status, int) else 0)
     except BaseException as caught:
         error = caught
-    if _signals:
+    ended_well = status == 0 and isinstance(error, SystemExit)
+    if _signals and not (ended_well and set(_signals) == {signal.SIGINT}):
         number = signal.Signals(_signals[0])
         print(f"{_STOPPED[number]}; the same command continues where it stopped", file=sys.stderr)
         _leave(128 + number)

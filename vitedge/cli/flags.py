@@ -103,25 +103,25 @@ _HELP_ALL = inspect.Parameter(
 )
 
 
-def with_flags(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_flags(name: str) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
     """Gives the command of that name one flag a field of its options (see `config.COMMANDS`).
 
     The command gets a parameter `given`: keyword -> value of the flags that were used. A parameter of its own takes
-    the place of a flag of the same name.
+    the place of a flag of the same name. What it returns is the exit status (see failures.py).
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., int | None]) -> Callable[..., int | None]:
         own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "given"]
         found = {k: v for k, v in keywords_of(name).items() if k not in {p.name for p in own}}
         owners = {keyword: several[0] for keyword, several in found.items()}
         flags = [_parameter(keyword, *owners[keyword], _targets(several)) for keyword, several in found.items()]
 
-        def command(help_all: bool = False, **values: Any) -> None:
+        def command(help_all: bool = False, **values: Any) -> int | None:
             used = {keyword: values.pop(keyword) for keyword in owners}
             given = {keyword: value for keyword, value in used.items() if value is not None and value != []}
             if name != "build":  # whose target says which options there are
                 configure(name, given, values.get("config"))  # a wrong option is told before a run or a model is read
-            function(**values, given=given)
+            return function(**values, given=given)
 
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         extra = [_HELP_ALL] if any(owner[1].expert for owner in owners.values()) else []

@@ -22,7 +22,7 @@ def command(
     config: ConfigFlag = None,
     json: JsonFlag = False,
     given: Mapping[str, Any],
-) -> None:
+) -> int:
     """Finds the models that lose least for what they cost: tokens, widths, depth, precision and preset.
 
     One pass over the model predicts thousands of candidates; only the best are made, built and measured, and images
@@ -32,7 +32,7 @@ def command(
     result = api.search(out=folder, config=config, reporter=ConsoleReporter(), **given)
     if json:
         print_json(result.to_dict())
-        return
+        return 0
     print_table(result.table())
     for budget, point in result.best.items():
         if point is None:
@@ -43,3 +43,4 @@ def command(
     for name, why in result.failed.items():
         out.print(f"not made: {name}: {why}", markup=False)
     out.print(f"Recipes (vitedge compress --config) stand in {result.root / 'recipes'}.", markup=False)
+    return 0

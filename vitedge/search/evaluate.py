@@ -17,7 +17,7 @@ from vitedge.bench.jobs import Settings
 from vitedge.bench.measure import BenchRequest, bench_bundle
 from vitedge.bench.schema import Row
 from vitedge.bundle import Bundle
-from vitedge.config import RunConfig
+from vitedge.config import Layer, RunConfig
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
@@ -119,7 +119,9 @@ def make(
     # A build may time forms of the graph on this machine.
     with folders.held(run), quiet.measuring():
         started = time.monotonic()
-        pipeline.build(run, options.target, candidate.precision, options.platform, {}, reporter)
+        # Given again: a run keeps no options that name a program.
+        own: Layer = {"build": base.build}
+        pipeline.build(run, options.target, candidate.precision, options.platform, own, reporter)
         seconds["build"] = time.monotonic() - started
     return {name: round(value, 1) for name, value in seconds.items()}
 
@@ -133,7 +135,7 @@ def condition(stage: Path, config: RunConfig, folders: Folders, reporter: Report
     return to
 
 
-def judge(candidate: Candidate, folders: Folders, options: SearchOptions, held: HeldOut) -> Measured:
+def judge(candidate: Candidate, base: RunConfig, folders: Folders, options: SearchOptions, held: HeldOut) -> Measured:
     """What the candidate's artifact says of the held-out images, and what is known of its cost without timing it."""
     import torch
 
@@ -144,7 +146,8 @@ def judge(candidate: Candidate, folders: Folders, options: SearchOptions, held: 
         held = HeldOut(held.pixels[:SIMULATED], held.logits[:SIMULATED])
     bundle = Bundle.open(run)
     platform = options.platform or (target.platforms[0] if target.platforms else None)
-    name = folder_name(target.name, candidate.precision, platform)
+    attends = base.target_options(target.name).attends
+    name = folder_name(target.name, candidate.precision, platform, attends=attends)
     job = from_bundle.read_artifact(bundle, name)
     with quiet.working():
         runner = target.open(job.artifact.path, dict(job.artifact.metadata), threads=options.threads)

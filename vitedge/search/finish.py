@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from vitedge.bench.jobs import Settings
 from vitedge.bench.measure import BenchRequest, bench_bundle
-from vitedge.bundle import Bundle
+from vitedge.bundle import MANIFEST, Bundle
 from vitedge.config import RunConfig
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
@@ -16,34 +17,49 @@ from vitedge.report.write import write_report
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
 from vitedge.search.family import FAMILY, write_family
-from vitedge.search.result import Point, SearchResult
+from vitedge.search.folders import Folders
+from vitedge.search.result import FILE, Labelled, Point, SearchResult, read_labelled
 from vitedge.tables import to_json
 
 ANALYSIS = "analysis/95-search.json"
 
 
-def finish(result: SearchResult, base: RunConfig, reporter: Reporter) -> SearchResult:
+def finish(current: Callable[[], SearchResult], folders: Folders, base: RunConfig, reporter: Reporter) -> SearchResult:
     """The result with what `bench` says of its front; writes `search.json`, recipes, and `report.html` of the best
-    point's run, which has a section on the search."""
-    if not result.points:
-        return result
-    if result.options.data and not result.options.host:
-        result = replace(result, points=_benched(result, reporter))
-    result.write(base)
-    told = [point for point in (*result.best.values(), *result.front[:1]) if point]
-    for point in {one.candidate.key: one for one in told}.values():
-        _tell_run(result, point)
-    if names := write_family(result):
-        run = result.root / FAMILY
-        reporter.info(f"family of {len(names)}: vitedge bench --run {run} --data DIR --gate p50-ms=20 --pick")
-    _report(result, told[0], reporter)
+    point's run, which has a section on the search.
+
+    Workers that end together do this one after the other, and take over what the one before them has benched.
+
+    Args:
+        current: what all workers have measured until now.
+    """
+    asked = time.time()
+    with folders.held(folders.root / "finish"):
+        result = current()
+        if not result.points:
+            return result
+        benched: dict[str, Labelled] = {}
+        if result.options.data and not result.options.host:
+            benched = _bench_front(result, _benched_since(asked, result), reporter)
+        with folders.held(folders.root / FILE):
+            result = current()
+            points = [replace(point, bench=benched.get(point.candidate.key)) for point in result.points]
+            result = replace(result, points=points)
+            result.write(base)
+        told = [point for point in (*result.best.values(), *result.front[:1]) if point]
+        for point in {one.candidate.key: one for one in told}.values():
+            _tell_run(result, point)
+        if names := write_family(result):
+            run = result.root / FAMILY
+            reporter.info(f"family of {len(names)}: vitedge bench --run {run} --data DIR --gate p50-ms=20 --pick")
+        _report(result, told[0], reporter)
     return result
 
 
 def _report(result: SearchResult, point: Point, reporter: Reporter) -> None:
     """`report.html` of the search: that of the point's run."""
     run = result.root / point.measured.run
-    if not (run / "manifest.json").is_file():  # made on another machine
+    if not (run / MANIFEST).is_file():  # made on another machine
         return
     try:
         if not list((run / "bench").glob("*.json")):
@@ -54,22 +70,28 @@ def _report(result: SearchResult, point: Point, reporter: Reporter) -> None:
         reporter.warn(f"the report was not written: {error.what} {error.todo}")
 
 
-def _benched(result: SearchResult, reporter: Reporter) -> Sequence[Point]:
-    """All points, those of the front with the figures of `bench` on the labelled images."""
-    front = {point.candidate.key for point in result.front}
-    found = []
-    for point in result.points:
-        run = result.root / point.measured.run
-        if point.candidate.key in front and (run / "manifest.json").is_file():
+def _benched_since(asked: float, result: SearchResult) -> Mapping[str, Labelled]:
+    """Key -> figures of the points that another worker has benched since then, asked for the same."""
+    file = result.root / FILE
+    return read_labelled(file, result.options) if file.is_file() and file.stat().st_mtime > asked else {}
+
+
+def _bench_front(result: SearchResult, known: Mapping[str, Labelled], reporter: Reporter) -> dict[str, Labelled]:
+    """Key -> figures of `bench` on the labelled images, of the front's points; those that are known are taken over."""
+    found = {}
+    for point in result.front:
+        key, run = point.candidate.key, result.root / point.measured.run
+        if (labelled := known.get(key)) is None and (run / MANIFEST).is_file():
             try:
-                point = replace(point, bench=_bench(result, run, reporter))
+                labelled = _bench(result, run, reporter)
             except VitedgeError as error:
                 reporter.warn(f"{point.candidate}: {error.what} {error.why}")
-        found.append(point)
+        if labelled is not None:
+            found[key] = labelled
     return found
 
 
-def _bench(result: SearchResult, run: Any, reporter: Reporter) -> dict[str, Any]:
+def _bench(result: SearchResult, run: Path, reporter: Reporter) -> Labelled | None:
     options = result.options
     settings = Settings(seconds=max(1.0, options.seconds), launches=3, threads=options.threads)
     request = BenchRequest(data=options.data, limit=options.limit)
@@ -77,16 +99,9 @@ def _bench(result: SearchResult, run: Any, reporter: Reporter) -> dict[str, Any]
         measured = bench_bundle(Bundle.open(run), request, settings, reporter)
     row = next((one for one in measured.rows if one.role == "artifact" and one.ok), None)
     if row is None:
-        return {}
+        return None
     ratio = row.latency_ratio.ratio if row.latency_ratio else None
-    return {
-        "top1": row.top1,
-        "delta_top1": row.delta_top1,
-        "agreement": row.agreement,
-        "p50_ms": row.p50_ms,
-        "ratio": ratio,
-        "n": measured.data.n,
-    }
+    return Labelled(row.top1, row.delta_top1, row.agreement, row.p50_ms, ratio, measured.data.n)
 
 
 def _latency_alone(result: SearchResult, point: Point, reporter: Reporter) -> None:
@@ -99,7 +114,7 @@ def _latency_alone(result: SearchResult, point: Point, reporter: Reporter) -> No
 def _tell_run(result: SearchResult, point: Point) -> None:
     """The tables of the search, in the report of a run that it made."""
     run = result.root / point.measured.run
-    if not (run / "manifest.json").is_file():  # made on another machine
+    if not (run / MANIFEST).is_file():  # made on another machine
         return
     bundle = Bundle.open(run)
     with bundle.lock():

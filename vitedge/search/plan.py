@@ -115,7 +115,8 @@ def make_plan(
             for plan in sweep(dense, effects, chosen, low, high):
                 planned[plan.asked, unit, by, depth] = plan
         candidates = space([one for one in planned if one != DENSE], tried)
-        return len(candidates), predict(candidates, planned, latency, noise, dense, options.cost_kind)
+        kind, cycle_macs = options.cost_kind, target.cycle_macs
+        return len(candidates), predict(candidates, planned, latency, noise, dense, kind, cycle_macs)
 
     with reporter.busy("predicting candidates"):
         considered, found = timed("predict", all_predicted)

@@ -26,8 +26,6 @@ RECOVERED = 0.5
 SPARED_TIME, SPARED_NOISE = 3.0, 4.0
 # Bytes of a parameter; in INT8, what stays in float (biases, LayerNorm, scales) included.
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.06}
-# MACs that the NPU of the vendor's table computes in a cycle.
-CYCLE_MACS = {"int8": 1024, "fp16": 512}
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,12 @@ def predict(
     noise: Mapping[str, float],
     dense: ViTConfig,
     kind: Kind,
+    cycle_macs: Mapping[str, int] | None = None,
 ) -> list[Predicted]:
     """All candidates whose cost is known; two that compute the same count once.
 
-    plans: of every pruning. latency, noise: by variant (see `Candidate.variant`).
+    plans: of every pruning. latency, noise: by variant (see `Candidate.variant`). cycle_macs: by precision, how many
+    MACs the vendor counts as a cycle.
     """
     found: dict[tuple[ViTConfig, str, float], Predicted] = {}
     whole = model_macs(dense)
@@ -80,7 +80,8 @@ def predict(
         kl = RECOVERED * plan.harm + noise.get(candidate.variant, 0.0) * (1 - SPARED_NOISE * candidate.spare)
         size = BYTES[candidate.precision] * model_params(config) / 2**20
         slower = 1 + SPARED_TIME * candidate.spare
-        cycles = macs / CYCLE_MACS.get(candidate.precision, 512)
+        in_a_cycle = (cycle_macs or {}).get(candidate.precision)
+        cycles = macs / in_a_cycle if in_a_cycle else None
         cost = {"p50-ms": ms * slower if ms else None, "cycles": cycles, "size-mib": size}[kind]
         if cost is None:
             continue

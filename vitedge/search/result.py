@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import tomli_w
 
+from vitedge import documents
 from vitedge.config import COMMANDS, RunConfig, without_local
 from vitedge.cost.fit import spearman
 from vitedge.files import write_json, write_text
@@ -25,12 +26,24 @@ _KEPT = {*COMMANDS["compress"], "build"}
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """What `bench` says of an artifact on `n` labelled images; `ratio`: of its latency to FP32's."""
+
+    top1: float | None
+    delta_top1: float | None
+    agreement: float | None
+    p50_ms: float | None
+    ratio: float | None
+    n: int
+
+
+@dataclass(frozen=True)
 class Point:
     """A candidate that was measured; `bench`: figures on labelled images, where there are some."""
 
     candidate: Candidate
     measured: Measured
-    bench: dict[str, Any] = field(default_factory=dict)
+    bench: Labelled | None = None
 
 
 def steadied(points: Sequence[Point]) -> list[Point]:
@@ -127,7 +140,8 @@ class SearchResult:
             m = point.measured
             row: list[Cell] = [str(point.candidate), m.macs_share, m.p50_ms, m.ratio, m.estimate_ms]
             row += [m.cycles / 1e6 if m.cycles else None, m.size_mib, m.agreement, m.lost, m.error]
-            rows.append([*row, point.bench.get("top1"), ", ".join(meets.get(point.candidate.key, [])) or None, m.run])
+            top1 = point.bench.top1 if point.bench else None
+            rows.append([*row, top1, ", ".join(meets.get(point.candidate.key, [])) or None, m.run])
         images = self.points[0].measured.images if self.points else 0
         note = (
             f"{len(self.points)} of {self.plan.get('considered', 0):,} candidates were made and measured. Agreement "
@@ -157,7 +171,7 @@ class SearchResult:
         """As JSON holds it."""
         return {
             "schema": SCHEMA,
-            "options": self.options.model_dump(mode="json", exclude={"ssh", "remote_python"}),
+            "options": _shown(self.options),
             "front": [point.candidate.key for point in self.front],
             "best": {budget: point and point.candidate.key for budget, point in self.best.items()},
             "points": {
@@ -165,7 +179,7 @@ class SearchResult:
                     "name": str(point.candidate),
                     "candidate": point.candidate.to_dict(),
                     "measured": point.measured.to_dict(),
-                    "bench": point.bench,
+                    "bench": asdict(point.bench) if point.bench else {},
                 }
                 for point in self.points
             },
@@ -185,7 +199,20 @@ class SearchResult:
             write_text(self.root / "recipes" / name, recipe(point, base, self.options))
         for old in (self.root / "recipes").glob("*.toml"):
             if old.name not in names and len(old.stem) == 12:
-                old.unlink()
+                old.unlink(missing_ok=True)
+
+
+def read_labelled(file: Path, options: SearchOptions) -> dict[str, Labelled]:
+    """Key -> figures on labelled images in such a `search.json`; none where it was asked for something else."""
+    found = documents.read_json(file)
+    if found["options"] != _shown(options):
+        return {}
+    return {key: Labelled(**one["bench"]) for key, one in found["points"].items() if one["bench"]}
+
+
+def _shown(options: SearchOptions) -> Any:
+    """The options without what is of this machine alone, as JSON holds them."""
+    return options.model_dump(mode="json", exclude={"ssh", "remote_python"})
 
 
 def recipe(point: Point, base: RunConfig, options: SearchOptions) -> str:

@@ -31,7 +31,7 @@ from vitedge.search.evaluate import HeldOut, Measured, judge, make, time_here, t
 from vitedge.search.folders import Folders
 from vitedge.search.options import SearchOptions
 from vitedge.search.plan import SearchPlan, make_plan
-from vitedge.search.result import Point, SearchResult, steadied
+from vitedge.search.result import FILE, Point, SearchResult, steadied
 from vitedge.search.space import DENSE, Candidate
 from vitedge.search.told import Once
 from vitedge.steps.export import FLOAT32, run_graph
@@ -70,7 +70,10 @@ class _Worker:
         fitted, self.held_images = _split(dataset, config, self.options.held_out)
         # Without conditioning's and the presets' own answers: each candidate brings those.
         calib = config.calib.model_copy(update={"calib_size": fitted})
-        self.base = RunConfig(model=config.model, calib=calib, condition=config.condition, prune=self._pruning(config))
+        own = {name: values for name, values in config.build.items() if name == self.options.target}
+        self.base = RunConfig(
+            model=config.model, calib=calib, condition=config.condition, prune=self._pruning(config), build=own
+        )
         self.folders = Folders(make_folder(root))
         self.hosts: Queue[_Host] = Queue()
         for name in self.options.host:
@@ -123,12 +126,14 @@ class _Worker:
         o = self.options
         recipe: list[Any] = [bundle.manifest.artifacts["source/model.safetensors"].sha256, self.held_images.sha256()]
         recipe += [o.target, o.platform, o.cost_kind, o.shares, o.recover, o.search_seed, self.base.calib.calib_size]
+        recipe += [self.base.build] if self.base.build else []
         own = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
         known = self.claims.shared("identity")
         if known not in (None, own):
             raise VitedgeError(
                 f"The study '{o.study}' is of another search.",
-                f"In {storage} there are results of another model, other images, another target or kind of budget.",
+                f"In {storage} there are results of another model, other images, another target, other build options "
+                "or another kind of budget.",
                 "Name another with --study, or search in another folder.",
             )
         if known is None:
@@ -202,7 +207,7 @@ class _Worker:
         try:
             seconds = make(candidate, self.base, self.folders, self.options, self.steps)
             measured = replace(
-                judge(candidate, self.folders, self.options, held), machine=socket.gethostname(), **known
+                judge(candidate, self.base, self.folders, self.options, held), machine=socket.gethostname(), **known
             )
             seconds["judge"] = round(time.monotonic() - started - sum(seconds.values()), 1)
             measured = replace(measured, seconds=seconds)
@@ -257,8 +262,9 @@ class _Worker:
 
     def _done(self, claim: Claim, measured: Measured) -> None:
         self.claims.finish(claim, (measured.cost(self.options.cost_kind), measured.agreement), measured.to_dict())
-        result = self._result()
-        result.write(self.base)
+        with self.folders.held(self.root / FILE):  # or an older view of another worker could come last
+            result = self._result()
+            result.write(self.base)
         cost = measured.cost(self.options.cost_kind)
         left = max(0.0, self.options.minutes - (time.monotonic() - self.started) / 60)
         self.reporter.info(
@@ -287,7 +293,7 @@ class _Worker:
         )
 
     def _finish(self) -> SearchResult:
-        result = finish.finish(self._result(), self.base, self.reporter)
+        result = finish.finish(self._result, self.folders, self.base, self.reporter)
         if not result.points:
             raise VitedgeError(
                 "No candidate was measured.",

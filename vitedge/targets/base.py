@@ -243,6 +243,7 @@ class Target(Protocol):
     refused: Mapping[str, str] = {}  # chips of the vendor that it does not build for -> why
     sorts: bool = True  # whether its compiler takes what matching each image's tokens needs (TopK, Gather by values)
     block_outputs: bool = False  # whether it can build an artifact with taps
+    cycle_macs: Mapping[str, int] = {}  # precision -> MACs that its `cost` counts as a cycle; empty without cycles
     tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 

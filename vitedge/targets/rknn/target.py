@@ -28,6 +28,7 @@ class RknnTarget(Target):
     platforms = PLATFORMS
     refused = REFUSED
     sorts = False
+    cycle_macs: Mapping[str, int] = {"int8": 1024, "fp16": 512}  # of an RK3588's core, in the compiler's table
     tiles = (32, 32)  # the NPU's INT8 products take channels by 32
     Options = RknnOptions
     block_outputs = True
