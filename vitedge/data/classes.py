@@ -54,6 +54,14 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names of more than one class, each with the indices: "crane (134, 517)"."""
+    at: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        at[name].append(index)
+    return [f"{name} ({', '.join(map(str, found))})" for name, found in at.items() if len(found) > 1]
+
+
 class Names:
     """The classes that a text may mean: by name, by name in another spelling, by one of its synonyms.
 

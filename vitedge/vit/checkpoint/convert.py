@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -172,14 +173,27 @@ def _unmask(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def has_head(layout: Layout, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there are tensors of a head under the library's name of it."""
+    return any(layout.rename(name).startswith(layout.stem["head"] + ".") for name in tensors)
+
+
+def identity(width: int) -> dict[str, Tensor]:
+    """Weight and bias of a head that gives the embedding as it is."""
+    return {"weight": torch.eye(width), "bias": torch.zeros(width)}
+
+
 def from_library(
     tensors: dict[str, Tensor],
     *,
     heads: int | None = None,
     norm_eps: float = 1e-6,
     activation: Literal["softmax", "sigmoid"] = "softmax",
+    headless: bool = False,
 ) -> tuple[ViTConfig, dict[str, Tensor], Layout]:
     """A library's state dict -> (configuration, our state dict in float32, the layout it was in).
+
+    headless: a backbone without a head is taken too, with the identity as its head.
 
     Raises VitedgeError where keys are missing or not known, shapes do not fit, a weight is not finite, or the model
     is no plain ViT.
@@ -189,6 +203,9 @@ def from_library(
     tensors = _unmask({layout.rename(k): v for k, v in tensors.items()})
     tensors = {k: v for k, v in tensors.items() if not any(re.search(p, k) for p in layout.ignored)}
     depth = layout.depth(list(tensors))
+    if headless and not has_head(layout, tensors):
+        width = len(tensors.get(layout.stem["norm"] + ".weight", ()))
+        tensors |= {f"{layout.stem['head']}.{k}": v for k, v in identity(width).items()}
     _check_keys(layout, tensors, depth)
     check_tensors(tensors)
     expected = layout.expected(depth)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from vitedge import documents
 from vitedge.data import preprocess_sources as sources
@@ -237,7 +239,7 @@ def _timm(path: Path, config: TimmConfig, names_given: bool) -> Known:
         asked = _ask_timm(path, name, config)
     else:
         asked = Known()
-    pool = args.global_pool if args.global_pool is not None else config.global_pool or data.get("global_pool")
+    pool = pooling(config)
     plain.check_described(str(path), hidden_act=args.act_layer, pool=pool, image=_pair(args.img_size))
     plain.check_described(str(path), image=_pair(args.patch_size))
     if args.norm_layer is not None and args.norm_layer.lower() not in _LAYER_NORM:
@@ -284,8 +286,50 @@ def is_plain(name: str) -> bool:
     return _PLAIN_ARCH.fullmatch(name) is not None
 
 
-def timm_model(path: Path, name: str, config: TimmConfig) -> Any:
-    """timm's model of that name, without memory. Raises VitedgeError: timm is not there, or does not have it."""
+def misfit(model: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Width and depth of timm's model where the tensors have others, in words; "" where they agree."""
+    stem, blocks = tensors.get("patch_embed.proj.weight"), getattr(model, "blocks", None)
+    if stem is None or blocks is None:
+        return ""
+    depth = len({n.split(".")[1] for n in tensors if re.match(r"blocks\.\d+\.", n)})
+    return "" if (len(stem), depth) == (model.embed_dim, len(blocks)) else (
+        f"width {model.embed_dim} and {len(blocks)} blocks, the tensors have width {len(stem)} and {depth}"
+    )
+
+
+def pooling(config: TimmConfig) -> str | None:
+    """timm's `global_pool`: what the constructor was told, else what save_for_hf noted of the model, else what its
+    registration says; None where nothing does."""
+    if config.model_args.global_pool is not None:
+        return config.model_args.global_pool
+    noted = config.global_pool or config.pretrained_cfg.get("global_pool")
+    return noted if isinstance(noted, str) else None
+
+
+def timm_arguments(name: str, config: TimmConfig, tensors: Iterable[str] | None = None) -> dict[str, Any]:
+    """What timm's constructor is told: model_args and the pooling, and by the names of the checkpoint's tensors
+    whether the mean has a LayerNorm of its own (fc_norm), and whether there is a head."""
+    import timm
+
+    arguments = config.model_args.model_dump(exclude_unset=True, exclude={"norm_eps", "num_classes"})
+    pool, classes = pooling(config), config.num_classes
+    if pool is not None:
+        arguments["global_pool"] = pool
+    if tensors is not None:
+        names = set(tensors)
+        if pool == "avg" and "norm.weight" in names and "fc_norm.weight" not in names:
+            eva = timm.models.model_entrypoint(name).__module__.endswith(".eva")
+            arguments.setdefault("use_fc_norm" if eva else "fc_norm", False)
+        if classes is None and not any(n.startswith("head") for n in names):
+            classes = 0
+    return arguments if classes is None else {**arguments, "num_classes": classes}
+
+
+def timm_model(path: Path, name: str, config: TimmConfig, tensors: Iterable[str] | None = None) -> Any:
+    """timm's model of that name, without memory; `tensors` as in `timm_arguments`.
+
+    Raises VitedgeError: timm is not there, does not have it, or can't make it.
+    """
     try:
         import timm
     except ImportError:
@@ -296,7 +340,6 @@ def timm_model(path: Path, name: str, config: TimmConfig) -> Any:
         ) from None
     import torch
 
-    args = config.model_args.model_dump(exclude_unset=True, exclude={"norm_eps", "num_classes"})
     if not timm.is_model(name):
         raise VitedgeError(
             f"'{path}' names the architecture '{name}', which this timm does not have.",
@@ -305,9 +348,7 @@ def timm_model(path: Path, name: str, config: TimmConfig) -> Any:
         )
     try:
         with torch.device("meta"):
-            if config.num_classes is not None:
-                args["num_classes"] = config.num_classes
-            return timm.create_model(name, pretrained=False, **args)
+            return timm.create_model(name, pretrained=False, **timm_arguments(name, config, tensors))
     except Exception as error:
         raise VitedgeError(
             f"timm can't make the architecture '{name}' of '{path}'.", str(error)[:300], _TODO

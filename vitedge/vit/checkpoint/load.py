@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vitedge.data import preprocess as pp
-from vitedge.data.classes import read_classes
+from vitedge.data.classes import read_classes, repeated, some
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
@@ -18,7 +18,7 @@ from vitedge.vit.checkpoint import adapter as adapters
 from vitedge.vit.checkpoint import hub, jax, named
 from vitedge.vit.checkpoint.adapter import Merged
 from vitedge.vit.checkpoint.channels import in_rgb
-from vitedge.vit.checkpoint.convert import from_library, published_heads
+from vitedge.vit.checkpoint.convert import from_library, has_head, published_heads
 from vitedge.vit.checkpoint.described import Known, describe, image_processor
 from vitedge.vit.checkpoint.families.find import Family, find
 from vitedge.vit.checkpoint.files import check_tensors, read_checkpoint, read_tensors
@@ -69,6 +69,7 @@ class _Asked:
     weights: str | None = None
     architecture: str | None = None
     adapter: Path | None = None
+    output: Output = "logits"
 
 
 @dataclass
@@ -121,7 +122,7 @@ def load_model(
     """
     given_names = Path(classes) if classes else None
     given_adapter = Path(adapter).expanduser() if adapter else None
-    raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture, given_adapter))
+    raw = _read(source, _Asked(heads, norm_eps, given_names, weights, architecture, given_adapter, output))
     prep = _preprocess(raw, source, preprocess)
     config, state = raw.config, raw.state
     as_read = (config, state, prep.with_image_size(config.image_size))
@@ -189,6 +190,11 @@ def _names(raw: _Raw, config: ViTConfig, given: Path | None) -> list[str] | None
             f"The model has {config.classes} classes, but there are {len(names)} class names.",
             f"They come from {given}." if given else "They came beside the weights.",
             "Give the list that the model was trained with: --classes FILE.",
+        )
+    if names is not None and (twice := repeated(names)):
+        raw.warnings.append(
+            f"{len(twice)} class names stand for several classes: {some(twice)}; labels by these names are refused, "
+            "labels by index hold (--classes FILE gives other names)"
         )
     if given and raw.classes and names != raw.classes:
         pairs = zip(raw.classes, names or [], strict=False)
@@ -294,6 +300,7 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     reference = Reference(family.library, tensors, config, own, family.described, family.architecture, family=True)
     origin = f"{path} ({read.origin})"
     raw = _Raw(config, state, origin, family.preprocess, activation=config.activation, reference=reference)
+    raw.warnings += family.warnings
     if config.norm_eps != read.config.norm_eps:
         came = f"what {family.where} says: {read.config.norm_eps:g}"
         raw.warnings.append(f"--norm-eps {config.norm_eps:g} overrides {came}")
@@ -342,7 +349,8 @@ def _convert(path: Path, tensors: Mapping[str, Tensor], described: Known, known:
     if known.heads_width not in (None, _width(tensors)):
         described, known = (replace(each, heads=None) for each in (described, known))
     heads, eps = asked.heads or known.heads, asked.norm_eps or known.norm_eps or 1e-6
-    config, state, layout = from_library(dict(tensors), heads=heads, norm_eps=eps)
+    config, state, layout = from_library(dict(tensors), heads=heads, norm_eps=eps, headless=asked.output != "logits")
+    backbone = not has_head(layout, tensors)
     described.check(config)
     published = published_heads(config.width, len(config.blocks), max(b.hidden for b in config.blocks))
     if asked.heads and known.heads not in (None, asked.heads):
@@ -362,7 +370,8 @@ def _convert(path: Path, tensors: Mapping[str, Tensor], described: Known, known:
     origin = f"{path} ({layout.name})"
     reference = Reference(layout.name, dict(tensors), config, path.parent, described.where, described.architecture)
     names = list(known.classes) if known.classes else None
-    return _Raw(config, state, origin, known.preprocess, names, False, known.activation, notes, warnings, reference)
+    activation: Activation | None = "none" if backbone else known.activation
+    return _Raw(config, state, origin, known.preprocess, names, False, activation, notes, warnings, reference)
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int:

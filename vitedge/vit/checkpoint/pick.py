@@ -24,6 +24,8 @@ _HARMLESS = re.compile(
     re.IGNORECASE,
 )
 _DEEPEST = 6
+# Patch embedding -> attribute of the library's class that is the classifier.
+_HEAD_OF = {"patch_embed.proj.weight": "head", "conv_proj.weight": "heads"}
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 
 
@@ -67,10 +69,24 @@ def pick(loaded: Mapping[Any, Any], weights: str | None, source: str, anchors: t
         raise VitedgeError(
             f"'{source}' holds more than the ViT{' below ' + repr(chosen.where) if chosen.where else ''}.",
             f"{len(chosen.foreign)} tensors may be part of the model: {listing(list(chosen.foreign))}.",
-            "Save the state dict of the ViT alone, with its head in it: torch.save(vit.state_dict(), 'model.pth').",
+            _with_its_head(chosen),
         )
     others = tuple(f.where or "the file's top" for f in found if f is not chosen)
     return Found(chosen.tensors, chosen.where, others, (), _heads_in(loaded))
+
+
+def _with_its_head(found: Found) -> str:
+    """What to do with a ViT in a module of the user's own."""
+    layers = {re.sub(r"\.(?:weight|bias)$", "", name) for name in found.foreign}
+    head = next((head for anchor, head in _HEAD_OF.items() if anchor in found.tensors), "")
+    vit = found.where.rstrip(".").rpartition(".")[2]
+    text = "Save the state dict of the ViT alone, with its head in it: "
+    if len(layers) == 1 and head and not any(name.startswith(head + ".") for name in found.tensors):
+        own = layers.pop()
+        return f"{text}model.{vit}.{head} = model.{own} (where nothing else stands between them); " + (
+            f"torch.save(model.{vit}.state_dict(), 'model.pth')."
+        )
+    return f"{text}torch.save(vit.state_dict(), 'model.pth')."
 
 
 def _choose(found: list[Found], weights: str | None, source: str) -> Found:

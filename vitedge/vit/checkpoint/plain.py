@@ -25,6 +25,11 @@ FAMILY = (
     "beside the weights, or with timm's name of the model: --architecture NAME."
 )
 
+NO_HEAD = "no classification head (a backbone alone)"
+
+# What people call a classifier of their own.
+HEADS = ("fc", "classifier", "linear", "head", "heads", "last_linear", "out", "output", "cls_head", "mlp_head")
+
 # How configurations spell the activations of an MLP.
 ERF_GELU = {"gelu", "gelu_erf", "gelu_python"}
 _ACTIVATIONS = {
@@ -76,7 +81,7 @@ _FOREIGN = (
     (r"(?:^|\.)embeddings?\.patch_embeddings", "a ViT under names of its own, or a backbone without its head"),
 )
 _ABSENT = {
-    "head": "no classification head (a backbone alone)",
+    "head": NO_HEAD,
     "class_token": "no [CLS] token, so it pools otherwise",
     "pos_embedding": "no learned position embedding",
     "norm": "no LayerNorm after the last block",
@@ -95,6 +100,41 @@ def refuse(what: str, meaning: str) -> VitedgeError:
     return VitedgeError(f"{what} has {meaning}.", PLAIN, FAMILY)
 
 
+def pooled(pool: str) -> str:
+    """What timm's `global_pool` means, in words."""
+    return _POOLS.get(pool, f"global_pool {pool!r}")
+
+
+def refuse_by_name(what: str, meaning: str, why: str) -> VitedgeError:
+    """The error for a model that is read by timm's name of it alone, where that name does not fit."""
+    return VitedgeError(
+        f"{what} has {meaning}.",
+        f"Such a model is read by timm's name of it and by what timm's constructor was told: {why}.",
+        "Write these into config.json: architecture, and model_args with embed_dim, depth, num_heads and img_size "
+        "where they are not that name's.",
+    )
+
+
+def headless(what: str, head: str, tensors: Iterable[str]) -> VitedgeError:
+    """The error for a ViT whose head is the identity, or stands under a name that is not the library's."""
+    names = set(tensors)
+    linears = [n for n in HEADS if {f"{n}.weight", f"{n}.bias"} <= names]
+    if not linears:
+        return VitedgeError(
+            f"{what} has {NO_HEAD}: there is no '{head}'.",
+            "Its output is an embedding, not classes.",
+            "For the embedding give --output embedding (of every patch: --output patch-tokens). For classes give the "
+            "checkpoint that was fine-tuned, with its head in it.",
+        )
+    return VitedgeError(
+        f"{what} has no '{head}', but a layer '{linears[0]}' of another name.",
+        "Tensors can't tell what lies between it and the ViT (an activation, another pooling).",
+        f"Where it is the classifier and reads the ViT's output as it is, save it under the name of the head: "
+        f"state['{head}.weight'], state['{head}.bias'] = state.pop('{linears[0]}.weight'), "
+        f"state.pop('{linears[0]}.bias'); torch.save(state, 'model.pth').",
+    )
+
+
 def check_described(
     where: str, *, hidden_act: str | None = None, pool: str | None = None, image: tuple[int, int] | None = None
 ) -> None:
@@ -102,7 +142,7 @@ def check_described(
     if hidden_act is not None and hidden_act.lower() not in ERF_GELU:
         raise refuse(f"By {where} the model", f"{_ACTIVATIONS.get(hidden_act.lower(), repr(hidden_act))} in its MLPs")
     if pool not in (None, "token"):
-        raise refuse(f"By {where} the model", _POOLS.get(pool or "", f"global_pool {pool!r}"))
+        raise refuse_by_name(f"By {where} the model", pooled(pool), "there is no architecture")
     if image is not None and image[0] != image[1]:
         raise refuse(f"By {where} the model", f"oblong images of {image[0]} x {image[1]} pixels")
 
@@ -129,6 +169,8 @@ def check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     for ours, meaning in _ABSENT.items():
         name = layout.stem[ours]
         if not any(key == name or key.startswith(name + ".") for key in tensors):
+            if ours == "head":
+                raise headless(f"This {layout.name} checkpoint", name, tensors)
             raise refuse(f"This {layout.name} checkpoint", f"{meaning} (there is no '{name}')")
     norms = [layout.stem["norm"], *(layout.block + layout.parts[n] for n in ("norm1", "norm2"))]
     for norm in norms:
@@ -143,6 +185,7 @@ def check_names(layout: Layout, tensors: Mapping[str, Tensor]) -> None:
 
 def _residual_post_norm(layout: Layout, keys: list[str]) -> bool:
     """timm's ResPostBlock has a plain block's names and shapes; only the order in which torch saved them differs."""
+    keys = [key for key in keys if key.startswith("blocks.")]
     order = [keys.index(k) for k in ("blocks.0.attn.qkv.weight", "blocks.0.norm1.weight") if k in keys]
     return len(order) == 2 and order[0] < order[1] and keys != sorted(keys)
 

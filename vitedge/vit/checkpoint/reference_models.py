@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.processor import BY_MODEL
-from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS
+from vitedge.vit.checkpoint.convert import has_head
+from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS, TimmConfig, timm_arguments
 from vitedge.vit.checkpoint.layout import LAYOUTS
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _torchvision(reference: Reference) -> nn.Module:
         norm_layer=partial(nn.LayerNorm, eps=c.norm_eps),
     )
     layout = next(each for each in LAYOUTS if each.name == "torchvision")
+    if not has_head(layout, reference.tensors):
+        model.heads = nn.Identity()  # type: ignore[assignment]
     return _filled(model, {layout.rename(k): v for k, v in reference.tensors.items()})
 
 
@@ -64,6 +67,8 @@ def _timm(reference: Reference) -> nn.Module:
 
     c, names = reference.config, reference.tensors
     arguments: dict[str, Any] = {}
+    layout = next(each for each in LAYOUTS if each.name == "timm")
+    classes = c.classes if has_head(layout, names) else 0
     if reference.family:
         return _timm_family(reference)
     if reference.described:
@@ -73,11 +78,10 @@ def _timm(reference: Reference) -> nn.Module:
         }
         if timm.is_model(reference.architecture):
             try:
-                named = timm.create_model(reference.architecture, pretrained=False, num_classes=c.classes, **arguments)
+                named = timm.create_model(reference.architecture, pretrained=False, num_classes=classes, **arguments)
                 return _filled(named, names)
             except (RuntimeError, TypeError):
                 pass  # the name says less than the tensors: another width or depth under the name of a known one
-    layout = next(each for each in LAYOUTS if each.name == "timm")
     renamed = {layout.rename(k): v for k, v in names.items()}
     scale = "blocks.0.ls1.gamma" in renamed
     model = VisionTransformer(
@@ -88,7 +92,7 @@ def _timm(reference: Reference) -> nn.Module:
         depth=len(c.blocks),
         num_heads=arguments.get("num_heads") or c.blocks[0].heads,
         mlp_ratio=c.blocks[0].hidden / c.width,
-        num_classes=c.classes,
+        num_classes=classes,
         qkv_bias="blocks.0.attn.qkv.bias" in renamed,
         proj_bias="blocks.0.attn.proj.bias" in renamed,
         init_values=1.0 if scale else None,
@@ -102,11 +106,12 @@ def _timm_family(reference: Reference) -> nn.Module:
     """timm's model of that name; its patches alone where it pools nothing."""
     import timm
 
-    described = documents.read_json(reference.described) if reference.described else {}
-    arguments = {k: v for k, v in (described.get("model_args") or {}).items() if k not in ("norm_eps", "num_classes")}
+    values = documents.read_json(reference.described) if reference.described else {}
+    config = TimmConfig.model_validate({"pretrained_cfg": {}, **values})
     head = reference.tensors.get("head.weight")
-    classes = 0 if head is None else len(head)
-    model = timm.create_model(reference.architecture, pretrained=False, num_classes=classes, **arguments)
+    arguments = timm_arguments(reference.architecture, config, reference.tensors)
+    arguments["num_classes"] = 0 if head is None else len(head)
+    model = timm.create_model(reference.architecture, pretrained=False, **arguments)
     _filled(model, reference.tensors)
     if reference.config.pool == ("patches",):
         prefix = int(getattr(model, "num_prefix_tokens"))  # noqa: B009

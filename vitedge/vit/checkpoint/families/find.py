@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.preprocess_sources import from_open_clip, from_timm
-from vitedge.vit.checkpoint import described
+from vitedge.vit.checkpoint import described, plain
 from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import Read
@@ -35,6 +35,7 @@ class Family:
         preprocess, classes: what the description says of images and classes, where it does.
         where: what says so, for people.
         library, described, architecture: as in `Reference`.
+        warnings: what was overridden, with both values.
     """
 
     read: Callable[[Mapping[str, Tensor]], Read]
@@ -45,13 +46,14 @@ class Family:
     library: str
     described: str = ""
     architecture: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def find(config: Path | None, folder: Path, *, architecture: str | None = None) -> Family | None:
     """The family of a checkpoint with this config.json, or with timm's name of it; None for the plain ViT, and where
     nothing describes it. Raises VitedgeError."""
     if architecture is not None:
-        return _timm(Path(architecture), {"architecture": architecture}, architecture)
+        return _of_architecture(config, architecture)
     if (folder / OPEN_CLIP).is_file() and config is None:
         return _open_clip(folder / OPEN_CLIP)
     if config is None:
@@ -63,7 +65,9 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
     if isinstance(kind, str) and kind in _HUGGING_FACE:
         return _hugging_face(config, values)
     name = values.get("architecture") or (data.get("architecture") if isinstance(data, dict) else None)
-    return _timm(config, values, name.partition(".")[0]) if name and isinstance(name, str) else None
+    if not name or not isinstance(name, str) or _tensors_tell_all(values, name.partition(".")[0]):
+        return None
+    return _timm(config, values, name.partition(".")[0])
 
 
 def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
@@ -88,10 +92,21 @@ def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
     return Family(read, anchors, prep, classes, str(path), "Hugging Face", str(path))
 
 
+def _of_architecture(config: Path | None, name: str) -> Family | None:
+    """timm's model of the name that the user gives; what else a config.json of timm's says (pooling, arguments,
+    preprocessing, class names) still holds."""
+    values = documents.read_json(config, todo=_TODO) if config is not None else None
+    if config is None or not isinstance(values, dict) or "pretrained_cfg" not in values:
+        return _timm(Path(name), {"architecture": name}, name)
+    family, theirs = _timm(config, {**values, "architecture": name}, name), values.get("architecture")
+    if family is None or not isinstance(theirs, str) or theirs.partition(".")[0] in ("", name):
+        return family
+    said = documents.printable(theirs, 80)
+    return replace(family, warnings=(f"--architecture {name} overrides what {config} says: {said}",))
+
+
 def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     """timm's own model of that name, without memory, says what tensors can't tell."""
-    if described.is_plain(name) and values.get("pretrained_cfg") is not None and not _is_oblong(values):
-        return None  # whose tensors tell all
     config = documents.validate({"pretrained_cfg": {}, **values}, described.TimmConfig, path, todo=_TODO)
     model = described.timm_model(path, name, config)
     reader = _TIMM.get(type(model).__name__)
@@ -103,7 +118,27 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     where = f"{path} (timm's {name})"
     anchors = ("patch_embed.proj.weight",)
     own = str(path) if path.is_file() else ""
-    return Family(partial(reader.read, model=model), anchors, from_timm(data), classes, where, "timm", own, name)
+
+
+    def read(tensors: Mapping[str, Tensor]) -> Read:
+        wrong = described.misfit(model, tensors)
+        if wrong and config.num_classes == 0:
+            raise plain.refuse_by_name(f"By {path} the model", plain.NO_HEAD, f"{name} has {wrong}")
+        if wrong and (pool := described.pooling(config)) not in (None, "token"):
+            raise plain.refuse_by_name(f"By {path} the model", plain.pooled(pool), f"{name} has {wrong}")
+        return reader.read(tensors, described.timm_model(path, name, config, tensors))
+
+    return Family(read, anchors, from_timm(data), classes, where, "timm", own, name)
+
+
+def _tensors_tell_all(values: dict[str, Any], name: str) -> bool:
+    """Whether the plain reader takes it: a described ViT with a head on [CLS], and square images."""
+    data, arguments = values.get("pretrained_cfg"), values.get("model_args")
+    if not described.is_plain(name) or not isinstance(data, dict) or _is_oblong(values):
+        return False
+    told = arguments.get("global_pool") if isinstance(arguments, dict) else None
+    pool = told if told is not None else values.get("global_pool") or data.get("global_pool")
+    return values.get("num_classes") != 0 and pool in (None, "token")
 
 
 def _is_oblong(values: dict[str, Any]) -> bool:
