@@ -136,3 +136,13 @@ def test_class_names_that_stand_twice_are_named(tmp_path: Path, kind: str) -> No
     assert loaded.classes == ["cat", "dog", "cat"]
     (warning,) = [w for w in loaded.warnings if "class name" in w]
     assert "cat (0, 2)" in warning and "dog" not in warning
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu_tanh"])
+def test_other_forms_of_gelu_are_read_as_the_config_says(tmp_path: Path, act: str) -> None:
+    model = timm_vit(act_layer=act)
+    error = refusal(timm_folder(tmp_path / "m", model, model_args={"act_layer": act, "num_heads": 4}))
+    assert "in its MLPs" in error.what and "embed_dim" in error.todo
+    folder = timm_folder(tmp_path / "n", model, model_args={**ARGS, "act_layer": act})  # what it advises
+    loaded = check(folder, model)
+    assert loaded.reference and "verified" in verify(loaded.model, loaded.preprocess, loaded.reference)

@@ -115,7 +115,7 @@ def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, 
     the model that the run holds now."""
     built = [step.partition("/")[2] for step in bundle.manifest.steps if step.startswith("build/")]
     built.sort(key=lambda name: name.endswith("-attention"))  # slower, for a map that nobody sees here
-    make = "Make one: vitedge build --target onnxruntime."
+    make = f"Make one: vitedge build --target onnxruntime --run {bundle.root}"
     if not built:
         raise VitedgeError(f"The run '{bundle.root}' has no artifact.", "", make)
     if wanted is not None:

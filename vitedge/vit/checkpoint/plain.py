@@ -105,6 +105,11 @@ def pooled(pool: str) -> str:
     return _POOLS.get(pool, f"global_pool {pool!r}")
 
 
+def activated(name: str) -> str:
+    """What a configuration's name of an activation means, in words."""
+    return _ACTIVATIONS.get(name.lower(), repr(name))
+
+
 def refuse_by_name(what: str, meaning: str, why: str) -> VitedgeError:
     """The error for a model that is read by timm's name of it alone, where that name does not fit."""
     return VitedgeError(
@@ -140,7 +145,7 @@ def check_described(
 ) -> None:
     """Raises VitedgeError for what a model's own description says and the plain ViT is not."""
     if hidden_act is not None and hidden_act.lower() not in ERF_GELU:
-        raise refuse(f"By {where} the model", f"{_ACTIVATIONS.get(hidden_act.lower(), repr(hidden_act))} in its MLPs")
+        raise refuse(f"By {where} the model", f"{activated(hidden_act)} in its MLPs")
     if pool not in (None, "token"):
         raise refuse_by_name(f"By {where} the model", pooled(pool), "there is no architecture")
     if image is not None and image[0] != image[1]:

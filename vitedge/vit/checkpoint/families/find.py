@@ -16,7 +16,7 @@ from vitedge.data.preprocess_sources import from_open_clip, from_timm
 from vitedge.vit.checkpoint import described, plain
 from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
-from vitedge.vit.checkpoint.families.tensors import Read
+from vitedge.vit.checkpoint.families.tensors import ACTIVATIONS, Read
 from vitedge.vit.config import sides
 
 OPEN_CLIP = "open_clip_config.json"
@@ -65,9 +65,14 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
     if isinstance(kind, str) and kind in _HUGGING_FACE:
         return _hugging_face(config, values)
     name = values.get("architecture") or (data.get("architecture") if isinstance(data, dict) else None)
-    if not name or not isinstance(name, str) or _tensors_tell_all(values, name.partition(".")[0]):
+    if not name or not isinstance(name, str):
         return None
-    return _timm(config, values, name.partition(".")[0])
+    name = name.partition(".")[0]
+    if described.is_plain(name) and data is not None and not _is_oblong(values):
+        settings = documents.validate(values, described.TimmConfig, config, todo=_TODO)
+        if not _other_than_plain(settings):
+            return None  # whose tensors tell all
+    return _timm(config, values, name)
 
 
 def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
@@ -121,24 +126,22 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
 
 
     def read(tensors: Mapping[str, Tensor]) -> Read:
-        wrong = described.misfit(model, tensors)
-        if wrong and config.num_classes == 0:
-            raise plain.refuse_by_name(f"By {path} the model", plain.NO_HEAD, f"{name} has {wrong}")
-        if wrong and (pool := described.pooling(config)) not in (None, "token"):
-            raise plain.refuse_by_name(f"By {path} the model", plain.pooled(pool), f"{name} has {wrong}")
+        other = _other_than_plain(config)
+        if other and (wrong := described.misfit(model, tensors)):
+            raise plain.refuse_by_name(f"By {path} the model", other, f"{name} has {wrong}")
         return reader.read(tensors, described.timm_model(path, name, config, tensors))
 
     return Family(read, anchors, from_timm(data), classes, where, "timm", own, name)
 
 
-def _tensors_tell_all(values: dict[str, Any], name: str) -> bool:
-    """Whether the plain reader takes it: a described ViT with a head on [CLS], and square images."""
-    data, arguments = values.get("pretrained_cfg"), values.get("model_args")
-    if not described.is_plain(name) or not isinstance(data, dict) or _is_oblong(values):
-        return False
-    told = arguments.get("global_pool") if isinstance(arguments, dict) else None
-    pool = told if told is not None else values.get("global_pool") or data.get("global_pool")
-    return values.get("num_classes") != 0 and pool in (None, "token")
+def _other_than_plain(config: described.TimmConfig) -> str:
+    """What timm's description says that the plain ViT has not, and the architecture has; "" where there is nothing."""
+    pool, act = described.pooling(config), (config.model_args.act_layer or "gelu").lower()
+    if pool not in (None, "token"):
+        return plain.pooled(pool)
+    if act not in plain.ERF_GELU and act in ACTIVATIONS:
+        return f"{plain.activated(act)} in its MLPs"
+    return plain.NO_HEAD if config.num_classes == 0 else ""
 
 
 def _is_oblong(values: dict[str, Any]) -> bool:
