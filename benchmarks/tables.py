@@ -80,13 +80,22 @@ def peers_speed(language: str = "en") -> str:
     return markdown(_WORDS[language]["speed"], cells)
 
 
-def accuracy(language: str = "en") -> str:
-    """What `accuracy_table.py` measured, a command a row; nothing where there is no result yet."""
+# What the README leaves out.
+_MORE = ("--quantize static --preset full", "--prune 0.27", "--prune 0.4")
+
+
+def accuracy(language: str = "en", part: str = "whole") -> str:
+    """What `accuracy_table.py` measured, a command a row; nothing where there is no result yet. part: "short" for the
+    README, "pruning" for the rows with --prune."""
     if not (RESULTS / "accuracy-vit_ti_16.json").is_file():
         return ""
     result = load("accuracy-vit_ti_16.json")
     cells = []
     for row in result["rows"]:
+        if part == "short" and row["options"] in _MORE:
+            continue
+        if part == "pruning" and row["options"] and "--prune" not in row["options"]:
+            continue
         options = f"`{row['options']}`" if row["options"] else "-"
         delta = "-" if row["delta_points"] is None else f"{row['delta_points']:+.1f}"
         agreement = "-" if row["agreement"] is None else f"{row['agreement']:.3f}"

@@ -26,6 +26,10 @@ _UNITS = {"db": "dB", "ms": "ms", "mib": "MiB", "kib": "KiB", "mj": "mJ", "s": "
 _WORDS = {"sqnr": "SQNR", "kl": "KL", "top1": "top-1", "macs": "MACs", "lr": "learning rate"}
 
 
+# Characters between two columns.
+GAP = 2
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under named columns; None is a figure that was not measured.
@@ -91,12 +95,13 @@ class Table:
     def widths(self) -> list[int]:
         """Characters that each column takes with the gap behind it; text of more than 40 is folded."""
         texts = [self.headings(), *self.texts()]
-        return [min(40, max(len(row[at]) for row in texts)) + 2 for at in range(len(self.columns))]
+        return [min(40, max(len(row[at]) for row in texts)) + GAP for at in range(len(self.columns))]
 
     def fitted(self, width: int) -> list[Table]:
         """Tables of at most `width` characters a line: columns that do not fit any more go on in a further table, which
         begins with the first column again."""
         wide = self.widths()
+        width += GAP  # behind the last column stands none
         parts: list[list[int]] = [[0]]
         for at in range(1, len(self.columns)):
             if sum(wide[one] for one in parts[-1]) + wide[at] > width and len(parts[-1]) > 1:
