@@ -15,11 +15,11 @@ from vitedge.targets.base import CostTable
 STREAM, NORM, PATCH, HEAD = "stream", "norm", "patch", "head"
 
 _PARTS = (
-    (re.compile(r"block(\d+)\.(residual[12]|cls)(?![a-z])"), STREAM),
-    (re.compile(r"(patches|embed)(?![a-z])"), STREAM),
-    (re.compile(r"(block(\d+)\.norm[12]|norm|cls\.flat)(?![a-z])"), NORM),
+    (re.compile(r"block(\d+)\.(residual[12]|merged|cls)(?![a-z])"), STREAM),
+    (re.compile(r"(patches|embed|pre(?!_norm))(?![a-z])"), STREAM),
+    (re.compile(r"(block(\d+)\.norm[12]|norm|pre_norm|cls\.flat)(?![a-z])"), NORM),
     (re.compile(r"patch_embed(?!\.space_to_depth)"), PATCH),
-    (re.compile(r"(head|logits)(?![a-z])"), HEAD),
+    (re.compile(r"(head|pool|logits)(?![a-z])"), HEAD),
 )
 _BLOCK = re.compile(r"block(\d+)\.(attention|mlp)(?![a-z])")
 
