@@ -69,9 +69,10 @@ def test_weights_in_a_wrapper_and_by_their_names_in_memory(tmp_path: Path) -> No
     equal(tmp_path, lambda x: model(x).pooler_output, preprocess="imagenet")
 
 
-def test_a_folder_of_timm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("headless", [{}, {"num_classes": 0}])
+def test_a_folder_of_timm(tmp_path: Path, headless: dict) -> None:
     timm = pytest.importorskip("timm")
-    name, arguments = "vit_small_patch14_reg4_dinov2", {**SMALL, "img_size": 56}
+    name, arguments = "vit_small_patch14_reg4_dinov2", {**SMALL, "img_size": 56, **headless}
     model = filled(timm.create_model(name, **arguments))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
     data = {"input_size": [3, 56, 56], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0, "num_classes": 0}

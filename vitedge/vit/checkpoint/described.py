@@ -23,6 +23,8 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TODO = "Give the complete folder, as the library's save_pretrained or save_for_hf wrote it."
 
 _Count = Annotated[int, Field(ge=1, le=2**20, strict=True)]
+# timm's word for no head is 0 classes.
+_Classes = Annotated[int, Field(ge=0, le=2**20, strict=True)]
 _Side = Annotated[int, Field(ge=1, le=2**15, strict=True)]
 _Eps = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
@@ -55,7 +57,7 @@ class TimmArgs(_Settings):
     img_size: _Side | tuple[_Side, _Side] | None = None
     patch_size: _Side | tuple[_Side, _Side] | None = None
     in_chans: _Count | None = None
-    num_classes: _Count | None = None
+    num_classes: _Classes | None = None
     embed_dim: _Count | None = None
     depth: _Count | None = None
     num_heads: _Count | None = None
@@ -70,7 +72,7 @@ class TimmConfig(_Settings):
     """`config.json` as timm's save_for_hf and push_to_hf_hub write it."""
 
     architecture: str = ""
-    num_classes: Annotated[int, Field(ge=0, le=2**20, strict=True)] | None = None
+    num_classes: _Classes | None = None
     global_pool: str | None = None
     label_names: Any = None
     label_descriptions: dict[str, str] | None = None
