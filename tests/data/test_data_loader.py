@@ -82,6 +82,14 @@ def test_nothing_but_a_broken_or_hopeless_image(tmp_path: Path) -> None:
         list(iter_batches(open_dataset(tmp_path), Preprocess(224, 224)))
 
 
+def test_image_files_have_three_channels(tmp_path: Path) -> None:
+    """Not "unreadable": the files are right, the model takes something else."""
+    prep = Preprocess(8, 8, mean=(0.5,) * 6, std=(0.5,) * 6)
+    with pytest.raises(VitedgeError, match="6 channels") as caught:
+        iter_batches(numbered(tmp_path, 2), prep)
+    assert "without --calib" in caught.value.todo
+
+
 def test_a_wrong_batch_size(tmp_path: Path) -> None:
     with pytest.raises(VitedgeError, match="batch size is 0"):
         iter_batches(numbered(tmp_path, 1), PREPROCESS, 0)

@@ -234,3 +234,11 @@ def test_torchvision_transforms_of_another_kind() -> None:
 @pytest.mark.real
 def test_the_trained_models_preprocessing(shared_data: Path) -> None:
     assert Preprocess.load(shared_data / "vit_ti_16" / "preprocess.json") == PRESETS["inception"]
+
+
+def test_one_mean_alone_asks_for_grey() -> None:
+    values = {"resize": 8, "crop": 8, "mean": [0.5], "std": [0.5]}
+    with pytest.raises(VitedgeError, match="grey") as caught:
+        Preprocess.from_dict(values)
+    assert '"channels": "grey"' in caught.value.todo
+    assert Preprocess.from_dict({**values, "channels": "grey"}).bands == 3  # what it advises

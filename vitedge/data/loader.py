@@ -33,6 +33,13 @@ class Batches:
         self.dataset, self.preprocess = dataset, preprocess
         self.batch_size, self.threads, self.most_unreadable = batch_size, threads, most_unreadable
         self.unreadable: dict[int, str] = {}
+        if preprocess.bands != 3:
+            raise VitedgeError(
+                f"The model takes {preprocess.bands} channels, and image files have three.",
+                f"Nothing says which of its channels the pixels of {dataset.root} are.",
+                "Compress it without --calib, and give an artifact its pixels, uint8 [N, height, width, channels], "
+                "through its runner; accuracy on images can't be measured.",
+            )
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

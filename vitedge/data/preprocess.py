@@ -79,7 +79,10 @@ class Preprocess:
             if self.channels == "grey" and isinstance(value, (tuple, list)) and len(value) == 1:
                 value = value * 3
             several = isinstance(value, (tuple, list)) and 1 < len(value) <= _MAX_CHANNELS
-            _check(several and all(map(_is_number, value)), name, value, "finite numbers, one for each channel")
+            alone = isinstance(value, (tuple, list)) and len(value) == 1
+            wanted = "finite numbers, one for each channel" + ("; one alone is for grey images" if alone else "")
+            good = several and all(map(_is_number, value))
+            _check(good, name, value, wanted, 'Add "channels": "grey" to it.' if alone else _EXAMPLE)
             object.__setattr__(self, name, tuple(float(number) for number in value))
         _check(len(self.mean) == len(self.std), "std", self.std, f"as many numbers as mean ({len(self.mean)})")
         _check(min(self.std) > 1e-6, "std", self.std, "above 0")
@@ -251,15 +254,16 @@ def unit_note(path: str | Path) -> str | None:
     return f"mean {values['mean']} and std {values['std']} in {path} are of pixels in 0..255: divided by 255"
 
 
-def _check(good: bool, name: str, value: Any, wanted: str) -> None:
-    if not good:
-        raise VitedgeError(f"The preprocessing's {name} is {value!r}.", f"It must be {wanted}.", _EXAMPLE)
-
-
 _EXAMPLE = (
     'Write it as {"resize": 256, "crop": 224, "interpolation": "bilinear", '
     '"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}.'
 )
+
+
+def _check(good: bool, name: str, value: Any, wanted: str, todo: str = _EXAMPLE) -> None:
+    if not good:
+        raise VitedgeError(f"The preprocessing's {name} is {value!r}.", f"It must be {wanted}.", todo)
+
 
 PRESETS = {
     "imagenet": Preprocess(256, 224, "bilinear"),
