@@ -134,8 +134,8 @@ def test_class_names_that_stand_twice_are_named(tmp_path: Path, kind: str) -> No
             (folder / "classes.txt").write_text("cat\ndog\ncat\n")
     loaded = load_model(str(folder), heads=4)
     assert loaded.classes == ["cat", "dog", "cat"]
-    (warning,) = [w for w in loaded.warnings if "class name" in w]
-    assert "cat (0, 2)" in warning and "dog" not in warning
+    (note,) = [w for w in loaded.notes if "class name" in w]
+    assert "cat (0, 2)" in note and "dog" not in note
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu_tanh"])

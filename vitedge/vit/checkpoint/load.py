@@ -192,7 +192,7 @@ def _names(raw: _Raw, config: ViTConfig, given: Path | None) -> list[str] | None
             "Give the list that the model was trained with: --classes FILE.",
         )
     if names is not None and (twice := repeated(names)):
-        raw.warnings.append(
+        raw.notes.append(
             f"{len(twice)} class names stand for several classes: {some(twice)}; labels by these names are refused, "
             "labels by index hold (--classes FILE gives other names)"
         )
