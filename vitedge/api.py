@@ -9,14 +9,15 @@ A keyword is a flag of the command line with the same name and default; `help(vi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from vitedge import config as options
-from vitedge.bundle import DEFAULT_RUN, Bundle
-from vitedge.config import RunConfig, takes_options
+from vitedge.bundle import DEFAULT_RUN, Bundle, Facts
+from vitedge.config import Layer, RunConfig, takes_options
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter, WarningReporter
 from vitedge.targets.metadata import read_metadata
@@ -55,7 +56,7 @@ class Artifact:
     size_bytes: int
     accepted: bool | None
     agreement: float | None
-    facts: dict[str, Any]
+    facts: Json
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Predictions(Sequence["Prediction"]):
     def __getitem__(self, at: int | slice) -> Prediction | list[Prediction]:
         return self.predictions[at]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         facts = {"artifact": self.artifact, "device": self.device, "activation": self.activation}
         return facts | {"images": [one.to_dict() for one in self.predictions]}
@@ -129,7 +130,7 @@ class Run:
         return read_config(self.root)
 
     @property
-    def steps(self) -> dict[str, dict[str, Any]]:
+    def steps(self) -> dict[str, Facts]:
         """Step -> what it reported."""
         return {name: dict(step.facts) for name, step in self.bundle.manifest.steps.items()}
 
@@ -262,8 +263,8 @@ class Run:
                 reporter=reporter or WarningReporter(),
             )
         path = Path(chosen.output)
-        names = [entry["name"] for entry in index["artifacts"]]
-        return Pack(path, path.stat().st_size / 2**20, index["shape"][0], names)
+        names = [one.name for one in index.artifacts]
+        return Pack(path, path.stat().st_size / 2**20, index.shape[0], names)
 
     @takes_options("serve")
     def serve(self, *, config: str | Path | None = None, reporter: Reporter | None = None, **keywords: Any) -> None:
@@ -459,7 +460,7 @@ def check_pack(pack: str | Path, *, reporter: Reporter | None = None) -> dict[st
     return measure.check_pack(Path(pack), (), Settings(), reporter or WarningReporter())
 
 
-def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | None) -> dict[str, Any]:
+def _target_layers(target: str, keywords: Mapping[str, Any], config: str | Path | None) -> Layer:
     """The sections `[build.*]` of a file and of the keywords."""
     own = options.to_sections("build", keywords, target)
     file = options.load_config(Path(config)) if config else {}
@@ -467,17 +468,16 @@ def _target_layers(target: str, keywords: dict[str, Any], config: str | Path | N
 
 
 def _artifact(bundle: Bundle, name: str) -> Artifact:
-
-    record: dict[str, Any] = bundle.facts(f"build/{name}")
-    facts: dict[str, Any] = read_metadata(bundle.read(f"build/{name}/metadata.json"), f"build/{name}/metadata.json")
+    metadata = read_metadata(bundle.read(f"build/{name}/metadata.json"), f"build/{name}/metadata.json")
+    check = metadata["check"]
     return Artifact(
         name,
-        facts["target"],
-        facts["precision"],
-        facts.get("platform"),
-        bundle.path(f"build/{name}/{facts['artifact']}"),
-        record["bytes"],
-        facts["check"]["accepted"],
-        facts["check"].get("agreement"),
-        facts,
+        metadata["target"],
+        metadata["precision"],
+        metadata.get("platform"),
+        bundle.path(f"build/{name}/{metadata['artifact']}"),
+        bundle.facts(f"build/{name}")["bytes"],
+        check["accepted"],
+        check.get("agreement"),
+        metadata,
     )

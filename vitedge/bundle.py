@@ -23,7 +23,7 @@ from pydantic import Field, JsonValue
 
 from vitedge import __version__, documents
 from vitedge.closure import code_version, library_versions
-from vitedge.documents import Document, RelativePath, printable
+from vitedge.documents import Document, Json, RelativePath, printable
 from vitedge.errors import VitedgeError
 from vitedge.files import clean, locked, move_into_place, scratch_dir, write_error, write_json
 
@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 _CHEAP_S = 60.0
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Facts = dict[str, Any]
+Facts = Json
 
 
 class ArtifactEntry(Document):
@@ -224,9 +224,9 @@ class Bundle:
         """The text of an artifact, verified. Raises VitedgeError, also where it is no UTF-8."""
         return documents.read_text(self.verified(relative), exit_code=1)
 
-    def json(self, relative: str) -> dict[str, Any]:
+    def json(self, relative: str) -> Json:
         """The values of an artifact that is a JSON object, verified and bounded. Raises VitedgeError."""
-        return documents.parse(self.read(relative), dict[str, Any], relative, exit_code=1)
+        return documents.parse(self.read(relative), Json, relative, exit_code=1)
 
     def facts(self, step: str) -> Facts:
         """What that step reported; empty where it was not run."""

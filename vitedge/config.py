@@ -33,7 +33,7 @@ from vitedge.train.options import AugmentOptions, DistilOptions, FineTuneOptions
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
 # Sections and their keys as a TOML file has them, not validated yet.
-Layer = dict[str, Any]
+Layer = documents.Json
 
 
 class SourceSection(Options):
@@ -156,7 +156,7 @@ class RunConfig(Options):
     quantize: QuantOptions = QuantOptions()
     qat: QatOptions = QatOptions()
     export: ExportSection = ExportSection()
-    build: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    build: dict[str, Layer] = Field(default_factory=dict)
     bench: BenchOptions = BenchOptions()
     pack: PackSection = PackSection()
     report: ReportSection = ReportSection()

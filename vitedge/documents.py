@@ -39,6 +39,8 @@ _INTEGER = 2**64  # sizes, seeds and nanoseconds stay below
 _BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 T = TypeVar("T")
+# A JSON or TOML object whose keys somebody else chooses: a target's metadata, what a step reports, a user's file.
+Json = dict[str, Any]
 
 
 class Document(BaseModel):
@@ -103,7 +105,7 @@ def parse_json(data: bytes | str, name: str | Path, *, todo: str = "", exit_code
     return value
 
 
-def parse_toml(data: bytes | str, name: str | Path, *, todo: str = "", exit_code: int = 2) -> dict[str, Any]:
+def parse_toml(data: bytes | str, name: str | Path, *, todo: str = "", exit_code: int = 2) -> Json:
     """The values of a TOML document, under the same bounds. Raises VitedgeError."""
     try:
         value = tomllib.loads(data.decode("utf-8") if isinstance(data, bytes) else data)
@@ -121,7 +123,7 @@ def read_json(path: str | Path, *, todo: str = "", most: int = MOST_BYTES, exit_
     return parse_json(data, path, todo=todo, exit_code=exit_code)
 
 
-def read_toml(path: str | Path, *, todo: str = "", most: int = 2**20, exit_code: int = 2) -> dict[str, Any]:
+def read_toml(path: str | Path, *, todo: str = "", most: int = 2**20, exit_code: int = 2) -> Json:
     """The values of a TOML file. Raises VitedgeError."""
     data = read_bytes(path, most=most, todo=todo or "Check the path.", exit_code=exit_code)
     return parse_toml(data, path, todo=todo, exit_code=exit_code)

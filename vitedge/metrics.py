@@ -8,7 +8,7 @@ reference, which the caller states: the source model, or the float model before 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -126,8 +126,15 @@ def finite(value: float | None, digits: int | None = None) -> float | None:
     return value if digits is None else round(value, digits)
 
 
-def fidelity(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> dict[str, Any]:
-    """{"agreement", "sqnr_db"} for JSON; no SQNR where the two are equal."""
+class Fidelity(TypedDict):
+    """How near logits are to others, as JSON holds it; no SQNR where the two are equal."""
+
+    agreement: float
+    sqnr_db: float | None
+
+
+def fidelity(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> Fidelity:
+    """Agreement and SQNR of `other`, [n, classes] both."""
     return {
         "agreement": agreement(reference, other, activation),
         "sqnr_db": finite(sqnr_db(reference, other)),

@@ -170,7 +170,8 @@ def test_the_commands_tell_it(packed: Path, tmp_path: Path) -> None:
 
 
 def test_references_that_do_not_fit_their_pack_are_refused(packed: Path, tmp_path: Path) -> None:
-    _, index = unpack(packed, tmp_path / "out")
+    _, found = unpack(packed, tmp_path / "out")
+    index = found.model_dump(by_alias=True)
     validate = TypeAdapter(PackIndex).validate_python
     validate(index)
     outside = index | {"golden": index["golden"] | {"positions": [40]}}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -74,25 +74,29 @@ def figures(records: np.ndarray, baseline: np.ndarray | None = None) -> Accuracy
     """
     if records.size == 0:
         return Accuracy()
-    out: dict[str, Any] = {"not_finite": int((~records["finite"]).sum())}
+    out = Accuracy(not_finite=int((~records["finite"]).sum()))
     known = records["label"] >= 0
     if known.any():
         labelled = records[known]
         top1, top5, n = int((labelled["rank"] == 0).sum()), int((labelled["rank"] < 5).sum()), int(labelled.size)
-        out |= {"top1": top1 / n, "top1_ci95": stats.wilson(top1, n), "ece": calibration_error(labelled)}
-        out |= {"top5": top5 / n, "top5_ci95": stats.wilson(top5, n)}
+        out = replace(out, top1=top1 / n, top1_ci95=stats.wilson(top1, n), ece=calibration_error(labelled))
+        out = replace(out, top5=top5 / n, top5_ci95=stats.wilson(top5, n))
     if (records["reference"] >= 0).all():
         same, n = int(records["same"].sum()), int(records.size)
-        out |= {"agreement": same / n, "agreement_ci95": stats.wilson(same, n)}
-        out["sqnr_db"] = finite(sqnr_of(float(records["signal"].sum()), float(records["noise"].sum())))
-        out["kl_nats"] = max(0.0, float(records["kl"].astype(np.float64).mean()))
+        out = replace(
+            out,
+            agreement=same / n,
+            agreement_ci95=stats.wilson(same, n),
+            sqnr_db=finite(sqnr_of(float(records["signal"].sum()), float(records["noise"].sum()))),
+            kl_nats=max(0.0, float(records["kl"].astype(np.float64).mean())),
+        )
     if baseline is not None and known.any():
         if not np.array_equal(baseline["index"], records["index"]):
             raise ValueError("the baseline's records are not of the same images")
         found = stats.paired_difference(records["rank"][known] == 0, baseline["rank"][known] == 0)
-        out |= {"delta_top1": found.delta, "delta_ci95": (found.low, found.high), "mcnemar_p": found.p_value}
-        out |= {"won": found.only_a, "lost": found.only_b}
-    return Accuracy(**out)
+        out = replace(out, delta_top1=found.delta, delta_ci95=(found.low, found.high), mcnemar_p=found.p_value)
+        out = replace(out, won=found.only_a, lost=found.only_b)
+    return out
 
 
 def on_same_images(records: np.ndarray, other: np.ndarray) -> np.ndarray | None:
@@ -242,23 +246,23 @@ def embedded(
     """What users of embeddings [n, C] feel: cosine to the reference's, the mean and that of the worst 1 % of the images
     (the best of these); how far the nearest images are the reference's own; with labels [n] the share of images whose
     nearest other one has their label, and the accuracy of a linear probe."""
-    out: dict[str, Any] = {}
+    out = Accuracy()
     if records.size and (records["reference"] >= 0).all():
         cosine = np.sort(1 - records["kl"].astype(np.float64))
         worst = cosine[: max(1, len(cosine) // 100)]
-        out |= {"cosine_mean": float(cosine.mean()), "cosine_worst": float(worst.max())}
+        out = replace(out, cosine_mean=float(cosine.mean()), cosine_worst=float(worst.max()))
     near = neighbours(embeddings) if 1 < len(embeddings) <= MOST_NEAREST else None
     if near is not None and reference is not None:
         theirs = neighbours(reference)
-        out["recall_at_5"] = float((near == theirs[:, :1]).any(1).mean())
-        out["overlap_at_5"] = float((near[:, :, None] == theirs[:, None]).any(2).mean())
+        recalled, shared = near == theirs[:, :1], near[:, :, None] == theirs[:, None]
+        out = replace(out, recall_at_5=float(recalled.any(1).mean()), overlap_at_5=float(shared.any(2).mean()))
     if labels is not None and near is not None:
         known = labels >= 0
         hits = labels[near[:, 0]] == labels
-        out["knn_top1"] = float(hits[known].mean()) if known.any() else None
+        nearest = float(hits[known].mean()) if known.any() else None
         own = None if reference is None else reference[known]
-        out["probe_top1"] = linear_probe(embeddings[known], labels[known], own)
-    return Accuracy(**out)
+        out = replace(out, knn_top1=nearest, probe_top1=linear_probe(embeddings[known], labels[known], own))
+    return out
 
 
 _FOLDS, _RIDGE = 5, 1e-2
@@ -294,7 +298,7 @@ def linear_probe(embeddings: np.ndarray, labels: np.ndarray, reference: np.ndarr
 
 def zero_shot(
     records: np.ndarray, logits: np.ndarray, labels: np.ndarray, reference: np.ndarray | None
-) -> tuple[dict[str, Any], ByImage]:
+) -> tuple[dict[str, float | Interval | None], ByImage]:
     """The figures of classes that are named by text, as keyword arguments of a row: top-1, top-5 and the paired
     difference of logits [n, names] against labels [n], and the images one by one.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from vitedge.documents import Json
 
 SOURCE = "source"
 
@@ -25,7 +26,7 @@ class Artifact:
     precision: str
     path: Path
     platform: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: Json = field(default_factory=dict)
     module: str | None = None
     sha256: str = ""
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from vitedge.host.memory import available_mib
 from vitedge.host.npu import npu_facts
 from vitedge.metrics import Activation
 from vitedge.reporter import Advance, Reporter
+from vitedge.workers import Message
 
 Save = Callable[[BenchResult], None]
 
@@ -143,10 +143,10 @@ class Harness:
         log = self.work / "logs" / f"{artifact.name}.log"
         return ArtifactProcess(artifact, log, timeout_s=self.settings.timeout_s)
 
-    def _open_options(self) -> dict[str, Any]:
+    def _open(self, process: ArtifactProcess) -> Message:
         s = self.settings
         cores = list(s.cores) if s.cores else None
-        return {"threads": s.threads, "cores": cores, "memory_limit_mib": s.memory_limit_mib}
+        return process.open(threads=s.threads, cores=cores, memory_limit_mib=s.memory_limit_mib)
 
     def _limited(
         self,
@@ -169,7 +169,7 @@ class Harness:
         """Cold start, memory and accuracy of one artifact, in a process of its own."""
         try:
             with self._process(job.artifact) as process:
-                opened = process.open(**self._open_options())
+                opened = self._open(process)
                 job.update(device=opened["device"], affinity=tuple(opened["affinity"]), versions=opened["versions"])
                 batch = process.load(self.timing_pixels, self.settings.batch)["batch"]
                 job.update(batch=batch, threads=self.settings.threads or len(opened["affinity"]))
@@ -258,7 +258,7 @@ class Harness:
         for job in group:
             process = stack.enter_context(self._process(job.artifact))
             try:
-                process.open(**self._open_options())
+                self._open(process)
                 process.load(self.timing_pixels, self.settings.batch)
                 processes[job.artifact.name] = process
             except ArtifactFailed as failed:

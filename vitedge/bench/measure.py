@@ -88,7 +88,7 @@ def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: 
                 job.update(golden=found.get(job.artifact.name))
             for line in advice(found):
                 reporter.warn(line)
-        preprocess = Preprocess.from_dict(index["preprocess"])
+        preprocess = Preprocess.from_dict(index.preprocess)
         activation = source.facts().activation
         texts = _texts(request, activation)
         if texts and tuple(source.names or ()) != texts.names:
@@ -108,7 +108,7 @@ def check_pack(pack: Path, only: Sequence[str], settings: Settings, reporter: Re
     Raises VitedgeError where the pack has none, or none of its artifacts runs here.
     """
     folder, index = unpack.unpack(pack)
-    if not index.get("golden"):
+    if index.golden is None:
         raise VitedgeError(f"'{pack}' has no golden references.", "", "Make it anew with `vitedge pack`.")
     with locked(folder / ".lock", wait_s=30):
         jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, only)]

@@ -7,19 +7,20 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from vitedge import __version__
+from vitedge import __version__, documents
 from vitedge.bench import evaluate, from_bundle
 from vitedge.bench.golden.make import make_golden
 from vitedge.bench.jobs import Settings
-from vitedge.bench.pack_index import INDEX, SCHEMA
+from vitedge.bench.pack_index import INDEX, SCHEMA, PackArtifact, PackIndex
 from vitedge.bench.process import ArtifactFailed, ArtifactProcess
+from vitedge.bench.schema import Data
 from vitedge.bench.source import Source
 from vitedge.bundle import Bundle, sha256_file
 from vitedge.errors import VitedgeError
@@ -30,7 +31,7 @@ _BATCH = 64
 _SAMPLES = 8  # image files that go along, to time the way from a file on the board
 
 
-def digest(index: dict[str, Any]) -> str:
+def digest(index: Mapping[str, object]) -> str:
     """SHA-256 of the pack's index itself, its own `digest` left out."""
     rest = {key: value for key, value in index.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -46,7 +47,7 @@ def write_pack(
     only: Sequence[str] = (),
     settings: Settings | None = None,
     reporter: Reporter | None = None,
-) -> dict[str, Any]:
+) -> PackIndex:
     """Writes the pack `out` (tar, atomically) and returns its index.
 
     Raises:
@@ -74,7 +75,7 @@ def write_pack(
         )
         if classes:
             members["reference.f32"] = folder / "reference.f32"
-        entries = []
+        entries: list[PackArtifact] = []
         for job in artifacts:
             artifact = job.artifact
             below = artifact.path.parent
@@ -84,24 +85,22 @@ def write_pack(
                 relative = file.relative_to(below)
                 if not skipped & set(relative.parts):
                     members[f"artifacts/{artifact.name}/{relative.as_posix()}"] = file
-            size = (job.row.size_mib or 0.0) * 2**20
-            entries.append(
-                {
-                    "name": artifact.name,
-                    "target": artifact.target,
-                    "precision": artifact.precision,
-                    "platform": artifact.platform,
-                    "file": artifact.path.name,
-                    "bytes": round(size),
-                    "sha256": artifact.sha256,
-                }
-            )
+            entry = {
+                "name": artifact.name,
+                "target": artifact.target,
+                "precision": artifact.precision,
+                "platform": artifact.platform,
+                "file": artifact.path.name,
+                "bytes": round((job.row.size_mib or 0.0) * 2**20),
+                "sha256": artifact.sha256,
+            }
+            entries.append(documents.validate(entry, PackArtifact, artifact.name))
         activation = from_bundle.find_activation(bundle)
         preprocess = from_bundle.find_preprocess(bundle)
         pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=tuple(shape))
         golden, files = make_golden(bundle, pixels, artifacts, preprocess, folder, settings or Settings(), reporter)
         members |= files
-        index: dict[str, Any] = {
+        index = {
             "schema": SCHEMA,
             "vitedge": __version__,
             "shape": shape,
@@ -109,14 +108,17 @@ def write_pack(
             "names": source.names,
             "preprocess": preprocess.to_dict(),
             # Only the data set's name: where it lies on this machine is nobody's business on the board.
-            "data": asdict(replace(facts, path=Path(facts.path or "").name, n=shape[0], activation=activation)),
-            "artifacts": entries,
+            "data": TypeAdapter(Data).dump_python(
+                replace(facts, path=Path(facts.path or "").name, n=shape[0], activation=activation), mode="json"
+            ),
+            "artifacts": [entry.model_dump() for entry in entries],
             "golden": golden and golden.model_dump(),
             "files": {
                 path: {"sha256": sha256_file(file), "bytes": file.stat().st_size} for path, file in members.items()
             },
         }
-        index["digest"] = digest(index)
+        index |= {"digest": digest(index)}
+        made = documents.validate(index, PackIndex, INDEX)
         with output_path(out) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
             _add(tar, INDEX, json.dumps(index, indent=1).encode())
             for path, file in members.items():
@@ -124,7 +126,7 @@ def write_pack(
                     member = tarfile.TarInfo(path)
                     member.size = file.stat().st_size
                     tar.addfile(member, opened)
-    return index
+    return made
 
 
 def _write_pixels(source: Source, path: Path, reporter: Reporter) -> tuple[list[int], np.ndarray]:

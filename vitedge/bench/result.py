@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class BenchResult(Measurement):
 
     def to_dict(self) -> dict[str, object]:
         """The bench JSON, with its digest."""
-        value: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        value: dict[str, object] = _ADAPTER.dump_python(self, mode="json")
         return value | {"digest": _digest(value)}
 
     def write(self, path: Path) -> None:
@@ -113,12 +114,12 @@ def parse(value: Any, name: str | Path) -> BenchResult:
     return documents.validate(value, BenchResult, name, todo=_TODO)
 
 
-def _digest(value: dict[str, Any]) -> str:
+def _digest(value: Mapping[str, object]) -> str:
     rest = {key: one for key, one in value.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _from_1(value: dict[str, Any]) -> dict[str, object]:
+def _from_1(value: Mapping[str, object]) -> dict[str, object]:
     """Schema 1: `kl` had no unit, the reference was no row, and the settings held when it was measured."""
     known = set(field_names(Row))
 
@@ -128,12 +129,14 @@ def _from_1(value: dict[str, Any]) -> dict[str, object]:
         new = {key: one for key, one in old.items() if key in known}
         return new | ({"kl_nats": old["kl"]} if "kl" in old else {})
 
-    settings = value.get("settings") if isinstance(value.get("settings"), dict) else {}
+    found, old_rows = value.get("settings"), value["rows"]
+    settings = dict(found) if isinstance(found, dict) else {}
+    rows = [row(one) for one in old_rows] if isinstance(old_rows, list) else []
     out = {key: value[key] for key in field_names(Measurement) if key in value and key != "settings"}
-    out |= {"schema": SCHEMA, "reference": None, "rows": [row(one) for one in value["rows"]]}
+    out |= {"schema": SCHEMA, "reference": None, "rows": rows}
     out |= {key: settings.pop(key, None) for key in ("started", "seconds_taken")} if settings else {}
     out["settings"] = settings or None
     if isinstance(reference := value.get("reference"), dict):
         source = row(reference) | {"artifact": SOURCE, "role": "source", "status": "ok", "precision": "fp32"}
-        out |= {"reference": SOURCE, "rows": [source, *out["rows"]]}
+        out |= {"reference": SOURCE, "rows": [source, *rows]}
     return out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
@@ -220,7 +220,7 @@ class Measurement:
     digest: str = ""
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The JSON Schema of the bench JSON."""
     from vitedge.bench.result import BenchResult
 

@@ -8,7 +8,6 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from vitedge.bench import from_bundle
 from vitedge.bench.artifact import Artifact
 from vitedge.bench.groups import Job
 from vitedge.bench.pack import digest
-from vitedge.bench.pack_index import INDEX, SCHEMA, PackIndex
+from vitedge.bench.pack_index import INDEX, SCHEMA, PackFile, PackIndex
 from vitedge.bench.schema import Data
 from vitedge.bundle import sha256_file
 from vitedge.errors import VitedgeError, printable
@@ -28,7 +27,7 @@ _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)
 _MOST_INDEX = 64 * 2**20  # bytes
 
 
-def unpack(pack: Path, into: Path | None = None) -> tuple[Path, dict[str, Any]]:
+def unpack(pack: Path, into: Path | None = None) -> tuple[Path, PackIndex]:
     """The folder that the pack is unpacked to (`NAME.unpacked` beside it), and its index.
 
     A folder of the very same pack is taken as it is, once its files are checked.
@@ -45,9 +44,9 @@ def unpack(pack: Path, into: Path | None = None) -> tuple[Path, dict[str, Any]]:
             if not _is_there(folder, index):
                 earlier = folder / "bench"
                 with atomic_dir(folder) as fresh:
-                    for path, facts in index["files"].items():
+                    for path, facts in index.files.items():
                         _extract(tar, pack, path, facts, fresh / path)
-                    write_json(fresh / INDEX, index)
+                    write_json(fresh / INDEX, index.model_dump(mode="json", by_alias=True, exclude_unset=True))
                     if earlier.is_dir():  # records of an earlier pack: each is kept by its data's own digest
                         shutil.copytree(earlier, fresh / "bench", ignore=_links)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError) as error:
@@ -69,7 +68,7 @@ def _links(folder: str, names: list[str]) -> list[str]:
     return [name for name, path in paths.items() if path.is_symlink() or not (path.is_dir() or path.is_file())]
 
 
-def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
+def _read_index(tar: tarfile.TarFile, pack: Path) -> PackIndex:
     first = tar.next()
     if first is None or first.name != INDEX or not first.isreg() or first.size > _MOST_INDEX:
         raise _damaged(pack, f"it does not begin with {INDEX}")
@@ -94,39 +93,38 @@ def _read_index(tar: tarfile.TarFile, pack: Path) -> dict[str, Any]:
         if not _SAFE.fullmatch(path) or path == INDEX:
             raise _damaged(pack, f"the path {printable(repr(path))} leaves the folder or is not plain")
     try:
-        documents.validate(index, PackIndex, INDEX)
+        return documents.validate(index, PackIndex, INDEX)
     except VitedgeError as error:
         raise _damaged(pack, f"its {INDEX} does not fit together ({error.why or error.what})") from error
-    return dict(index)
 
 
-def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: dict[str, Any], to: Path) -> None:
+def _extract(tar: tarfile.TarFile, pack: Path, path: str, facts: PackFile, to: Path) -> None:
     """One member, copied by hand: tarfile's own extraction would follow links and set modes."""
     try:
         member = tar.getmember(path)
     except KeyError:
         raise _damaged(pack, f"{path} is missing: it was cut off") from None
     opened = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-    if opened is None or member.size != facts["bytes"]:
-        raise _damaged(pack, f"{path} is no file of {facts['bytes']:,} bytes")
+    if opened is None or member.size != facts.bytes:
+        raise _damaged(pack, f"{path} is no file of {facts.bytes:,} bytes")
     to.parent.mkdir(parents=True, exist_ok=True)
     check = hashlib.sha256()
     with to.open("wb") as file:
         while chunk := opened.read(1 << 20):
             check.update(chunk)
             file.write(chunk)
-    if check.hexdigest() != facts["sha256"]:
+    if check.hexdigest() != facts.sha256:
         raise _damaged(pack, f"{path} has another checksum")
 
 
-def _is_there(folder: Path, index: dict[str, Any]) -> bool:
+def _is_there(folder: Path, index: PackIndex) -> bool:
     """Whether the folder holds this very pack, whole."""
     try:
-        if documents.read_json(folder / INDEX).get("digest") != index["digest"]:
+        if documents.read_json(folder / INDEX).get("digest") != index.digest:
             return False
-        paths = {documents.inside(folder, path): facts for path, facts in index["files"].items()}
+        paths = {documents.inside(folder, path): facts for path, facts in index.files.items()}
         return all(
-            not path.is_symlink() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]
+            not path.is_symlink() and path.stat().st_size == facts.bytes and sha256_file(path) == facts.sha256
             for path, facts in paths.items()
         )
     except (OSError, VitedgeError, AttributeError):
@@ -139,33 +137,25 @@ def _damaged(pack: Path, why: str) -> VitedgeError:
     )
 
 
-def pack_jobs(folder: Path, index: dict[str, Any]) -> list[Job]:
+def pack_jobs(folder: Path, index: PackIndex) -> list[Job]:
     """The artifacts of an unpacked pack, with what is known of each on this machine."""
     out = []
-    for entry in index["artifacts"]:
-        below = folder / "artifacts" / entry["name"]
-        metadata = read_metadata(documents.read_bytes(below / "metadata.json"), f"{entry['name']}/metadata.json")
+    for one in index.artifacts:
+        below = folder / "artifacts" / one.name
+        metadata = read_metadata(documents.read_bytes(below / "metadata.json"), f"{one.name}/metadata.json")
         artifact = Artifact(
-            entry["name"],
-            entry["target"],
-            entry["precision"],
-            below / entry["file"],
-            entry["platform"],
-            metadata,
-            sha256=entry["sha256"],
+            one.name, one.target, one.precision, below / one.file, one.platform, metadata, sha256=one.sha256
         )
-        out.append(from_bundle.known_job(artifact, entry["bytes"]))
+        out.append(from_bundle.known_job(artifact, one.bytes))
     return out
 
 
 class PackSource:
     """The ready tensors of an unpacked pack, read in pieces."""
 
-    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, index: PackIndex) -> None:
         self.folder, self.index = folder, index
-        self.shape: list[int] = index["shape"]
-        self.classes: int | None = index["classes"]
-        self.names: list[str] | None = index["names"]
+        self.shape, self.classes, self.names = index.shape, index.classes, index.names
         labels = folder / "labels.npy"
         self.labels: np.ndarray | None = None
         if labels.is_file():
@@ -199,4 +189,4 @@ class PackSource:
         return sorted((self.folder / "samples").glob("*"))[:count]
 
     def facts(self) -> Data:
-        return documents.validate(self.index["data"], Data, "the pack's data")
+        return documents.validate(self.index.data, Data, "the pack's data")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vitedge.data.preprocess import Preprocess
+from vitedge.documents import Json
 from vitedge.quant.options import Preset
 from vitedge.targets.base import BuildRequest, Runner, Target, TargetOptions
 from vitedge.vit.config import ViTConfig
@@ -22,7 +23,7 @@ WARM_UP, CALLS, SECONDS, ROUNDS = 4, 12, 0.25, 3
 
 def write_plan(
     config: ViTConfig, folder: Path, target: Target, precision: str, preset: Preset, options: TargetOptions
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Json]:
     """Builds the plan's artifact in `folder`, an empty one, and returns it with its metadata.
 
     The weights are random: they mean nothing for speed. So are INT8 scales.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from vitedge import documents
 from vitedge.cost.terms import KINDS, UNITS, Kind, Term, model_terms, totals
@@ -44,7 +43,7 @@ class LatencyModel(Document):
     error_median: float | None = None
     error_most: float | None = None
     rank_correlation: float | None = None
-    host: dict[str, Any] = {}
+    host: dict[str, JsonValue] = {}
     versions: dict[str, str] = {}
 
     def predict(self, config: ViTConfig) -> Prediction:
@@ -75,7 +74,7 @@ class LatencyModel(Document):
         note = f"Not measured. From {self.source}"
         return Table(title, ["work", "ms", "share"], [*rows, ["all", found.ms, 1.0]], note, "build", bars=["share"])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As a file holds it."""
         return self.model_dump(mode="json", by_alias=True)
 

@@ -10,7 +10,6 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vitedge import documents, targets
 from vitedge.cost import store
@@ -34,7 +33,7 @@ class Profile:
     dense_ms: float
     measured_ms: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         known = {"file": str(self.file), "dense_ms": self.dense_ms, "measured_ms": self.measured_ms}
         return known | {"model": self.model.to_json()}

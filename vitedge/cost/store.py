@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from vitedge import targets
 from vitedge.cost.model import LatencyModel, load
@@ -52,7 +53,7 @@ def find(
     return targets.get(target).latency_model(precision, platform)
 
 
-def host_facts() -> dict[str, Any]:
+def host_facts() -> dict[str, JsonValue]:
     """What of this machine a latency depends on."""
     known = host.facts()
     return {"cpu": known.cpu, "cores": known.usable_cores, "board": known.board, "machine": known.machine}

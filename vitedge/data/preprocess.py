@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,14 @@ _MAX_SIDE = 2**13
 _MAX_CHANNELS = 2**10
 _MOST_OF_ONE = 4.0  # no mean or std of values in [0, 1] is larger
 _MAX_RESIZED = 2**27  # pixels; an image of 1 x 20,000 would otherwise fill the memory
+
+
+class Reading(TypedDict):
+    """Keywords of `image.open_rgb` and `image.decode`."""
+
+    upright: bool
+    grey16: Literal["clip", "scale"]
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class Preprocess:
         _check(alike, "mean", self.mean, f"{count} numbers, one for each channel of the model")
         return replace(self, mean=self.mean[:1] * count, std=self.std[:1] * count)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         sides = {n: list(v) if isinstance(v := getattr(self, n), tuple) else v for n in ("resize", "crop")}
         return asdict(self) | sides | {"mean": list(self.mean), "std": list(self.std)}
 
@@ -132,7 +140,8 @@ class Preprocess:
         if missing := [name for name in ("resize", "crop", "mean", "std") if name not in values]:
             raise VitedgeError(f"{source} lacks {', '.join(missing)}.", "A guess would ruin the accuracy.", _EXAMPLE)
         try:
-            return cls(**_in_units_of_one(values))
+            mean, std = _in_units_of_one(values["mean"], values["std"])
+            return cls(**(values | {"mean": mean, "std": std}))
         except VitedgeError as error:
             raise VitedgeError(f"{source}: {error.what}", error.why, error.todo) from None
 
@@ -169,7 +178,7 @@ class Preprocess:
         return replace(self, channels="rgb", mean=self.mean[::-1], std=self.std[::-1])
 
     @property
-    def reading(self) -> dict[str, Any]:
+    def reading(self) -> Reading:
         """How `image.open_rgb` and `image.decode` read a file for it."""
         return {"upright": self.upright, "grey16": self.grey16, "grey": self.channels == "grey"}
 
@@ -234,22 +243,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _large(values: dict[str, Any]) -> bool:
-    numbers = [n for name in ("mean", "std") if isinstance(values[name], (list, tuple)) for n in values[name]]
+def _large(*values: object) -> bool:
+    numbers = [n for several in values if isinstance(several, (list, tuple)) for n in several]
     return all(map(_is_number, numbers)) and max((abs(n) for n in numbers), default=0) > _MOST_OF_ONE
 
 
-def _in_units_of_one(values: dict[str, Any]) -> dict[str, Any]:
+def _in_units_of_one(mean: Any, std: Any) -> tuple[Any, Any]:
     """mean and std of values in [0, 255], as mmcv and rknn write them (123.675, 58.395), for values in [0, 1]."""
-    if not _large(values):
-        return values
-    return values | {name: [number / 255 for number in values[name]] for name in ("mean", "std")}
+    if not _large(mean, std):
+        return mean, std
+    # What is no list is refused by its name later.
+    mean, std = ([n / 255 for n in one] if isinstance(one, (list, tuple)) else one for one in (mean, std))
+    return mean, std
 
 
 def unit_note(path: str | Path) -> str | None:
     """What to say where a preprocess.json's mean and std are of values in [0, 255], else None. Raises VitedgeError."""
     values = documents.read_json(path, todo=_EXAMPLE)
-    if not isinstance(values, dict) or not {"mean", "std"} <= set(values) or not _large(values):
+    if not isinstance(values, dict) or not {"mean", "std"} <= set(values):
+        return None
+    if not _large(values["mean"], values["std"]):
         return None
     return f"mean {values['mean']} and std {values['std']} in {path} are of pixels in 0..255: divided by 255"
 

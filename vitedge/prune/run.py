@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.prune.choose import count
 from vitedge.prune.fit import Fit
@@ -127,7 +127,7 @@ def held_images(images: int) -> int:
 
 def sparsify(
     model: Architecture, batches: Batches, options: PruneOptions, progress: Reporter | None = None
-) -> tuple[Architecture, dict[str, Any]]:
+) -> tuple[Architecture, Json]:
     """A copy of `model` with the zeros that `options.sparsity` asks for, recovered block by block as pruning is (but
     for `recover` "none" and "ridge"), and how many. It comes after conditioning, whose rotation would fill them.
 

@@ -63,7 +63,7 @@ class Sensitivity:
     solved_on: int
     measured_on: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 

@@ -7,16 +7,16 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from vitedge.bench.evaluate import RecordFile
 from vitedge.bench.from_bundle import current_result, find_classes, find_source
 from vitedge.bench.result import BenchResult, load
 from vitedge.bench.schema import Row
 from vitedge.bench.source import DatasetSource
-from vitedge.bundle import Bundle
+from vitedge.bundle import ArtifactEntry, Bundle, StepEntry
 from vitedge.data.folder import is_there
 from vitedge.errors import VitedgeError
 from vitedge.report.classes import ByClass, by_class
@@ -31,14 +31,18 @@ class Facts:
 
     root: Path
     results: dict[str, BenchResult]
-    steps: dict[str, Any]
-    artifacts: dict[str, Any]
+    steps: dict[str, StepEntry]
+    artifacts: dict[str, ArtifactEntry]
     tables: list[Table]
     problems: list[str]
     flips: list[Flips] = field(default_factory=list)
     classes: list[ByClass] = field(default_factory=list)
     source: DatasetSource | None = None
     training: Training | None = None
+
+    def reported(self, step: str, fact: str) -> JsonValue:
+        """What that step reported under that name; None where it was not run or says nothing of it."""
+        return self.steps[step].facts.get(fact) if step in self.steps else None
 
     @property
     def measured(self) -> list[Row]:
@@ -65,8 +69,8 @@ def collect(bundle: Bundle) -> Facts:
     facts = Facts(
         bundle.root,
         found,
-        {name: step.model_dump() for name, step in manifest.steps.items()},
-        {name: entry.model_dump() for name, entry in manifest.artifacts.items()},
+        manifest.steps,
+        manifest.artifacts,
         tables,
         problems + wrong,
     )
@@ -96,9 +100,8 @@ def commands(facts: Facts) -> str:
     root = shlex.quote(str(facts.root))
     lines = [f"vitedge compress --config {shlex.quote(str(facts.root / 'vitedge.toml'))} --run {root}"]
     for name, step in facts.steps.items():
-        options = step.get("options")
-        if name.startswith("build/") and isinstance(options, dict):
-            flags = [f"--{key} {shlex.quote(str(options[key]))}" for key in _BUILD if options.get(key)]
+        if name.startswith("build/"):
+            flags = [f"--{key} {shlex.quote(str(step.options[key]))}" for key in _BUILD if step.options.get(key)]
             lines.append(" ".join(["vitedge build", *flags, f"--run {root}"]))
     lines += [result.command for result in facts.results.values() if result.command]
     return "\n".join(dict.fromkeys([*lines, f"vitedge report --run {root}"]))

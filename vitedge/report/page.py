@@ -10,6 +10,7 @@ from typing import Any
 
 from vitedge import __version__
 from vitedge.bench import show
+from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Row
 from vitedge.errors import missing_package
 from vitedge.report import pareto, sections
@@ -54,7 +55,7 @@ def render(
     pick, why = pareto.recommend(ok, most_drop, most_ms)
     colors = _colors(ok)
     results = list(facts.results.values())
-    context: dict[str, Any] = {
+    context: dict[str, object] = {
         "title": f"vitedge: {_origin(facts)}",
         "subtitle": " ".join(dict.fromkeys(show.data_line(result) for result in results)),
         "css": css,
@@ -86,14 +87,14 @@ def render(
     names |= {"attention": "Attention", "latency": "Latency", "training": "Training", "analysis": "Layers"}
     names |= {"lineage": "Lineage"}
     names |= {"commands": "Commands", "environment": "Environment"}
-    shown: dict[str, Any] = {"plots": context["plots"], "latency": context["strips"], "classes": facts.classes}
+    shown: dict[str, object] = {"plots": context["plots"], "latency": context["strips"], "classes": facts.classes}
     shown |= {"flips": facts.flips, "attention": attention, "analysis": facts.tables or facts.problems}
     shown |= {"training": facts.training}
     context["sections"] = [(key, name) for key, name in names.items() if shown.get(key, True)]
     return environment.from_string(template).render(**context)
 
 
-def _overview(result: Any, pick: Row | None, several: bool) -> str:
+def _overview(result: BenchResult, pick: Row | None, several: bool) -> str:
     table = sections.overview(result)
     table = replace(table, title=show.host_line(result.host)) if several else table
     bold = [at for at, row in enumerate(result.ok) if pick is not None and row.artifact == pick.artifact]
@@ -107,7 +108,7 @@ def _colors(rows: Sequence[Row]) -> dict[str, int]:
 
 def _origin(facts: Facts) -> str:
     for name in ("import", "source"):
-        if origin := facts.steps.get(name, {}).get("facts", {}).get("origin"):
+        if origin := facts.reported(name, "origin"):
             return str(origin).split("/")[-2 if str(origin).count("/") else 0].split(" ")[0]
     return facts.root.resolve().name
 
@@ -145,8 +146,9 @@ def _cards(pick: Row | None, ok: Sequence[Row]) -> list[Card]:
 
 def _what(pick: Row, facts: Facts) -> str:
     """What the artifact is, and which file of the run it is."""
-    outputs = facts.steps.get(f"build/{pick.artifact}", {}).get("outputs", [])
-    largest = max(outputs, key=lambda path: facts.artifacts.get(path, {}).get("bytes", 0), default="")
+    built = facts.steps.get(f"build/{pick.artifact}")
+    sizes = {path: facts.artifacts[path].bytes for path in (built.outputs if built else ()) if path in facts.artifacts}
+    largest = max(sizes, key=sizes.__getitem__, default="")
     known = f"{pick.precision.upper()} for {pick.target}" + (f" ({pick.platform})" if pick.platform else "")
     return f"{known}, measured on {pick.device}." + (f" File: {facts.root.name}/{largest}" if largest else "")
 
@@ -169,7 +171,7 @@ def _verdict(loss: bool, gain: bool) -> str:
 
 def _notes(facts: Facts, ok: Sequence[Row]) -> list[str]:
     out = []
-    if facts.steps.get("import", {}).get("facts", {}).get("random_weights"):
+    if facts.reported("import", "random_weights"):
         out.append("The model has random weights: speed and size mean something, accuracy does not.")
     if any(result.data.calibration for result in facts.results.values()):
         out.append("Measured on the images that the model was calibrated on: the accuracy flatters.")
@@ -179,7 +181,7 @@ def _notes(facts: Facts, ok: Sequence[Row]) -> list[str]:
     return out + [line for result in facts.results.values() for line in show.failures(result)]
 
 
-def _for_script(row: Row, facts: Facts) -> dict[str, Any]:
+def _for_script(row: Row, facts: Facts) -> dict[str, str | float | None]:
     lost = "unknown" if row.drop_points is None else f"{row.drop_points:.1f} points"
     p50 = "" if row.p50_ms is None else f"; p50 {row.p50_ms:.2f} ms"
     words = f"Lost against the source model: {lost}{p50}."

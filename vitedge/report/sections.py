@@ -8,6 +8,7 @@ from typing import Any
 from vitedge.bench import show
 from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Row
+from vitedge.bundle import StepEntry
 from vitedge.report import pareto
 from vitedge.report.collect import Facts
 from vitedge.report.html_table import table_html
@@ -154,15 +155,14 @@ class StepFacts:
     facts: list[tuple[str, str]]
 
 
-def step(name: str, step: dict[str, Any], facts: Facts) -> StepFacts:
+def step(name: str, step: StepEntry, facts: Facts) -> StepFacts:
     """How a step was made and what it wrote."""
-    outputs = step.get("outputs", [])
-    shown = [("options", plain(step.get("options"))), ("tools", plain(step.get("tools")))]
-    shown += [("facts", plain(step.get("facts"))), ("made from", ", ".join(step.get("inputs", {})) or "outside files")]
-    for path in outputs:
-        entry = facts.artifacts.get(path, {})
-        shown.append((path, f"{entry.get('bytes', 0):,} bytes, sha256 {entry.get('sha256', '?')}"))
-    summary = f"{len(outputs)} files, {step.get('seconds', 0)} s"
+    shown = [("options", plain(step.options)), ("tools", plain(step.tools))]
+    shown += [("facts", plain(step.facts)), ("made from", ", ".join(step.inputs) or "outside files")]
+    for path in step.outputs:
+        entry = facts.artifacts.get(path)
+        shown.append((path, f"{entry.bytes:,} bytes, sha256 {entry.sha256}" if entry else "0 bytes, sha256 ?"))
+    summary = f"{len(step.outputs)} files, {step.seconds} s"
     return StepFacts(name, summary, [(k, v) for k, v in shown if v not in ("", "{}", "None")])
 
 

@@ -13,12 +13,13 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.search.space import Candidate
 
@@ -122,11 +123,11 @@ class Claims:
         """Writes something for all workers."""
         self.study.set_user_attr(name, value)
 
-    def measured(self) -> list[dict[str, Any]]:
-        """{"candidate", "result"} of each that was measured, once, in the order of their keys, whoever asks."""
+    def measured(self) -> list[tuple[Candidate, Json]]:
+        """Each that was measured and its result, once, in the order of their keys, whoever asks."""
         complete = [t for t in self._trials() if t.state == self.optuna.trial.TrialState.COMPLETE]
         first = {t.user_attrs["candidate"]: t for t in reversed(complete)}
-        return [{"candidate": dict(t.params), "result": t.user_attrs["result"]} for _, t in sorted(first.items())]
+        return [(Candidate.from_dict(t.params), t.user_attrs["result"]) for _, t in sorted(first.items())]
 
     def running(self) -> bool:
         """Whether a worker that lives is at a candidate."""
@@ -155,7 +156,7 @@ class Claims:
         done = {t.user_attrs["candidate"] for t in trials if t.state == states.COMPLETE}
         return any(one.key not in done and self._failures(trials, one.key) < TRIES for one in candidates)
 
-    def finish(self, claim: Claim, values: tuple[float, float], result: dict[str, Any]) -> None:
+    def finish(self, claim: Claim, values: tuple[float, float], result: Mapping[str, object]) -> None:
         """The candidate was measured: (cost, agreement), and everything that is known of it.
 
         Where this worker was taken for lost meanwhile, another one's result counts.

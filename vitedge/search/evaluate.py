@@ -6,11 +6,10 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vitedge import metrics, pipeline, targets
+from vitedge import documents, metrics, pipeline, targets
 from vitedge.bench import from_bundle
 from vitedge.bench.fleet import bench_fleet
 from vitedge.bench.jobs import Settings
@@ -77,14 +76,14 @@ class Measured:
             raise VitedgeError(f"The candidate has no {kind}.", "", "Choose another kind of budget.", exit_code=1)
         return float(value)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Measured:
-        """The inverse of `to_dict`."""
-        return cls(**value)
+    def from_dict(cls, value: object) -> Measured:
+        """The inverse of `to_dict`. Raises VitedgeError where it is none."""
+        return documents.validate(value, cls, "what was measured of a candidate")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitedge.bundle import Bundle
+from vitedge.bundle import Bundle, Facts
 from vitedge.files import write_json
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
@@ -54,7 +54,7 @@ def measure_effects(bundle: Bundle, options: PruneOptions, reporter: Reporter) -
     """The effect of each cut of each block, kept in the run. `bundle` has a model and calibration images."""
     pixels = need_pixels(bundle, "Searching")
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Facts:
         from vitedge.prune.measure import measure_cuts
         from vitedge.prune.run import check
         from vitedge.prune.store import embed_all

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from vitedge.search.evaluate import HeldOut, condition
 from vitedge.search.folders import Folders
 from vitedge.search.harm import Plan, measure_effects, sweep
 from vitedge.search.options import SearchOptions, parse_range
-from vitedge.search.predict import Predicted, ordered, predict
+from vitedge.search.predict import Predicted, SearchPlan, ordered, predict
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, read_pixels, read_preprocess
@@ -36,44 +35,6 @@ MOST = 400
 NOISE_IMAGES = 64
 # KL divergence (nats) that floats of 16 bits make, in order of magnitude: they are not measured.
 FLOAT_NOISE = {"bf16": 1e-3, "fp16": 1e-5}
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """Candidates in their order, and what was looked at.
-
-    Attributes:
-        considered: how many candidates were predicted.
-        noise: variant -> KL divergence of the dense model in it, in nats.
-        latency: variant -> what its latency model says of itself.
-        rotation: what all candidates are rotated by: conditioning tries the ways on the dense model alone.
-        seconds: stage -> time.
-    """
-
-    candidates: list[Predicted]
-    considered: int
-    noise: dict[str, float]
-    latency: dict[str, str]
-    rotation: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {
-            "candidates": [one.to_dict() for one in self.candidates],
-            "considered": self.considered,
-            "noise": self.noise,
-            "latency": self.latency,
-            "rotation": self.rotation,
-            "latency_source": "; ".join(sorted(set(self.latency.values()))),
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> SearchPlan:
-        """The inverse of `to_dict`."""
-        rest = {k: v for k, v in value.items() if k not in ("candidates", "latency_source")}
-        return cls([Predicted.from_dict(one) for one in value["candidates"]], **rest)
 
 
 def make_plan(

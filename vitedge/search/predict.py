@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
+from vitedge import documents
 from vitedge.cost.model import LatencyModel
 from vitedge.search.front import front_of
 from vitedge.search.harm import Plan
@@ -39,20 +39,50 @@ class Predicted:
     kl: float
     macs_share: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Candidates in their order, and what was looked at.
+
+    Attributes:
+        considered: how many candidates were predicted.
+        noise: variant -> KL divergence of the dense model in it, in nats.
+        latency: variant -> what its latency model says of itself.
+        rotation: what all candidates are rotated by: conditioning tries the ways on the dense model alone.
+        seconds: stage -> time.
+    """
+
+    candidates: list[Predicted]
+    considered: int
+    noise: dict[str, float]
+    latency: dict[str, str]
+    rotation: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def latency_source(self) -> str:
+        """What all of the latency models say of themselves."""
+        return "; ".join(sorted(set(self.latency.values())))
+
+    def facts(self) -> dict[str, object]:
+        """What was looked at, as JSON holds it."""
         return {
-            "candidate": self.candidate.to_dict(),
-            "cost": self.cost,
-            "ms": self.ms,
-            "kl": self.kl,
-            "macs_share": self.macs_share,
+            "considered": self.considered,
+            "noise": self.noise,
+            "latency": self.latency,
+            "rotation": self.rotation,
+            "latency_source": self.latency_source,
+            "seconds": self.seconds,
         }
 
+    def to_dict(self) -> dict[str, object]:
+        """As JSON holds it."""
+        return {"candidates": [asdict(one) for one in self.candidates]} | self.facts()
+
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Predicted:
-        """The inverse of `to_dict`."""
-        return cls(**{**value, "candidate": Candidate.from_dict(value["candidate"])})
+    def from_dict(cls, value: object) -> SearchPlan:
+        """The inverse of `to_dict`. Raises VitedgeError where it is no plan."""
+        return documents.validate(value, cls, "the plan of the search")
 
 
 def predict(

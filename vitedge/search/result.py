@@ -17,6 +17,7 @@ from vitedge.files import write_json, write_text
 from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
 from vitedge.search.options import WORDS, Budget, SearchOptions
+from vitedge.search.predict import SearchPlan
 from vitedge.search.space import Candidate
 from vitedge.tables import Cell, Table
 
@@ -72,14 +73,14 @@ class SearchResult:
 
     Attributes:
         points: everything that was measured.
-        plan: what was predicted, and by what: see `plan.SearchPlan`.
+        plan: what was predicted, and by what.
         failed: name of a candidate -> why it could not be made.
     """
 
     root: Path
     options: SearchOptions
     points: Sequence[Point]
-    plan: dict[str, Any] = field(default_factory=dict)
+    plan: SearchPlan | None = None
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -143,13 +144,14 @@ class SearchResult:
             top1 = point.bench.top1 if point.bench else None
             rows.append([*row, top1, ", ".join(meets.get(point.candidate.key, [])) or None, m.run])
         images = self.points[0].measured.images if self.points else 0
+        considered = self.plan.considered if self.plan else 0
         note = (
-            f"{len(self.points)} of {self.plan.get('considered', 0):,} candidates were made and measured. Agreement "
+            f"{len(self.points)} of {considered:,} candidates were made and measured. Agreement "
             f"and points lost of top-1 (by the model's own probabilities) are of {images} calibration images that "
             "nothing was fitted to."
         )
         if any(point.measured.estimate_ms for point in self.points):
-            note += f" Estimates are not measured: {self.plan.get('latency_source', '')}"
+            note += f" Estimates are not measured: {self.plan.latency_source if self.plan else ''}"
         if ranked := self.rank_correlation:
             shown = ", ".join(f"{name} {value:.2f}" for name, value in ranked.items())
             note += f" Rank correlation of predictions with measurements: {shown}."
@@ -167,7 +169,7 @@ class SearchResult:
         columns = ["candidate", *(f"{stage} (s)" for stage in stages)]
         return Table("What the candidates took", columns, rows, "A stage that candidates share is made once.", "search")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return {
             "schema": SCHEMA,
@@ -185,7 +187,7 @@ class SearchResult:
             },
             "failed": self.failed,
             "rank_correlation": self.rank_correlation,
-            "plan": self.plan,
+            "plan": self.plan.facts() if self.plan else {},
             "seconds": round(self.seconds, 1),
         }
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import numpy as np
 
@@ -24,13 +23,15 @@ from vitedge.data.dataset import Dataset
 from vitedge.data.sample import load_pixels, sample
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path, make_folder
+from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.search import finish
 from vitedge.search.claims import Claim, Claims, open_study
 from vitedge.search.evaluate import HeldOut, Measured, judge, make, time_here, time_on
 from vitedge.search.folders import Folders
 from vitedge.search.options import SearchOptions
-from vitedge.search.plan import SearchPlan, make_plan
+from vitedge.search.plan import make_plan
+from vitedge.search.predict import Predicted, SearchPlan
 from vitedge.search.result import FILE, Point, SearchResult, steadied
 from vitedge.search.space import DENSE, Candidate
 from vitedge.search.told import Once
@@ -81,8 +82,9 @@ class _Worker:
         self.longest = 0.0
         self.begun = 0
         self.failed: dict[str, str] = {}
+        self.plan: SearchPlan | None = None
 
-    def _pruning(self, config: RunConfig) -> Any:
+    def _pruning(self, config: RunConfig) -> PruneOptions:
         return config.prune.model_copy(update={"prune": None, "recover": self.options.recover})
 
     def run(self) -> SearchResult:
@@ -124,7 +126,7 @@ class _Worker:
     def _identify(self, bundle: Bundle, storage: str) -> None:
         """A study is of one model, one set of images, one target and one kind of cost."""
         o = self.options
-        recipe: list[Any] = [bundle.manifest.artifacts["source/model.safetensors"].sha256, self.held_images.sha256()]
+        recipe: list[object] = [bundle.manifest.artifacts["source/model.safetensors"].sha256, self.held_images.sha256()]
         recipe += [o.target, o.platform, o.cost_kind, o.shares, o.recover, o.search_seed, self.base.calib.calib_size]
         recipe += [self.base.build] if self.base.build else []
         own = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
@@ -142,26 +144,29 @@ class _Worker:
     def _plan(self, held: HeldOut) -> SearchPlan:
         """The plan that all workers share: that of the one who wrote first."""
         with self.folders.held(self.root / "plan"):
-            if not self._plans():
+            if self._shared_plan() is None:
                 plan = make_plan(self.folders, self.base, self.options, held, self.reporter)
                 self.claims.share(f"plan {time.time():.3f} {self.claims.worker}", plan.to_dict())
-        plan = SearchPlan.from_dict(self._plans()[0])
+        plan = self.plan = self._shared_plan()
+        assert plan is not None
         if plan.rotation and self.base.condition.rotate == "auto":
             rotated = self.base.condition.model_copy(update={"rotate": plan.rotation})
             self.base = self.base.model_copy(update={"condition": rotated})
         self.reporter.info(f"{plan.considered:,} candidates predicted; {len(plan.candidates)} are in line")
         return plan
 
-    def _plans(self) -> list[dict[str, Any]]:
+    def _shared_plan(self) -> SearchPlan | None:
+        """The plan of the worker that wrote first."""
         written = self.claims.study.user_attrs
-        return [written[name] for name in sorted(written) if name.startswith("plan ")]
+        first = min((name for name in written if name.startswith("plan ")), default=None)
+        return None if first is None else SearchPlan.from_dict(written[first])
 
     # Candidates.
 
     def _work(self, plan: SearchPlan, held: HeldOut) -> None:
         line = plan.candidates[: self.options.trials]
         candidates = [one.candidate for one in line]
-        dense, predicted = read_config(Bundle.open(self.folders.dense), "source"), {p.candidate.key: p for p in line}
+        predicted = {one.candidate.key: one for one in line}
         with ThreadPoolExecutor(max(1, self.hosts.qsize())) as pool:
             waiting: list[Future[None]] = []
             try:
@@ -175,8 +180,7 @@ class _Worker:
                             break
                         time.sleep(1.0)
                         continue
-                    one = predicted[claim.candidate.key]
-                    self._begin(claim, {"predicted_ms": one.ms, "predicted_kl": one.kl}, held, dense, pool, waiting)
+                    self._begin(claim, predicted[claim.candidate.key], held, pool, waiting)
             finally:
                 for future in waiting:
                     future.result()
@@ -192,9 +196,8 @@ class _Worker:
     def _begin(
         self,
         claim: Claim,
-        known: dict[str, Any],
+        predicted: Predicted,
         held: HeldOut,
-        dense: Any,
         pool: ThreadPoolExecutor,
         waiting: list[Future[None]],
     ) -> None:
@@ -207,7 +210,10 @@ class _Worker:
         try:
             seconds = make(candidate, self.base, self.folders, self.options, self.steps)
             measured = replace(
-                judge(candidate, self.base, self.folders, self.options, held), machine=socket.gethostname(), **known
+                judge(candidate, self.base, self.folders, self.options, held),
+                machine=socket.gethostname(),
+                predicted_ms=predicted.ms,
+                predicted_kl=predicted.kl,
             )
             seconds["judge"] = round(time.monotonic() - started - sum(seconds.values()), 1)
             measured = replace(measured, seconds=seconds)
@@ -282,15 +288,9 @@ class _Worker:
     # The end.
 
     def _result(self) -> SearchResult:
-        plans = self._plans()
-        points = [
-            Point(Candidate.from_dict(one["candidate"]), Measured.from_dict(one["result"]))
-            for one in self.claims.measured()
-        ]
-        shown = {k: v for k, v in plans[0].items() if k != "candidates"} if plans else {}
-        return SearchResult(
-            self.root, self.options, steadied(points), shown, self.failed, time.monotonic() - self.started
-        )
+        points = [Point(candidate, Measured.from_dict(result)) for candidate, result in self.claims.measured()]
+        spent = time.monotonic() - self.started
+        return SearchResult(self.root, self.options, steadied(points), self.plan, self.failed, spent)
 
     def _finish(self) -> SearchResult:
         result = finish.finish(self._result, self.folders, self.base, self.reporter)

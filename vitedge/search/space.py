@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from vitedge.config import RunConfig, make_config
+from vitedge import documents
+from vitedge.config import Layer, RunConfig, make_config
 from vitedge.targets.base import Target
 
 By = Literal["auto", "tokens", "widths"]
@@ -56,14 +57,14 @@ class Candidate:
         spared = f", spare {self.spare:g}" if self.spare else ""
         return f"{pruned}; {self.variant}{spared}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON holds it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Candidate:
-        """The inverse of `to_dict`."""
-        return cls(**value)
+    def from_dict(cls, value: object) -> Candidate:
+        """The inverse of `to_dict`. Raises VitedgeError where it is no candidate."""
+        return documents.validate(value, cls, "a candidate")
 
     def to_config(self, base: RunConfig, target: str, until: Stage = "quantise") -> RunConfig:
         """The whole configuration that makes it, over the model and the images of `base`.
@@ -73,7 +74,7 @@ class Candidate:
         """
         quantize, condition = until == "quantise", bool(self.preset) and until != "prune"
         steps = {"quantize": "static" if self.preset and quantize else "none", "condition": condition}
-        layer: dict[str, Any] = {"steps": steps}
+        layer: Layer = {"steps": steps}
         if self.preset and quantize:
             layer["quantize"] = {"preset": self.preset, "spare": self.spare}
         if self.share:

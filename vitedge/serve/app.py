@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, Request, Response
@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitedge import __version__
+from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.serve.batcher import Busy
 from vitedge.serve.body import Asked, Refused, prepare, read_body
@@ -38,6 +39,30 @@ _STATIC = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/ja
 
 class _TooLarge(Exception):
     pass
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """One artifact of `/v1/models`; `device`: where it runs, None where it is not open yet."""
+
+    name: str
+    target: str
+    precision: str
+    size_mib: float
+    device: str | None
+    attention: bool
+    default: bool
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """`/v1/models`: the artifacts, and what all of them have in common; `classes`: how many, None of an embedding."""
+
+    vitedge: str
+    models: list[ListedModel]
+    classes: int | None
+    activation: str
+    preprocess: dict[str, object]
 
 
 class LimitBody:
@@ -167,22 +192,21 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models", dependencies=guarded, summary="The artifacts that can be asked for")
-    async def list_models(request: Request) -> dict[str, Any]:
+    async def list_models(request: Request) -> ModelList:
         models: Models = request.app.state.models
         rows = [
-            {
-                "name": o.name,
-                "target": o.target,
-                "precision": o.precision,
-                "size_mib": round(o.size_mib, 2),
-                "device": models.device(o.name),
-                "attention": o.attends,
-                "default": o.name == models.default,
-            }
+            ListedModel(
+                name=o.name,
+                target=o.target,
+                precision=o.precision,
+                size_mib=round(o.size_mib, 2),
+                device=models.device(o.name),
+                attention=o.attends,
+                default=o.name == models.default,
+            )
             for o in models.offered.values()
         ]
-        facts = {"classes": models.outputs, "activation": models.activation, "preprocess": models.preprocess.to_dict()}
-        return {"vitedge": __version__, "models": rows} | facts
+        return ModelList(__version__, rows, models.outputs, models.activation, models.preprocess.to_dict())
 
     @app.post("/v1/predict", dependencies=guarded, openapi_extra=_PREDICT_BODY, summary="Classify images")
     async def predict(request: Request) -> Response:
@@ -235,7 +259,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
             raise
         except Exception as error:
             raise Refused(503, "The artifact failed.", str(error)[:300], "Try again.", {"Retry-After": "1"}) from error
-        images: list[dict[str, Any]] = []
+        images: list[dict[str, object]] = []
         for one in ready:
             if isinstance(one, Refused):
                 images.append({"error": {"what": one.what, "why": one.why, "todo": one.todo}})
@@ -262,7 +286,7 @@ def make_app(open_models: Callable[[Measures], Models], options: ServeOptions) -
     return app
 
 
-def _attention(said: Output, asked: Asked) -> dict[str, Any]:
+def _attention(said: Output, asked: Asked) -> dict[str, object]:
     """The map, row by row from the top left, where it was asked for and the artifact has one."""
     if not asked.attention or said.attention is None:
         return {}
@@ -272,14 +296,15 @@ def _attention(said: Output, asked: Asked) -> dict[str, Any]:
     return {"attention": {"rows": rows, "columns": columns, "values": values}}
 
 
-def _prepared(data: bytes, *, preprocess: Any, max_pixels: int) -> np.ndarray | Refused:
+def _prepared(data: bytes, *, preprocess: Preprocess, max_pixels: int) -> np.ndarray | Refused:
     try:
         return prepare(data, preprocess, max_pixels)
     except Refused as error:
         return error
 
 
-_PREDICT_BODY: dict[str, Any] = {
+# In OpenAPI's words.
+_PREDICT_BODY: dict[str, object] = {
     "parameters": [
         {"name": "artifact", "in": "query", "schema": {"type": "string"}, "description": "Name from /v1/models."},
         {"name": "top", "in": "query", "schema": {"type": "integer", "default": 5}, "description": "Classes an image."},

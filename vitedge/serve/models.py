@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vitedge.bench.from_bundle import class_count, find_artifacts, find_classes, find_preprocess
 from vitedge.bundle import Bundle
 from vitedge.data.texts import read_texts
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.serve.batcher import Batcher
 from vitedge.serve.measures import Measures
@@ -29,7 +29,7 @@ class Offered:
     precision: str
     path: Path
     size_mib: float
-    metadata: dict[str, Any]
+    metadata: Json
 
     @property
     def attends(self) -> bool:
@@ -107,14 +107,14 @@ class Models:
     def device(self, name: str) -> str | None:
         """Where that artifact runs, or None where it is not open yet."""
         opened = self.open.get(name)
-        return opened.worker.facts.get("device") if opened else None
+        return opened.worker.device if opened else None
 
     def close(self) -> None:
         """Answers what waits and ends the workers."""
         for batcher in self.open.values():
             batcher.close()
 
-    def says(self, output: np.ndarray, top: int) -> dict[str, Any]:
+    def says(self, output: np.ndarray, top: int) -> dict[str, object]:
         """What the artifact says of an image by its output: the `top` most probable classes, or its embedding."""
         if self.activation == "none":
             return {"embedding": [round(float(value), 6) for value in output.ravel()]}

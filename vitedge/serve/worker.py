@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 
 
@@ -31,7 +32,7 @@ class Output:
     attention: np.ndarray | None = None
 
 
-def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], threads: int | None) -> None:
+def _main(pipe: Connection, target: str, path: str, metadata: Json, threads: int | None) -> None:
     from vitedge import targets
 
     for name in (signal.SIGINT, signal.SIGTERM):  # the server's to handle: it drains first, then closes the pipe
@@ -42,7 +43,7 @@ def _main(pipe: Connection, target: str, path: str, metadata: dict[str, Any], th
         known = isinstance(error, VitedgeError)
         pipe.send(error if known else VitedgeError("The artifact can't be opened.", str(error)))
         return
-    pipe.send({"device": runner.device, "batch": runner.batch})
+    pipe.send({"device": runner.device})
     attends = metadata.get("attention_output") is not None
     try:
         while True:
@@ -61,13 +62,13 @@ class Worker:
     """One artifact, opened in a process of its own: a crash of a vendor's library ends it alone."""
 
     def __init__(
-        self, target: str, path: Path, metadata: dict[str, Any], *, threads: int | None = None, timeout_s: float = 60.0
+        self, target: str, path: Path, metadata: Json, *, threads: int | None = None, timeout_s: float = 60.0
     ) -> None:
         self.arguments = (target, str(path), metadata, threads)
         self.timeout_s = timeout_s
         self.process: BaseProcess | None = None
         self.pipe: Connection | None = None
-        self.facts: dict[str, Any] = {}
+        self.device: str | None = None
 
     def start(self) -> None:
         """Opens the artifact. Raises VitedgeError where it can't be opened."""
@@ -83,7 +84,7 @@ class Worker:
         if isinstance(answer, VitedgeError):
             self.stop()
             raise answer
-        self.facts = answer
+        self.device = answer["device"]
 
     def infer(self, pixels: np.ndarray) -> list[Output]:
         """What the artifact says of uint8 [N, H, W, 3]. Raises WorkerLost, after which `start` is called again, or

@@ -16,6 +16,7 @@ from vitedge import __version__
 from vitedge.bench.from_bundle import find_activation, model_bytes
 from vitedge.bundle import Bundle, Facts, StepRecord
 from vitedge.cost import store
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
 from vitedge.metrics import Activation, fidelity, finite
@@ -175,16 +176,15 @@ def _request(
     )
 
 
-def _previous(bundle: Bundle, name: str) -> dict[str, Any] | None:
+def _previous(bundle: Bundle, name: str) -> Json | None:
     """The metadata of the artifact that is there, or None."""
     path = f"build/{name}/metadata.json"
     if not bundle.has(path):
         return None
     try:
-        found: dict[str, Any] = bundle.json(path)
+        return bundle.json(path)
     except VitedgeError:  # it was changed by hand, and will be replaced
         return None
-    return found
 
 
 def _taps(graph: Path, options: TargetOptions) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vitedge import documents
-from vitedge.bundle import Bundle
+from vitedge.bundle import Bundle, Facts
 from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.macs import (
@@ -120,7 +120,7 @@ def _change(old: int, new: int) -> str:
     return str(new) if old == new else f"{old} -> {new}"
 
 
-def graph_table(graphs: dict[str, Any], dense: int | None = None) -> Table:
+def graph_table(graphs: Facts, dense: int | None = None) -> Table:
     """One row a graph: MACs as exported and the share removed of the `dense` model's, parameters, how near it is to
     PyTorch."""
     rows: list[list[Cell]] = [

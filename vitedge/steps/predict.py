@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from vitedge.bundle import Bundle
 from vitedge.data.folder import open_images
 from vitedge.data.loader import iter_batches
 from vitedge.data.texts import Texts
-from vitedge.documents import printable
+from vitedge.documents import Json, printable
 from vitedge.errors import VitedgeError
 from vitedge.steps.source import read_classes, read_preprocess
 from vitedge.targets.metadata import read_metadata
@@ -110,7 +109,7 @@ class Predictor:
         yield from (Prediction(file, error=why) for file, why in failed)
 
 
-def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, dict[str, Any]]:
+def choose_artifact(bundle: Bundle, wanted: str | None) -> tuple[str, Json]:
     """Folder name below `build/` and metadata of the artifact asked for, or of the first that runs here and belongs to
     the model that the run holds now."""
     built = [step.partition("/")[2] for step in bundle.manifest.steps if step.startswith("build/")]

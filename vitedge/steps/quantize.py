@@ -82,7 +82,7 @@ def compare(bundle: Bundle, graph: Path, against: str) -> Facts:
     expected = run_graph(path, images) if against == REFERENCE else np.load(path)
     name = "the source model" if against == REFERENCE else "the float model before quantisation"
     found = fidelity(expected, run_graph(graph, images), find_activation(bundle))
-    return {"check_images": f"{len(images)} {kind}", "reference": name} | found
+    return {"check_images": f"{len(images)} {kind}", "reference": name, **found}
 
 
 def quantize_table(mode: str, scheme: Scheme, facts: Facts) -> Table:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
+from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.options import LOCAL, Options
 from vitedge.reporter import Doing
@@ -142,7 +143,7 @@ class BuildResult:
     """
 
     artifact: str
-    metadata: dict[str, Any]
+    metadata: Json
     warnings: list[str] = field(default_factory=list)
 
 
@@ -290,7 +291,7 @@ class Target(Protocol):
         without times."""
         return None
 
-    def settled(self, options: Any, metadata: dict[str, Any]) -> Any:
+    def settled(self, options: Any, metadata: Json) -> Any:
         """The options (its own) with what a build that `metadata` tells of chose by timing, so that builds of the same
         kind need not time it again."""
         return options

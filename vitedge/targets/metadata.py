@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vitedge import documents
-from vitedge.documents import RelativePath
+from vitedge.documents import Json, RelativePath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$")]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -43,7 +43,7 @@ class Metadata(BaseModel):
     check: Check | None = None
 
 
-def read_metadata(data: bytes, name: str) -> dict[str, Any]:
+def read_metadata(data: bytes, name: str) -> Json:
     """The values of a `metadata.json`, called `name` in errors. Raises VitedgeError where a value is wrong."""
     values = documents.parse_json(data, name)
     documents.validate(values, Metadata, name, todo="Build it again with `vitedge build`.", exit_code=1)

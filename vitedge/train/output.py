@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
@@ -54,7 +53,7 @@ def save_folder(folder: Path, model: Architecture, preprocess: Preprocess, class
         write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 
-def write_figures(folder: Path, figures: dict[str, Any], tally: Tally, classes: list[str]) -> None:
+def write_figures(folder: Path, figures: Mapping[str, object], tally: Tally, classes: list[str]) -> None:
     """Writes `training.json`: the figures of the run, and tables of each class and of the confusions.
 
     The tables have the form that the report renders. The largest confusions are listed, not the whole matrix,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vitedge import documents, targets
+from vitedge import targets
 from vitedge.bench.artifact import Artifact
 from vitedge.bench.golden import facts
 from vitedge.bench.golden.facts import Golden, GoldenArtifact
@@ -17,6 +16,7 @@ from vitedge.bench.golden.judge import Judgement, first_bad, judge_logits, limit
 from vitedge.bench.golden.make import run_outputs, with_blocks
 from vitedge.bench.groups import Job
 from vitedge.bench.jobs import Settings
+from vitedge.bench.pack_index import PackIndex
 from vitedge.bench.process import ArtifactFailed
 from vitedge.errors import VitedgeError
 from vitedge.reporter import Reporter
@@ -26,18 +26,16 @@ _OF_THE_INPUT = ("channels_swapped", "normalised_twice", "layout")
 
 
 def check_golden(
-    folder: Path, index: Mapping[str, Any], jobs: Sequence[Job], settings: Settings, reporter: Reporter
+    folder: Path, index: PackIndex, jobs: Sequence[Job], settings: Settings, reporter: Reporter
 ) -> dict[str, Judgement]:
     """Artifact -> what was found, of those that can run here; empty where the pack has no golden references.
 
     folder, index: of an unpacked pack, its files checked by hash. Raises VitedgeError where the references can't be
     read.
     """
-    if not index.get("golden"):
+    if (golden := index.golden) is None:
         return {}
-    golden = documents.validate(index["golden"], Golden, "the pack's golden references")
-    shape = index["shape"]
-    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=tuple(shape))
+    pixels = np.memmap(folder / "pixels.u8", np.uint8, "r", shape=tuple(index.shape))
     images = np.ascontiguousarray(pixels[golden.positions])
     found: dict[str, Judgement] = {}
     live = [job for job in jobs if job.artifact.name in golden.artifacts and job.row.status != "unavailable"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,7 +13,19 @@ from vitedge.targets.base import Runner
 from vitedge.targets.pieces import all_in_pieces, in_pieces
 
 
-def session_settings(threads: int | None = None) -> dict[str, Any]:
+class SessionSettings(TypedDict):
+    """What of a session's options is not ONNX Runtime's default."""
+
+    provider: str
+    graph_optimization_level: str
+    execution_mode: str
+    intra_op_threads: int
+    inter_op_threads: int
+    dynamic_block_base: int
+    disable_quant_qdq: bool
+
+
+def session_settings(threads: int | None = None) -> SessionSettings:
     """The session options that are used, as plain facts for metadata and reports. Raises VitedgeError where more
     threads are asked for than there are processors."""
     return {
@@ -27,7 +39,7 @@ def session_settings(threads: int | None = None) -> dict[str, Any]:
     }
 
 
-def config_entries(settings: dict[str, Any]) -> dict[str, str]:
+def config_entries(settings: SessionSettings) -> dict[str, str]:
     """Those of `session_settings` that ONNX Runtime takes as named entries."""
     return {
         # Smaller and smaller blocks of work: a thread that was held up does not hold up the others. Measured by

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from vitedge.documents import Json
 from vitedge.host.cpu import SATURATION, saturates
 from vitedge.targets.base import AttentionOptions, BuildRequest, BuildResult, Probe, Problem, Target
 from vitedge.targets.onnxruntime.rewrites import AttentionChoice, GroupsChoice, WeightsChoice
@@ -66,7 +67,7 @@ class OnnxRuntimeTarget(Target):
         from vitedge.targets.onnxruntime.tune import write_blocks, write_fastest
 
         graph = request.graph(_GRAPH[request.precision])
-        facts: dict[str, Any] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
+        facts: Json = {"onnxruntime": ort.__version__, "machine": platform.machine()}
         options = request.options
         if options.attends:  # the probabilities are read: they can't be inside a fused operator
             options = options.model_copy(update={"attention": "parts"})
@@ -88,7 +89,7 @@ class OnnxRuntimeTarget(Target):
         """A session on the artifact."""
         return OnnxRuntimeRunner(artifact, threads=threads, built_with=metadata.get("onnxruntime"))
 
-    def settled(self, options: Any, metadata: dict[str, Any]) -> OnnxRuntimeOptions:
+    def settled(self, options: Any, metadata: Json) -> OnnxRuntimeOptions:
         """The form that the build found to be the fastest."""
         form = metadata["form"]
         return OnnxRuntimeOptions(

@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vitedge.documents import Json
 from vitedge.targets.fastest import choose, median_times
 from vitedge.targets.onnxruntime.rewrites import ATTENTION, GROUPS, Form, apply
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vitedge.targets.onnxruntime.target import OnnxRuntimeOptions
 
 
-def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: np.ndarray | None) -> dict[str, Any]:
+def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: np.ndarray | None) -> Json:
     """Writes the graph to `out` in the fastest of the forms that `options` allow, and tells what was found.
 
     One choice after the other: first the attention, then the MLP's groups. Forms that come out as the same graph
@@ -48,7 +49,7 @@ def write_fastest(graph: Path, out: Path, options: OnnxRuntimeOptions, pixels: n
     return {"form": asdict(form), "timed_ms": trials.times, "rewrites": counts, "operators": operators}
 
 
-def write_blocks(folder: Path, taps: Sequence[str]) -> dict[str, Any]:
+def write_blocks(folder: Path, taps: Sequence[str]) -> dict[str, object]:
     """`model.onnx` of that folder with these values as further outputs, in `blocks/`; those that its form still has."""
     import onnx
 

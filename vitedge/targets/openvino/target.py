@@ -57,7 +57,7 @@ class OpenVINOTarget(Target):
         floats = request.precision
         if floats == "int8":
             floats = rest_precision(core, request.options.rest)
-        blocks: dict[str, Any] = {}
+        blocks: dict[str, object] = {}
         if request.taps:
             with_taps, _ = convert(graph, request.precision)
             with_taps.add_outputs(list(request.taps))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vitedge.files import make_folder
 from vitedge.metrics import agreement, finite, sqnr_db
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.rknn import cost
-from vitedge.targets.rknn.calls import SIMULATOR, Compiler, config
+from vitedge.targets.rknn.calls import SIMULATOR, Compiler, config, with_level
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.dataset import split, write_dataset
 from vitedge.targets.rknn.faults import (
@@ -46,6 +46,34 @@ LEVEL_IMAGES = 8
 ALGORITHMS = ("normal", "kl_divergence")
 
 
+@dataclass(frozen=True)
+class Quantisation:
+    """How INT8 was chosen.
+
+    Attributes:
+        algorithm: of the ranges, in the toolkit's words. float16_parts: what is not quantised.
+        agreement, sqnr_db: of the simulator with the float model, on `check_images` that nothing was fitted to.
+        expected_drop, expected_drop_error: points of top-1, and their standard error.
+        trials: (algorithm, assignment) of all that were built.
+    """
+
+    algorithm: str
+    preset: str
+    float16_parts: tuple[str, ...]
+    calibration_images: int
+    check_images: int
+    agreement: float
+    sqnr_db: float | None
+    expected_drop: float
+    expected_drop_error: float | None
+    trials: tuple[tuple[str, Trial], ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As metadata holds it."""
+        trials = [{"algorithm": name} | _facts(trial) for name, trial in self.trials]
+        return {"dtype": "w8a8"} | asdict(self) | {"trials": trials}
+
+
 def build(request: BuildRequest) -> BuildResult:
     """Builds the request. Raises VitedgeError with the compiler's own words."""
     options: RknnOptions = request.options
@@ -61,7 +89,7 @@ def build(request: BuildRequest) -> BuildResult:
         request.doing.ask = worker.doing
         graph = worker.folder / "model.onnx"
         shape, rewrites = prepare(request.onnx, graph, request.pixels)
-        settings = config(options.attention, options.optimization_level)
+        settings, level = config(options.attention, options.optimization_level), None
         compiler = Compiler(worker, graph, platform, shape[3], options.time_limit, settings)
         quantisation, warnings = _compile(compiler, request, options)
         if options.optimization_level is None and (level := _better_level(compiler, request, quantisation)) is not None:
@@ -69,10 +97,9 @@ def build(request: BuildRequest) -> BuildResult:
                 f"The compiler's own optimisation computes something else than FP32 (in its simulator): level {level} "
                 "was taken, the highest at which float16 agrees (--optimization-level)."
             )
-            compiler = Compiler(worker, graph, platform, shape[3], options.time_limit, config(options.attention, level))
+            compiler = compiler.of(graph, with_level(settings, level))
             quantisation, again = _compile(compiler, request, options)
             warnings += again
-            quantisation["optimization_level"] = level
         if wrong := not_float16(compiler.cost(), compiler.float16):
             raise VitedgeError(
                 f"{len(wrong)} tensors that were to stay in float16 are not.",
@@ -86,17 +113,18 @@ def build(request: BuildRequest) -> BuildResult:
         table, said = compiler.cost(), compiler.log()
         memory = compiler.memory()
         blocks = _blocks(compiler, request, quantisation, out) if request.taps else {}
+        chosen: dict[str, object] = quantisation.to_json() if quantisation else {"dtype": "float16"}
         metadata = (
             _metadata(toolchain, request, shape)
             | {
                 "rewrites": rewrites,
-                "quantisation": quantisation,
+                "quantisation": chosen if level is None else chosen | {"optimization_level": level},
                 "cpu_fallbacks": cost.cpu_fallbacks(table),
                 "memory": memory,
                 "vendor_cycles": table.total_cycles,
                 "kib_moved": sum(row.kib or 0 for row in table.rows),
-                "op_targets": _count(row.device for row in table.rows),
-                "op_types": _count(row.dtype for row in table.rows),
+                "op_targets": dict(Counter(row.device for row in table.rows)),
+                "op_types": dict(Counter(row.dtype for row in table.rows)),
                 "cost": cost.to_json(table),
             }
             | blocks
@@ -110,31 +138,31 @@ def build(request: BuildRequest) -> BuildResult:
     return BuildResult(ARTIFACT, metadata, warnings)
 
 
-def _compile(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[dict[str, Any], list[str]]:
-    """Leaves the chosen model in the compiler; what was chosen, and warnings."""
+def _compile(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[Quantisation | None, list[str]]:
+    """Leaves the chosen model in the compiler; how it is quantised, None for float16, and warnings."""
     if request.precision == "fp16":
         compiler.build_float()
-        return {"dtype": "float16"}, []
+        return None, []
     return _quantise(compiler, request, options)
 
 
-def _better_level(compiler: Compiler, request: BuildRequest, quantisation: dict[str, Any]) -> int | None:
+def _better_level(compiler: Compiler, request: BuildRequest, quantisation: Quantisation | None) -> int | None:
     """The highest level of optimisation below the compiler's own at which float16 agrees with FP32, where it does not
     at that one; else None. Rounding to INT8 is not at fault then, so it is asked of an INT8 build only that is bad."""
     if request.pixels is None or not len(request.pixels):
         return None
-    if request.precision == "int8" and quantisation["agreement"] >= SUSPECT:
+    if quantisation is not None and quantisation.agreement >= SUSPECT:
         return None
     pixels = request.pixels[:LEVEL_IMAGES]
     reference = run_graph(request.onnx, pixels)
     own = compiler.settings
 
     def agrees(level: int | None) -> bool:
-        tried = compiler.of(compiler.graph, own if level is None else {**own, "optimization_level": level})
+        tried = compiler.of(compiler.graph, own if level is None else with_level(own, level))
         tried.build_float()
         return agreement(reference, tried.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES
 
-    if request.precision == "fp16":
+    if quantisation is None:
         if agreement(reference, compiler.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES:
             return None
     elif agrees(None):
@@ -145,7 +173,7 @@ def _better_level(compiler: Compiler, request: BuildRequest, quantisation: dict[
     return level
 
 
-def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[dict[str, Any], list[str]]:
+def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -> tuple[Quantisation, list[str]]:
     """Quantises and leaves the chosen model in the compiler; what was chosen, and warnings."""
     if request.pixels is None or not len(request.pixels):
         raise VitedgeError(
@@ -173,19 +201,18 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
         judge.parts = by_part(compiler.quantize(dataset, algorithm), constants(compiler.graph))
     if judge.last != chosen.parts or algorithm != algorithms[-1]:
         compiler.assemble(judge.tensors(chosen.parts))
-    quantisation = {
-        "dtype": "w8a8",
-        "algorithm": algorithm,
-        "preset": options.preset,
-        "float16_parts": list(chosen.parts),
-        "calibration_images": len(calibrate),
-        "check_images": len(check),
-        "agreement": chosen.agreement,
-        "sqnr_db": finite(chosen.sqnr_db),
-        "expected_drop": round(chosen.lost, 3),
-        "expected_drop_error": finite(chosen.error, 3),
-        "trials": [{"algorithm": name} | _facts(trial) for name, trial in dict.fromkeys(results)],
-    }
+    quantisation = Quantisation(
+        algorithm=algorithm,
+        preset=options.preset,
+        float16_parts=chosen.parts,
+        calibration_images=len(calibrate),
+        check_images=len(check),
+        agreement=chosen.agreement,
+        sqnr_db=finite(chosen.sqnr_db),
+        expected_drop=round(chosen.lost, 3),
+        expected_drop_error=finite(chosen.error, 3),
+        trials=tuple(dict.fromkeys(results)),
+    )
     warnings = []
     if not full and not chosen.keeps(options.max_drop):
         warnings.append(
@@ -196,13 +223,16 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     return quantisation, warnings
 
 
-def _facts(trial: Trial) -> dict[str, Any]:
+def _facts(trial: Trial) -> dict[str, object]:
     """As metadata holds it: without the figures of single images."""
     found = {key: value for key, value in asdict(trial).items() if key != "power"}
-    return found | {name: finite(found[name], 4) for name in ("sqnr_db", "lost", "error")}
+    rounded = {"sqnr_db": trial.sqnr_db, "lost": trial.lost, "error": trial.error}
+    return found | {name: finite(value, 4) for name, value in rounded.items()}
 
 
-def _blocks(compiler: Compiler, request: BuildRequest, quantisation: dict[str, Any], out: Path) -> dict[str, Any]:
+def _blocks(
+    compiler: Compiler, request: BuildRequest, quantisation: Quantisation | None, out: Path
+) -> dict[str, object]:
     """The same model with the outputs of its blocks, quantised and assembled alike, in `out/blocks/`."""
     import onnx
 
@@ -211,12 +241,12 @@ def _blocks(compiler: Compiler, request: BuildRequest, quantisation: dict[str, A
     graph = compiler.worker.folder / "blocks.onnx"
     onnx.save(with_outputs(onnx.load(compiler.graph), request.taps), graph)
     with_taps = compiler.of(graph)
-    if request.precision == "fp16":
+    if quantisation is None:
         with_taps.build_float()
     else:
         dataset = compiler.worker.folder / "dataset/dataset.txt"
-        parts = by_part(with_taps.quantize(dataset, quantisation["algorithm"]), constants(graph))
-        with_taps.assemble([tensor for part in quantisation["float16_parts"] for tensor in parts.get(part, ())])
+        parts = by_part(with_taps.quantize(dataset, quantisation.algorithm), constants(graph))
+        with_taps.assemble([tensor for part in quantisation.float16_parts for tensor in parts.get(part, ())])
     folder = out / BLOCKS
     folder.mkdir()
     with_taps.export(folder / ARTIFACT)
@@ -270,7 +300,7 @@ class _Judge:
         return rank(noise, cycles_of_parts(self.compiler.cost()))
 
 
-def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> dict[str, Any]:
+def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> dict[str, object]:
     return {
         "toolkit": toolchain.version,
         "platform": request.platform,
@@ -279,10 +309,3 @@ def _metadata(toolchain: Toolchain, request: BuildRequest, shape: list[int]) -> 
         "npu_cores": request.options.npu_cores,
         "host_only": [SIMULATOR],
     }
-
-
-def _count(values: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts

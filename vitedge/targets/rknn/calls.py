@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,24 +13,40 @@ from vitedge.targets.base import CostTable
 from vitedge.targets.rknn.client import Worker
 from vitedge.targets.rknn.cost import make_table, parse_layers, parse_memory
 from vitedge.targets.rknn.faults import refuse_overflow
+from vitedge.workers import Message
 
 # What the simulator needs to come up again from a folder: it can't load a .rknn.
 SIMULATOR = "simulator"
 
 
+class Settings(TypedDict, total=False):
+    """Arguments of the toolkit's `rknn.config`; what is left out is its own default."""
+
+    remove_reshape: bool
+    disable_rules: list[str]
+    optimization_level: int
+    quantized_algorithm: str
+    quantized_dtype: str
+
+
 # The output stays 4-D, as the NPU has it: its Reshape would run on the CPU. The runners flatten it.
-CONFIG = {"remove_reshape": True}
+CONFIG: Settings = {"remove_reshape": True}
 # What makes exSDPAttention of MatMul-Softmax-MatMul. airockchip/rknn-toolkit2#298 switches the first off; toolkit 2.5.0
 # then fails in the second, and says to switch that off too.
 FUSED_ATTENTION = ["fuse_matmul_softmax_matmul_to_sdpa", "fuse_exmatmul_add_mul_exsoftmax13_exmatmul_to_sdpa"]
 
 
-def config(attention: str = "fused", level: int | None = None) -> dict[str, Any]:
+def config(attention: str = "fused", level: int | None = None) -> Settings:
     """The toolkit's configuration. attention: "fused" or "parts"; level: of its optimisation, None for its own."""
-    found: dict[str, Any] = dict(CONFIG)
+    found: Settings = {**CONFIG}
     if attention == "parts":
         found["disable_rules"] = FUSED_ATTENTION
-    return found if level is None else found | {"optimization_level": level}
+    return found if level is None else with_level(found, level)
+
+
+def with_level(settings: Settings, level: int) -> Settings:
+    """The same at that level of optimisation."""
+    return {**settings, "optimization_level": level}
 
 
 class Compiler:
@@ -43,20 +59,19 @@ class Compiler:
         platform: str,
         channels: int,
         limit: float,
-        settings: Mapping[str, Any] = CONFIG,
+        settings: Settings = CONFIG,
     ) -> None:
-        self.worker, self.graph, self.limit, self.settings = worker, graph, limit, dict(settings)
-        self.fields: dict[str, Any] = {"onnx": str(graph), "platform": platform, "channels": channels}
+        self.worker, self.graph, self.limit, self.settings = worker, graph, limit, settings
+        self.platform, self.channels = platform, channels
         self.log_start = 0
         self.precision = "fp16"
         self.float16: list[str] = []
 
-    def of(self, graph: Path, settings: Mapping[str, Any] | None = None) -> Compiler:
+    def of(self, graph: Path, settings: Settings | None = None) -> Compiler:
         """The same compiler for another graph, or with other settings; what was built before is gone."""
-        platform, channels = self.fields["platform"], self.fields["channels"]
-        return Compiler(self.worker, graph, platform, channels, self.limit, settings or self.settings)
+        return Compiler(self.worker, graph, self.platform, self.channels, self.limit, settings or self.settings)
 
-    def call(self, op: str, **fields: Any) -> dict[str, Any]:
+    def call(self, op: str, **fields: object) -> Message:
         """One request, within the time limit."""
         return self.worker.request(op, limit=self.limit, **fields)
 
@@ -64,15 +79,14 @@ class Compiler:
         """The model in float16."""
         self._mark()
         self.precision = "fp16"
-        self.call("build_float", **self.fields, config=self.settings)
+        self._load("build_float", self.settings)
         refuse_overflow(self.log())
 
     def quantize(self, dataset: Path, algorithm: str) -> list[str]:
         """INT8 ranges on the data set; the names of the compiler's tensors."""
         self.precision = "int8"
-        settings = self.settings | {"quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
-        answer = self.call("quantize", **self.fields, dataset=str(dataset), config=settings)
-        return list(answer["tensors"])
+        settings: Settings = {**self.settings, "quantized_algorithm": algorithm, "quantized_dtype": "w8a8"}
+        return list(self._load("quantize", settings, dataset=str(dataset))["tensors"])
 
     def assemble(self, float16: Sequence[str]) -> None:
         """The quantised model with these tensors in float16."""
@@ -117,6 +131,11 @@ class Compiler:
         base = self.worker.folder / self.graph.stem
         for suffix, name in ((".model", "model.model"), (".data", "model.data"), (".assembled.cfg", "model.cfg")):
             shutil.copyfile(f"{base}{suffix}", folder / name)
+
+    def _load(self, op: str, settings: Settings, **fields: object) -> Message:
+        """A request that starts from the graph."""
+        graph = {"onnx": str(self.graph), "platform": self.platform, "channels": self.channels}
+        return self.call(op, **graph, config=settings, **fields)
 
     def _mark(self) -> None:
         self.log_start = self.worker.log.stat().st_size

@@ -7,13 +7,12 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from vitedge.errors import VitedgeError
 from vitedge.files import clean, temporary_name
 from vitedge.targets.rknn import stages
 from vitedge.targets.rknn.toolchain import INSTALL_COMMAND, Toolchain, not_started, vendor_environment
-from vitedge.workers import JsonWorker, WorkerFailed
+from vitedge.workers import JsonWorker, Message, WorkerFailed
 
 _MOST_LOG = 2**24
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -52,7 +51,7 @@ class Worker:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise not_started(toolchain.python, error) from error
 
-    def request(self, op: str, *, limit: float = 600, **fields: Any) -> dict[str, Any]:
+    def request(self, op: str, *, limit: float = 600, **fields: object) -> Message:
         """The worker's answer. Raises VitedgeError where the toolkit failed, crashed, answered nonsense, or took over
         `limit` seconds."""
         start = self.log.stat().st_size if self.log.exists() else 0
@@ -123,7 +122,7 @@ def _no_space(why: str) -> VitedgeError:
     )
 
 
-def selftest(toolchain: Toolchain) -> dict[str, Any]:
+def selftest(toolchain: Toolchain) -> Message:
     """Builds a small model; returns the versions. Raises VitedgeError with what to do where the toolkit is broken."""
     with Worker(toolchain) as worker:
         try:

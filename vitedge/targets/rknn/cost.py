@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, replace
-from typing import Any
 
+from vitedge import documents
 from vitedge.targets.base import CostRow, CostTable
 
 _TITLE = "Network Layer Information Table"
@@ -77,11 +77,11 @@ def cpu_fallbacks(table: CostTable) -> list[str]:
     return [f"{r.op} {r.name}" for r in table.rows if r.device == "cpu" and not r.op.endswith("putOperator")]
 
 
-def to_json(table: CostTable) -> dict[str, Any]:
+def to_json(table: CostTable) -> dict[str, object]:
     """As metadata holds it."""
     return asdict(table)
 
 
-def from_json(data: dict[str, Any]) -> CostTable:
-    """The inverse of `to_json`."""
-    return CostTable([CostRow(**row) for row in data["rows"]], data["total_cycles"], data["not_modelled"])
+def from_json(data: object) -> CostTable:
+    """The inverse of `to_json`. Raises VitedgeError where it is no such table."""
+    return documents.validate(data, CostTable, "the compiler's cost table")
