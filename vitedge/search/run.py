@@ -145,10 +145,11 @@ class _Worker:
         """The plan that all workers share: that of the one who wrote first."""
         with self.folders.held(self.root / "plan"):
             if self._shared_plan() is None:
-                plan = make_plan(self.folders, self.base, self.options, held, self.reporter)
-                self.claims.share(f"plan {time.time():.3f} {self.claims.worker}", plan.to_dict())
-        plan = self.plan = self._shared_plan()
+                made = make_plan(self.folders, self.base, self.options, held, self.reporter)
+                self.claims.share(f"plan {time.time():.3f} {self.claims.worker}", made.to_dict())
+        plan = self._shared_plan()
         assert plan is not None
+        self.plan = plan
         if plan.rotation and self.base.condition.rotate == "auto":
             rotated = self.base.condition.model_copy(update={"rotate": plan.rotation})
             self.base = self.base.model_copy(update={"condition": rotated})

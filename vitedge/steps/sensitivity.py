@@ -50,7 +50,9 @@ def sensitivity_of_run(
         found = sensitivity(read_model(bundle.path(SOURCE)), batches, options, shares, reporter)
         tables = to_json(*_tables(found, options.prune_unit))
         points = found.to_dict()
-        for point in points["points"]:
+        measured = points["points"]
+        assert isinstance(measured, list)
+        for point in measured:
             point["agreement_ci95"] = wilson(round(point["agreement"] * found.measured_on), found.measured_on)
         write_json(folder / FILE, tables | points)
         return {"solved_on": found.solved_on, "measured_on": found.measured_on}
