@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +49,9 @@ def sensitivity_of_run(
         batches = float_batches(pixels, read_preprocess(bundle))
         found = sensitivity(read_model(bundle.path(SOURCE)), batches, options, shares, reporter)
         tables = to_json(*_tables(found, options.prune_unit))
-        points = found.to_dict()
-        measured = points["points"]
-        assert isinstance(measured, list)
-        for point in measured:
-            point["agreement_ci95"] = wilson(round(point["agreement"] * found.measured_on), found.measured_on)
-        write_json(folder / FILE, tables | points)
+        count = found.measured_on
+        points = [asdict(one) | {"agreement_ci95": wilson(round(one.agreement * count), count)} for one in found.points]
+        write_json(folder / FILE, tables | found.to_dict() | {"points": points})
         return {"solved_on": found.solved_on, "measured_on": found.measured_on}
 
     bundle.run_step(
