@@ -20,7 +20,7 @@ from vitedge.vit.config import ViTConfig
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, tiny_folder, shapes_folder) -> Path:
     root = tmp_path_factory.mktemp("merged")
-    small = ["--align", 16, "--min-hidden", 16, "--fit-steps", 3, "--epochs", 20]
+    small = ["--align", 16, "--min-hidden", 16, "--fit-steps", 3, "--epochs", 60]
     merged = ["--prune", 0.12, "--prune-by", "tokens", "--recover", "distill", "--quantize", "qat", "--preset", "full"]
     vitedge(root, "compress", "--model", tiny_folder, "--calib", shapes_folder, *merged, *small)
     return root
