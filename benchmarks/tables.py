@@ -42,8 +42,8 @@ def load(name: str) -> dict[str, Any]:
 
 def measured(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured rows of `peers/run.py`, slowest first, with `ratio` to ONNX Runtime's plain FP32 export."""
-    # Pruning is measured by `merging.py` and `accuracy_table.py`: these rows are of an edition that cut widths alone.
-    rows = [row for row in result["rows"] if row["status"] == "ok" and "--prune" not in row["name"]]
+    # A row that says so is of an edition that worked otherwise, and tells nothing of today's.
+    rows = [row for row in result["rows"] if row["status"] == "ok" and "superseded" not in row]
     base = next(row for row in rows if row["name"] == PLAIN and row["precision"] == "FP32")["median_ms"]
     return sorted(({**row, "ratio": row["median_ms"] / base} for row in rows), key=lambda row: -row["ratio"])
 

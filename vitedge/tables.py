@@ -20,14 +20,12 @@ from vitedge.errors import VitedgeError
 
 Cell = str | int | float | bool | None
 MISSING = "–"
+# Characters between two columns on a terminal.
+GAP = 2
 
 # Endings of keys -> unit: tables of earlier versions have keys for columns.
 _UNITS = {"db": "dB", "ms": "ms", "mib": "MiB", "kib": "KiB", "mj": "mJ", "s": "s"}
 _WORDS = {"sqnr": "SQNR", "kl": "KL", "top1": "top-1", "macs": "MACs", "lr": "learning rate"}
-
-
-# Characters between two columns.
-GAP = 2
 
 
 @dataclass(frozen=True)
