@@ -127,9 +127,21 @@ def fields_of(options: type[BaseModel]) -> list[OptionField]:
 
 def told(model: type[BaseModel], error: ValidationError, source: str, todo: str = "") -> VitedgeError:
     """The user's error for options that pydantic refused: every wrong key or value, the nearest name of a key."""
-    lines = [_explain(model, e) for e in error.errors()]
+    found: dict[str, str] = {}
+    for e in error.errors():
+        text = _explain(model, e)
+        found.setdefault(_flag(model, e) or text, text)  # a flag of several sections is wrong in each, and told once
+    lines = list(found.values())
     what = f"{source[0].upper()}{source[1:]} has {len(lines)} wrong option{'s' if len(lines) > 1 else ''}."
     return VitedgeError(what, " ".join(lines), todo)
+
+
+def _flag(model: type[BaseModel], error: Any) -> str | None:
+    """The flag that an error is of."""
+    where = [str(part) for part in error["loc"]]
+    section = _section(model, where) if where else None
+    field = next((f for f in fields_of(section) if f.name == where[-1]), None) if section else None
+    return f"{field.flag}={error['input']!r}" if field and field.keyword else None
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:

@@ -35,6 +35,12 @@ def test_version(monkeypatch, capsys, flag) -> None:
     assert call(monkeypatch, capsys, flag)[0].strip() == f"vitedge {__version__}"
 
 
+@pytest.mark.parametrize("words", [[], ["toolchain"]])
+def test_no_words_are_answered_by_the_help_alone(monkeypatch, capsys, words) -> None:
+    out, err = call(monkeypatch, capsys, *words)
+    assert "install" in out.lower() and err == ""
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command(monkeypatch, capsys, name) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -143,3 +149,8 @@ def test_nothing_is_said_twice(tmp_path) -> None:
 
 def test_a_value_out_of_bounds_names_the_help_of_its_own_command(monkeypatch, capsys) -> None:
     assert "`vitedge bench --help`" in call(monkeypatch, capsys, "bench", "--seconds", "0.01", status=2)[1]
+
+
+def test_a_flag_of_several_sections_is_wrong_once(monkeypatch, capsys) -> None:
+    _, err = call(monkeypatch, capsys, "compress", "--model", "vit_b_16", "--seed", 10**30, status=2)
+    assert err.count("--seed") == 1 and "1 wrong option" in err

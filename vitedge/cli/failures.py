@@ -57,6 +57,8 @@ def run(command: Callable[[], object], *, debug: bool) -> None:
         _leave(141)
     if not isinstance(error, Exception):  # SystemExit
         raise error
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help was asked for by no words at all, and stands there
+        sys.exit(0)
     told = error if isinstance(error, VitedgeError) else _known(error)
     if debug:
         traceback.print_exception(error)
