@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_run import vitedge
+from bench_run import QUICK, make_run, vitedge
 
 from vitedge.bench import records, stats
 from vitedge.bench.accuracy import by_image, figures
@@ -118,3 +118,11 @@ def test_fail_stops_at_what_only_the_pairs_see(tmp_path):
     done = vitedge("compare", old, new, "--fail", code=1)
     assert "Nothing became worse" not in done.stdout and "top-1 -12.0" in done.stderr
     vitedge("compare", old, old, "--fail")
+
+
+def test_a_run_folder_stands_for_its_newest_result(tmp_path):
+    run = make_run(tmp_path)
+    assert "Nothing was measured" in vitedge("compare", run, run, code=2).stderr
+    vitedge("bench", "--run", run, *QUICK, "--only", "fp32")
+    rows = json.loads(vitedge("compare", run, run, "--json").stdout)["rows"]
+    assert {row["artifact"] for row in rows} == {"source", "onnxruntime-fp32"}

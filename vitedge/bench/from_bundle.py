@@ -171,7 +171,15 @@ def find_reference(bundle: Bundle) -> Job | None:
 
 
 def load_result(path: Path) -> BenchResult:
-    """A bench JSON; of one in a run's own `bench/` what is stale is marked as failed."""
+    """A bench JSON, or the newest of a run folder; of one in a run's own `bench/` what is stale is marked as failed.
+
+    Raises VitedgeError where there is none.
+    """
+    if (path / "manifest.json").is_file():
+        records = sorted((path / "bench").glob("*.json"), key=lambda file: file.stat().st_mtime)
+        if not records:
+            raise VitedgeError(f"Nothing was measured in '{path}' yet.", "", f"Measure it: vitedge bench --run {path}")
+        path = records[-1]
     result, root = load(path), path.resolve().parent.parent
     if path.resolve().parent.name == "bench" and (root / "manifest.json").is_file():
         return current_result(Bundle.open(root), result)

@@ -157,6 +157,11 @@ def recover(
     history: Tensor | None = None  # where each token of the dense stream is in the pruned one, [I, N]
     found = []
     for old, block, plan in zip(dense.encoder(), pruned.encoder(), plans, strict=True):
+        if x is x_dense and old.merge is None and plan.left is None and not plan.cuts(old.config):
+            x = x_dense = through(old, x_dense)  # nothing has been cut so far, and nothing is to be made up for
+            advance(len(x) + (3 * how.fit.steps * how.fit.batch if how.method == "block" else 0))
+            found.append(Errors(0.0, 0.0))
+            continue
         # A block that computes only the tokens that the head reads has few an image: it needs all images.
         few = len(x) if block.queries else min(how.images, len(x))
         middle = through(old.attend_unmerged, x_dense)

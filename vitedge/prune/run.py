@@ -37,7 +37,7 @@ HELD_OUT = 64
 # Images that constant groups are chosen on.
 GROUP_IMAGES = 256
 # The work of the gradient steps a block, in MACs of forward passes through it.
-FIT_MACS, MIN_STEPS, MAX_STEPS = 1.2e12, 40, 150
+FIT_MACS, MIN_STEPS, MAX_STEPS = 1.2e12, 24, 150
 
 
 def check(model: Architecture, images: int, options: PruneOptions) -> None:
@@ -84,7 +84,7 @@ def run(
     if options.recover != "block" or not options.prune:
         steps = 0
     fit = Fit(steps, options.fit_batch, options.fit_lr)
-    views = options.fit_views or min(2, max(1, math.ceil(fit.steps * fit.batch / images)))
+    views = options.fit_views or min(2, max(1, fit.steps * fit.batch // images))  # a second one if each is seen twice
     start = embed_all(dense, batches, views, options.seed)
     own = images - held_images(images)
     held, start = start[own:images], torch.cat([view[:own] for view in start.split(images)])
