@@ -164,6 +164,17 @@ def test_the_next_output_cleans_what_a_killed_one_left(tmp_path: Path) -> None:
     assert names(tmp_path) == ["b.json"]
 
 
+def test_a_killed_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
+    if (child := os.fork()) == 0:
+        with files.output_path(tmp_path / "a.json") as temporary:
+            temporary.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    files.write_output(tmp_path / "b.json", "x")
+    assert names(tmp_path) == ["b.json"]
+    os.waitpid(child, 0)
+
+
 def test_a_number_that_another_process_has_now_is_no_excuse(tmp_path: Path) -> None:
     mine = files.temporary_name("a.json")
     boot, pid, start, rest = mine.removeprefix(".a.").split("-")

@@ -59,7 +59,7 @@ _OTHER_BOOT_S = 86400.0
 
 def _owner() -> str:
     """What names this process, also after its number was given to another: boot, number, start in clock ticks."""
-    return f"{_boot()}-{os.getpid()}-{_start(os.getpid()) or 0}"
+    return f"{_boot()}-{os.getpid()}-{process_start(os.getpid()) or 0}"
 
 
 def _boot() -> str:
@@ -69,10 +69,12 @@ def _boot() -> str:
         return "00000000"
 
 
-def _start(pid: int) -> int | None:
+def process_start(pid: int) -> int | None:
+    """When a process started, in clock ticks; None for one that is gone, or that is dead and not yet waited for."""
     try:
         # The second field, the program's name, may hold spaces and brackets.
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, IndexError, ValueError):
         return None
 
@@ -98,7 +100,7 @@ def _is_left(path: Path) -> bool:
         with contextlib.suppress(OSError):
             return time.time() - path.lstat().st_mtime > _OTHER_BOOT_S
         return False
-    return _start(int(match[2])) != (int(match[3]) or None)
+    return process_start(int(match[2])) != (int(match[3]) or None)
 
 
 def clean(folder: Path, *, below: bool = False) -> None:

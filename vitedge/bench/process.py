@@ -15,6 +15,7 @@ import numpy as np
 
 import vitedge
 from vitedge.bench.artifact import Artifact
+from vitedge.files import process_start
 from vitedge.workers import JsonWorker, Message, WorkerFailed
 
 
@@ -130,7 +131,7 @@ def _exchange_folder() -> Path:
     base = Path(_fast_folder() or tempfile.gettempdir())
     for old in base.glob("vitedge-row-*-*"):
         pid = old.name.split("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and process_start(int(pid)) is None:
             shutil.rmtree(old, ignore_errors=True)
     made = Path(tempfile.mkdtemp(prefix=f"vitedge-row-{os.getpid()}-", dir=base))
     # A signal may come before anybody holds what was made: then it goes when this process ends.

@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vitedge.documents import Json
 from vitedge.errors import VitedgeError, missing_package
+from vitedge.files import process_start
 from vitedge.search.space import Candidate
 
 BEAT_S, GRACE_S = 10.0, 60.0
@@ -85,14 +85,7 @@ def _storage(optuna: Any, text: str) -> Any:
 
 def me() -> str:
     """This worker: its machine, its process, and when that began, since numbers come again."""
-    return f"{socket.gethostname()}/{os.getpid()}/{_began(os.getpid())}"
-
-
-def _began(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
-        return ""
+    return f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"
 
 
 @dataclass(frozen=True)
@@ -218,7 +211,7 @@ class Claims:
         machine, _, rest = worker.partition("/")
         process, _, began = rest.partition("/")
         if machine == socket.gethostname() and process.isdigit():
-            return _began(int(process)) == began
+            return str(process_start(int(process))) == began
         return time.time() - float(trial.user_attrs.get("beat", 0)) < self.grace_s
 
     def _add(self, candidate: Candidate) -> int:
