@@ -136,6 +136,18 @@ def test_too_few_images(tiny_folder, shapes_folder, tmp_path: Path) -> None:
         search(tiny_folder, few, tmp_path / "out")
 
 
+def test_images_that_are_too_few_for_pruning_are_counted_with_those_held_out(tmp_path: Path, shapes_folder) -> None:
+    few = tmp_path / "images"
+    few.mkdir()
+    files = sorted(shapes_folder.rglob("*.png"))
+    for n in range(60):
+        (few / f"{n}.png").write_bytes(files[n % len(files)].read_bytes())
+    told = {"calib": str(few), "target": "onnxruntime", "image_size": 64}
+    with pytest.raises(VitedgeError, match="60 calibration images are too few") as refused:
+        vitedge.search("random:vit_ti_16", out=tmp_path / "search", **told)
+    assert "20 of them are held out" in refused.value.why and "at least 69" in refused.value.todo
+
+
 def test_a_linked_run_changes_alone(done: Path, tmp_path: Path) -> None:
     source, copy = done / "stages" / "dense", done / "copy"
     link_run(source, copy)

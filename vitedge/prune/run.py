@@ -54,14 +54,20 @@ def check(model: Architecture, images: int, options: PruneOptions) -> None:
             f"The widest MLP has {widest} units.",
             f"Give at most --align {widest}.",
         )
-    wide = max((max(b.hidden, b.heads * b.v_dim) for b in config.blocks), default=0)
-    fewest = max(16, math.ceil(wide / config.tokens))
+    fewest, why = fewest_images(config)
     if images < fewest:
         raise VitedgeError(
             f"{images} calibration images are too few to prune this model.",
-            f"Its widest layer has {wide} inputs, and an image gives {config.tokens} tokens.",
+            why,
             f"Give at least {fewest} images; some hundred are better.",
         )
+
+
+def fewest_images(config: ViTConfig) -> tuple[int, str]:
+    """How many images the closed forms need at least, and why: as many tokens as a layer has inputs."""
+    wide = max((max(b.hidden, b.heads * b.v_dim) for b in config.blocks), default=0)
+    why = f"Its widest layer has {wide} inputs, and an image gives {config.tokens} tokens."
+    return max(16, math.ceil(wide / config.tokens)), why
 
 
 def default_steps(config: ViTConfig, batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from vitedge.cost.options import ProfileOptions
 from vitedge.errors import VitedgeError
 from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.options import PruneOptions
+from vitedge.prune.run import fewest_images
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
 from vitedge.search.evaluate import HeldOut, condition
@@ -52,6 +54,14 @@ def make_plan(
         seconds[name] = round(time.monotonic() - started, 1)
         return found
 
+    fitted, (fewest, why) = bundle.facts("calib")["n"], fewest_images(dense)
+    if fewest > fitted:
+        images = fitted + len(held.pixels)
+        raise VitedgeError(
+            f"{images} calibration images are too few for a search.",
+            f"{len(held.pixels)} of them are held out, and pruning needs {fewest} of the others. {why}",
+            f"Give at least {math.ceil(images * fewest / fitted)} images; some hundred are better.",
+        )
     tried = variants(target)
     latency = timed("latency", lambda: latency_models(dense, options, [v for v in tried if v[1] != "full"], reporter))
     if options.cost_kind == "p50-ms":
