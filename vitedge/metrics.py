@@ -54,6 +54,12 @@ def directions(embeddings: ArrayLike) -> np.ndarray:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30))
 
 
+def cosine_drop(reference: ArrayLike, other: ArrayLike) -> tuple[float, float]:
+    """(percent of cosine to the reference that an image loses on average, its standard error over images)."""
+    each = 100 * (1 - (directions(reference) * directions(other)).sum(1))
+    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+
+
 def nearest(embeddings: ArrayLike) -> np.ndarray:
     """int [N]: for each image the other one whose embedding is nearest by cosine."""
     x = directions(embeddings)

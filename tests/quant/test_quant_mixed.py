@@ -164,6 +164,15 @@ def test_lost() -> None:
     assert lost(reference.repeat(100, 1), reference.repeat(100, 1), "top1")[1] < 0.1
 
 
+def test_embeddings_lose_cosine_and_no_class() -> None:
+    reference = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+    turned = torch.tensor([[4.0, 3.0], [2.0, 0.0], [0.0, 1.0]])  # the largest part of the first is another
+    points, error = lost(reference, turned, "cosine")
+    assert points == pytest.approx(100 * (1 - 24 / 25) / 3)
+    assert error == pytest.approx(points)  # of three, one alone loses: its deviation over the root of three
+    assert lost(reference, 5 * reference, "cosine") == (pytest.approx(0), pytest.approx(0))
+
+
 def test_the_loss_is_counted_from_before_conditioning(case) -> None:  # type: ignore[no-untyped-def]
     model, x = case
     other = copy.deepcopy(model)

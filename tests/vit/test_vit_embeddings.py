@@ -58,6 +58,14 @@ def test_what_taught_it_is_the_direction(run) -> None:
     assert facts["onnxruntime-fp32"]["accepted"] and facts["onnxruntime-int8"]["sqnr_db"] > 3
 
 
+def test_max_drop_counts_cosine_and_no_classes(run, shapes_folder, tmp_path) -> None:
+    given = {"calib": str(shapes_folder), "calib_size": 40, "quantize": "static", "preset": "full", "max_drop": 0.01}
+    made = vitedge.compress(run.root.parent / "model", run=tmp_path / "run", **given)
+    mixed = made.steps["quantize"]["mixed"]
+    assert mixed["metric"] == "cosine" and mixed["float"] and mixed["tried"][0]["lost"] > 0.01, mixed["tried"]
+    assert mixed["tried"][-1]["lost"] + mixed["tried"][-1]["error"] <= 0.01
+
+
 def test_it_is_judged_as_its_users_feel_it(run, texts, shapes_folder) -> None:
     result = run.bench(shapes_folder, text_embeddings=texts, launches=1, seconds=0.05)
     source, int8 = result.row("source"), result.row("onnxruntime-int8")

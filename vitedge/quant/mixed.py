@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from vitedge import metrics
 from vitedge.condition.ranges import Batches
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
@@ -49,7 +50,10 @@ def lost(reference: Tensor, logits: Tensor, metric: str) -> tuple[float, float]:
     probabilities
     say that costs: for an image whose top-1 moves from a to b, p(a) - p(b). Where those probabilities are
     calibrated, that is the expected drop of top-1, without labels and with far less noise than counting hits.
+    "cosine": percent of the cosine between embeddings.
     """
+    if metric == "cosine":
+        return metrics.cosine_drop(reference.numpy(), logits.numpy())
     before, after = reference.argmax(-1), logits.argmax(-1)
     if metric == "agreement":
         each = (before != after).double()
@@ -69,6 +73,7 @@ class Bound:
     held_out: Batches
     options: QuantOptions
     preprocess: Preprocess
+    metric: str
 
     def check(self, model: Architecture, scheme: Scheme) -> tuple[bool, dict[str, float]]:
         """Whether `scheme` keeps the bound, and what it loses.
@@ -76,7 +81,7 @@ class Bound:
         The bound is held by the loss plus its standard error, so that it is likely kept on images not seen.
         """
         sim = simulate(model, scheme, self.preprocess)
-        points, error = lost(self.reference, logits_of(sim, self.held_out()), self.options.metric)
+        points, error = lost(self.reference, logits_of(sim, self.held_out()), self.metric)
         return points + error <= (self.options.max_drop or 0), {"lost": points, "error": error}
 
 
@@ -105,7 +110,9 @@ def relax(
             f"{options.held_out:.0%} of the calibration images are held out for it.",
             "Give more calibration images (--calib-size).",
         )
-    bound = Bound(reference, held_out, options, preprocess)
+    # Embeddings have no classes.
+    metric = "cosine" if model.config.activation == "none" else options.metric
+    bound = Bound(reference, held_out, options, preprocess, metric)
     tried: list[dict[str, float | bool]] = []
     images = few_images(model.config, held_out())
     order = rank(model.config, sensitivities(model, scheme, images, preprocess, progress))
@@ -139,7 +146,7 @@ def relax(
             break
         high, step = min(len(order), high + step), 2 * step
     facts = {
-        "metric": options.metric,
+        "metric": metric,
         "max_drop": options.max_drop,
         "images": len(reference),
         "float": [f"{e.kind} {e.name}" for e in order[:high]],

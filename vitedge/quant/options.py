@@ -10,7 +10,7 @@ from vitedge.options import EXPERT, Options, choice
 
 Preset = Literal["linear", "full"]
 # What `max_drop` is measured in, by the names that people read.
-METRICS = {"top1": "top-1", "agreement": "agreement"}
+METRICS = {"top1": "top-1", "agreement": "agreement", "cosine": "cosine"}
 ObserverName = Annotated[str, choice("observer", "auto", "minmax", "percentile", "mse", "entropy")]
 
 
@@ -54,8 +54,8 @@ class QuantOptions(Options):
         None,
         ge=0,
         le=100,
-        description="Points of top-1 (percent) that mixed precision may lose on held-out images. (default: no bound, "
-        "all in INT8)",
+        description="Points of top-1 (percent) that mixed precision may lose on held-out images; of embeddings, "
+        "percent of cosine to FP32. (default: no bound, all in INT8)",
     )
     metric: Annotated[Literal["top1", "agreement"], EXPERT] = Field(
         "top1",

@@ -173,6 +173,7 @@ def _request(
         reference_logits=np.load(bundle.verified(logits)),
         onnx_by_precision={g: bundle.path(f"onnx/{g}.onnx") for g in _GRAPHS if bundle.has(f"onnx/{g}.onnx")},
         quant=bundle.path("quant") if bundle.path("quant").is_dir() else None,
+        activation=find_activation(bundle),
     )
 
 

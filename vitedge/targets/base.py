@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vitedge.documents import Json
 from vitedge.errors import VitedgeError
+from vitedge.metrics import Activation
 from vitedge.options import LOCAL, Options
 from vitedge.reporter import Doing
 
@@ -102,6 +103,7 @@ class BuildRequest:
         onnx_by_precision: the bundle's other graphs, by precision ("float32", "int8", "reference").
         quant: folder with the quantisation scheme of the bundle, or None.
         previous: metadata of the artifact that this one takes the place of, or None.
+        activation: what turns the outputs into probabilities; "none" where they are embeddings.
         taps: values of the float graph that a second artifact, in `out/blocks/`, gives as further outputs.
         doing: a long build says there what it is at.
     """
@@ -116,6 +118,7 @@ class BuildRequest:
     onnx_by_precision: dict[str, Path] = field(default_factory=dict)
     quant: Path | None = None
     previous: Mapping[str, Any] | None = None
+    activation: Activation = "softmax"
     taps: tuple[str, ...] = ()
     doing: Doing = field(default_factory=Doing)
 

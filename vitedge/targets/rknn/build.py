@@ -13,7 +13,7 @@ import numpy as np
 
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder
-from vitedge.metrics import agreement, finite, sqnr_db
+from vitedge.metrics import Activation, agreement, cosine_drop, finite, sqnr_db
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.calls import SIMULATOR, Compiler, config, with_level
@@ -53,7 +53,7 @@ class Quantisation:
     Attributes:
         algorithm: of the ranges, in the toolkit's words. float16_parts: what is not quantised.
         agreement, sqnr_db: of the simulator with the float model, on `check_images` that nothing was fitted to.
-        expected_drop, expected_drop_error: points of top-1, and their standard error.
+        expected_drop, expected_drop_error: points of top-1 (of embeddings, percent of cosine), their standard error.
         trials: (algorithm, assignment) of all that were built.
     """
 
@@ -160,10 +160,10 @@ def _better_level(compiler: Compiler, request: BuildRequest, quantisation: Quant
     def agrees(level: int | None) -> bool:
         tried = compiler.of(compiler.graph, own if level is None else with_level(own, level))
         tried.build_float()
-        return agreement(reference, tried.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES
+        return agreement(reference, tried.infer(pixels), request.activation) >= 1 - 1 / LEVEL_IMAGES
 
     if quantisation is None:
-        if agreement(reference, compiler.infer(pixels)) >= 1 - 1 / LEVEL_IMAGES:
+        if agreement(reference, compiler.infer(pixels), request.activation) >= 1 - 1 / LEVEL_IMAGES:
             return None
     elif agrees(None):
         compiler.again()
@@ -185,7 +185,8 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     dataset = write_dataset(request.pixels[calibrate], compiler.worker.folder / "dataset")
     # The float model of this very graph: what an exact compiler would give.
     pixels = request.pixels[check]
-    judge = _Judge(compiler, pixels, run_graph(request.onnx, pixels), request.pixels[calibrate][:RANKING])
+    ranking = request.pixels[calibrate][:RANKING]
+    judge = _Judge(compiler, pixels, run_graph(request.onnx, pixels), ranking, request.activation)
     full = options.preset == "full"
     algorithms = (options.algorithm,) if options.algorithm != "auto" else ALGORITHMS if full else ALGORITHMS[:1]
     results: list[tuple[str, Trial]] = []
@@ -215,8 +216,9 @@ def _quantise(compiler: Compiler, request: BuildRequest, options: RknnOptions) -
     )
     warnings = []
     if not full and not chosen.keeps(options.max_drop):
+        unit = "percent of cosine" if request.activation == "none" else "points of top-1"
         warnings.append(
-            f"No assignment is sure to lose at most {options.max_drop:g} points of top-1: the best one is expected to "
+            f"No assignment is sure to lose at most {options.max_drop:g} {unit}: the best one is expected to "
             f"lose {chosen.lost:.2f}, with a standard error of {chosen.error:.2f}. Give a larger --max-drop, more "
             "calibration images, or --precision fp16."
         )
@@ -271,8 +273,16 @@ def _cycles_before(toolchain: Toolchain, request: BuildRequest, platform: str, c
 class _Judge:
     """Builds assignments and compares them with the float model on the check images."""
 
-    def __init__(self, compiler: Compiler, pixels: np.ndarray, reference: np.ndarray, calibration: np.ndarray) -> None:
+    def __init__(
+        self,
+        compiler: Compiler,
+        pixels: np.ndarray,
+        reference: np.ndarray,
+        calibration: np.ndarray,
+        activation: Activation,
+    ) -> None:
         self.compiler, self.pixels, self.reference, self.calibration = compiler, pixels, reference, calibration
+        self.activation = activation
         self.parts: dict[str, list[str]] = {}
         self.last: tuple[str, ...] | None = None
 
@@ -284,12 +294,13 @@ class _Judge:
         self.last = tuple(parts)
         logits, reference = self.compiler.infer(self.pixels), self.reference
         power = noise_power(reference, logits)
+        embeds = self.activation == "none"
         return Trial(
             self.last,
             self.compiler.cost().total_cycles or 0,
-            agreement(reference, logits),
+            agreement(reference, logits, self.activation),
             sqnr_db(reference, logits),
-            *expected_drop(reference, power),
+            *(cosine_drop(reference, logits) if embeds else expected_drop(reference, power)),
             tuple(power.tolist()),
         )
 

@@ -23,7 +23,8 @@ class RknnOptions(TargetOptions):
         1.0,
         ge=0,
         le=100,
-        description="Points of top-1 that the noise in the simulator may be expected to cost, with its standard error.",
+        description="Points of top-1 that the noise in the simulator may be expected to cost, with its standard error; "
+        "of embeddings, percent of cosine to FP32.",
     )
     algorithm: Literal["auto", "normal", "kl_divergence", "mmse"] = Field(
         "auto", description="How the compiler finds INT8 ranges; auto: measured (full) or normal (balanced)."

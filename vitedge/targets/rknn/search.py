@@ -29,7 +29,8 @@ class Trial:
         cycles: the vendor's total.
         agreement: share of images with the float model's top-1.
         sqnr_db: of the logits.
-        lost, error: points of top-1 that its noise is expected to cost, and their standard error.
+        lost, error: points of top-1 that its noise is expected to cost (of embeddings, percent of cosine that it
+            does cost), and their standard error.
         power: variance of the noise on each image that it was measured on.
     """
 
