@@ -85,9 +85,11 @@ def test_weights_are_rounded_for_the_activations_that_are_left(case) -> None:  #
     assert tight.weights.keys() == rounder.weights.keys()
     for name, weight in rounder.weights.items():
         assert np.array_equal(weight.values, tight.weights[name].values), name
-    # With every activation rounded, the weights behind the bad one make up for what is not there any more.
+    # With every activation rounded, the weights behind the bad one make up for what is not there any more. Which of
+    # them are left in INT8 is a near thing that the last bits of a CPU's sums decide.
     whole = calibrate(model, fitted, QuantOptions(preset="full"), PREP)
-    assert not np.array_equal(whole.weights["block2.mlp.fc1"].values, tight.weights["block2.mlp.fc1"].values)
+    behind = [name for name in tight.weights if name.startswith("block2.")]
+    assert any(not np.array_equal(whole.weights[name].values, tight.weights[name].values) for name in behind)
     assert tight.facts["mixed"]["tried"][-1]["weights"]
 
 
