@@ -54,12 +54,6 @@ def directions(embeddings: ArrayLike) -> np.ndarray:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30))
 
 
-def cosine_drop(reference: ArrayLike, other: ArrayLike) -> tuple[float, float]:
-    """(percent of cosine to the reference that an image loses on average, its standard error over images)."""
-    each = 100 * (1 - (directions(reference) * directions(other)).sum(1))
-    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
-
-
 def nearest(embeddings: ArrayLike) -> np.ndarray:
     """int [N]: for each image the other one whose embedding is nearest by cosine."""
     x = directions(embeddings)
@@ -88,6 +82,16 @@ def kl_by_image(reference: ArrayLike, other: ArrayLike, activation: Activation =
     # log sigmoid(x) = -log(1 + exp(-x)), which logaddexp computes without overflow
     gain = yes * (np.logaddexp(0, -q) - np.logaddexp(0, -p)) + (1 - yes) * (np.logaddexp(0, q) - np.logaddexp(0, p))
     return np.asarray(gain.sum(1))
+
+
+def cosine_drop(reference: ArrayLike, other: ArrayLike) -> tuple[float, float]:
+    """(percent of cosine to the reference that an image loses on average, its standard error over images)."""
+    return mean_and_error(100 * kl_by_image(reference, other, "none"))
+
+
+def mean_and_error(each: np.ndarray) -> tuple[float, float]:
+    """(mean, its standard error) of a figure of each image [N]; of one image alone the error is infinite."""
+    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
 
 
 def kl(reference: ArrayLike, other: ArrayLike, activation: Activation = "softmax") -> float:

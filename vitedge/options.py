@@ -137,18 +137,20 @@ def told(model: type[BaseModel], error: ValidationError, source: str, todo: str 
 
 
 def _flag(model: type[BaseModel], error: Any) -> str | None:
-    """The flag that an error is of."""
-    where = [str(part) for part in error["loc"]]
-    section = _section(model, where) if where else None
-    field = next((f for f in fields_of(section) if f.name == where[-1]), None) if section else None
+    """The flag, and the value it was given, that an error is of."""
+    field = _fields(model, error).get(str(error["loc"][-1])) if error["loc"] else None
     return f"{field.flag}={error['input']!r}" if field and field.keyword else None
 
 
+def _fields(model: type[BaseModel], error: Any) -> dict[str, OptionField]:
+    """Those of the section that an error is in, by name."""
+    section = _section(model, [str(part) for part in error["loc"]])
+    return {f.name: f for f in fields_of(section)} if section else {}
+
+
 def _explain(model: type[BaseModel], error: Any) -> str:
-    where = [str(part) for part in error["loc"]]
+    where, fields = [str(part) for part in error["loc"]], _fields(model, error)
     name = ".".join(where)
-    section = _section(model, where)
-    fields = {f.name: f for f in fields_of(section)} if section else {}
     if error["type"] not in ("extra_forbidden", "unexpected_keyword_argument"):
         field = fields.get(where[-1]) if where else None
         flag = f" ({field.flag})" if field and field.keyword else ""

@@ -108,7 +108,6 @@ def make(entry: Entry, sources: Sources, work: Path, environments: Path) -> dict
     python, reason = python_of(entry.environment, environments)
     if python is None:
         return row | {"status": "unavailable", "reason": reason}
-    row["python"] = str(python)
     if entry.ours:
         run = "pruned" if entry.recipe.startswith("pruned/") else "run"
         made = sources.made[run]
@@ -133,6 +132,7 @@ def make(entry: Entry, sources: Sources, work: Path, environments: Path) -> dict
         facts = json.loads(kept.read_text())
     size = size_of(Path(facts["artifact"]))
     return row | {
+        "python": str(python),
         "artifact": facts["artifact"],
         "convert_s": facts["seconds"],
         "convert_peak_mib": facts["peak_mib"],

@@ -89,7 +89,9 @@ def test_weights_are_rounded_for_the_activations_that_are_left(case) -> None:  #
     # them are left in INT8 is a near thing that the last bits of a CPU's sums decide.
     whole = calibrate(model, fitted, QuantOptions(preset="full"), PREP)
     behind = [name for name in tight.weights if name.startswith("block2.")]
-    assert any(not np.array_equal(whole.weights[name].values, tight.weights[name].values) for name in behind)
+    assert behind
+    for name in [n for n in behind if n == "block2.mlp.fc1"] or behind:
+        assert not np.array_equal(whole.weights[name].values, tight.weights[name].values), name
     assert tight.facts["mixed"]["tried"][-1]["weights"]
 
 

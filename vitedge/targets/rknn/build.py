@@ -294,13 +294,14 @@ class _Judge:
         self.last = tuple(parts)
         logits, reference = self.compiler.infer(self.pixels), self.reference
         power = noise_power(reference, logits)
-        embeds = self.activation == "none"
+        lost, error = cosine_drop(reference, logits) if self.activation == "none" else expected_drop(reference, power)
         return Trial(
             self.last,
             self.compiler.cost().total_cycles or 0,
             agreement(reference, logits, self.activation),
             sqnr_db(reference, logits),
-            *(cosine_drop(reference, logits) if embeds else expected_drop(reference, power)),
+            lost,
+            error,
             tuple(power.tolist()),
         )
 

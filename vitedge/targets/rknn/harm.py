@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from vitedge.metrics import mean_and_error
+
 # The classes that noise may make the first, and draws of the noise.
 _CLASSES, _DRAWS = 64, 256
 
@@ -32,8 +34,7 @@ def expected_drop(reference: np.ndarray, power: np.ndarray) -> tuple[float, floa
     reference: FP32's logits [N, classes]; power: [N], of `noise_power`. An image whose first class a gives way to b
     costs p(a) - p(b). The same draws each time, so that two assignments differ by their noise alone.
     """
-    each = 100 * _losses(reference.astype(np.float64), np.sqrt(power))
-    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+    return mean_and_error(100 * _losses(reference.astype(np.float64), np.sqrt(power)))
 
 
 def _losses(reference: np.ndarray, sigma: np.ndarray) -> np.ndarray:
