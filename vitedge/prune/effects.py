@@ -1,4 +1,4 @@
-"""What a cut does to the logits: second order, from the model's own outputs, without labels and without trying it."""
+"""What a cut of widths does to the logits: second order, from the model's own outputs, without labels and untried."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torch.nn import functional as F
 from vitedge.prune.candidates import Candidates
 from vitedge.prune.record import recording
 from vitedge.prune.store import mixed
-from vitedge.tokens.matching import change, match_to
 from vitedge.vit.architecture import Architecture
 
 
 @dataclass
 class Effects:
-    """Of one block: what would be left -> expected KL divergence of the logits, in nats."""
+    """Of one block: what would be left -> expected KL divergence of the logits, in nats.
+
+    Those of tokens are no sums of second order but tried (`vitedge.prune.merging.merging_harms`).
+    """
 
     units: dict[int, float] = field(default_factory=dict)
     heads: dict[int, float] = field(default_factory=dict)
@@ -43,7 +45,7 @@ def log_probability(logits: Tensor, activation: str, generator: torch.Generator)
 
 
 Gradients = list[dict[str, Tensor]]
-PLACES = ("q", "attention", "middle", "mlp")
+PLACES = ("q", "attention", "mlp")
 
 
 def sampled_gradients(
@@ -52,7 +54,7 @@ def sampled_gradients(
     """For batches of residual streams before block 0 [B, N, C]: what flows in each block, and its gradients.
 
     Yields a batch's tensors of `recording` for each block, and, `samples` times, the gradients of the log probability
-    of a drawn output at "q", "attention", "middle" and "mlp". The expectation over draws of their outer product is the
+    of a drawn output at "q", "attention" and "mlp". The expectation over draws of their outer product is the
     Fisher matrix, half of whose quadratic form is the KL divergence a small change makes.
     """
     for x in batches:
@@ -89,7 +91,7 @@ def measure(
     samples: int,
     generator: torch.Generator,
 ) -> list[Effects]:
-    """The effect of each candidate: half the mean of (gradient . change)^2 over images and draws.
+    """The effect of each candidate of widths: half the mean of (gradient . change)^2 over images and draws.
 
     `means` holds the mean "hidden" and "context" of each block.
     """
@@ -113,15 +115,9 @@ def measure(
                     dim = next(iter(c.d_logits.values())).shape[-1] if c.d_logits else s["q"].shape[-1]
                     q, gq = s["q"].unflatten(-1, (-1, dim)), g["q"].unflatten(-1, (-1, dim))
                     add(e.logits, c.d_logits, torch.einsum("bnhd,bnhe->bhde", gq, q))
-            for left, groups in c.tokens.items():
-                x = s["middle"]
-                found = match_to(x, left, model.config.prefix) if groups is None else torch.as_tensor(groups)
-                delta = change(x, found.expand(len(x), -1), left)
-                products = torch.stack([(gradients[i]["middle"] * delta).sum((1, 2)) for gradients in drawn])
-                e.tokens[left] = e.tokens.get(left, 0.0) + float(products.double().pow(2).sum()) / 2
         seen_images += samples * len(next(iter(seen[0].values())))
     for e in effects:
-        for table in (e.units, e.heads, e.values, e.logits, e.tokens):
+        for table in (e.units, e.heads, e.values, e.logits):
             for left in table:
                 table[left] /= max(seen_images, 1)
     return effects

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitedge.prune.candidates import Candidates, find_candidates
 from vitedge.prune.effects import Effects, measure
 from vitedge.prune.importance import IMPORTANCES, NEEDS_GRADIENTS
-from vitedge.prune.merging import token_candidates
+from vitedge.prune.merging import merging_harms, token_candidates
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.statistics import BlockMoments
 from vitedge.prune.store import parts
@@ -72,4 +72,7 @@ def measure_cuts(model: Architecture, start: Tensor, options: PruneOptions) -> M
     means = [stats.means() for stats in moments]
     small = (p for (whole,) in parts(tried) for p in whole.split(8))
     effects = measure(model, small, candidates, means, samples=SAMPLES, generator=generator)
+    if any(found.tokens for found in candidates):
+        for effect, harms in zip(effects, merging_harms(model, tried, candidates), strict=True):
+            effect.tokens = harms
     return Measurement(moments, candidates, effects, cut)

@@ -23,9 +23,9 @@ from vitedge.prune.plan import everything
 from vitedge.prune.recover import Errors, Recovery, recover
 from vitedge.prune.result import LayerChange, PruneReport
 from vitedge.prune.sparse import sparse_layers, sparsify_model
-from vitedge.prune.store import embed_all
+from vitedge.prune.store import embed_all, logits
 from vitedge.prune.surgery import assemble
-from vitedge.prune.trial import Chosen, choose_plans, fidelity, logits
+from vitedge.prune.trial import Chosen, choose_plans, fidelity
 from vitedge.reporter import Reporter, scaled
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig

@@ -20,9 +20,8 @@ from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
 from vitedge.prune.run import check
-from vitedge.prune.store import embed_all, through
+from vitedge.prune.store import embed_all, logits, through
 from vitedge.prune.surgery import assemble
-from vitedge.prune.trial import logits
 from vitedge.reporter import Advance, Reporter
 from vitedge.tokens.constant import cluster
 from vitedge.tokens.modules import TokenMerge

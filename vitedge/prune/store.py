@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -75,3 +76,13 @@ def through(run: Callable[..., Tensor], store: Tensor, *others: Tensor) -> Tenso
             out = run(x, *(chunks[number] for chunks in others_by_chunk))
         done.append(pack(out.float()))
     return torch.cat(done)
+
+
+@torch.no_grad()
+def logits(model: Architecture, first: int, x: Tensor) -> Tensor:
+    """The model's logits [I, classes], from the streams before block `first` [I, N, C] on."""
+    if not len(x):
+        return x.new_zeros(0, model.config.classes)
+    for index in range(first, len(model.blocks)):
+        x = through(partial(model.run_block, index), x)
+    return torch.cat([model.classify(part) for (part,) in parts(x)])

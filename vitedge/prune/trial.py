@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.recover import Recovery, recover
 from vitedge.prune.spread import spread_plans
-from vitedge.prune.store import parts, through
+from vitedge.prune.store import logits
 from vitedge.prune.surgery import assemble
 from vitedge.reporter import Reporter
 from vitedge.vit.architecture import Architecture
@@ -27,8 +26,8 @@ from vitedge.vit.macs import model_macs
 # Images that a plan is tried on and judged by, at most and at least; the work of all trials, in MACs of forward passes,
 # of which one takes about six an image.
 TRIAL_IMAGES, MIN_TRIAL, TRIAL_MACS, TRIAL_PASSES = 128, 24, 4e12, 6
-# What merging may weigh, in shares of what was measured: the errors of many small cuts of widths add up to more.
-WEIGHTS = (0.1, 0.3, 1.0)
+# What the harm of merging may weigh beside that of widths: single cuts of the two add up unequally.
+WEIGHTS = (0.3, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,3 @@ def fidelity(expected: Tensor, small: Architecture, held: Tensor) -> tuple[float
         return None, None
     found, activation = logits(small, 0, held), small.config.activation
     return metrics.agreement(expected, found, activation), metrics.kl(expected, found, activation)
-
-
-@torch.no_grad()
-def logits(model: Architecture, first: int, x: Tensor) -> Tensor:
-    """The model's logits [I, classes], from the streams before block `first` [I, N, C] on."""
-    if not len(x):
-        return x.new_zeros(0, model.config.classes)
-    for index in range(first, len(model.blocks)):
-        x = through(partial(model.run_block, index), x)
-    return torch.cat([model.classify(part) for (part,) in parts(x)])

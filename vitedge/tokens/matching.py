@@ -83,13 +83,6 @@ def match_to(x: Tensor, left: int, prefix: int) -> Tensor:
     return history
 
 
-def change(x: Tensor, groups: Tensor, left: int) -> Tensor:
-    """What merging adds to each token of x [B, N, C]: its group's mean in its place. With sizes in the attention, all
-    that follows computes as if that were done, and nothing merged."""
-    merged, _ = merge(x, None, groups, left)
-    return merged.gather(1, groups.expand(len(x), -1)[..., None].expand_as(x)) - x
-
-
 def compose(before: Tensor | None, groups: Tensor) -> Tensor:
     """The history [B, tokens of the image] of a further merge: where each of the image's own tokens is now."""
     return groups if before is None else groups.gather(1, before)
