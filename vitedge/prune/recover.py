@@ -187,6 +187,8 @@ def recover(
         cut = relative_error(through(block.feed_forward, between[:sample]), target[:sample], block.width)
         if how.method == "block" and (how.uncut or plan.cuts(old.config)):
             fit_block(block, x, target, groups, how.fit, generator, advance)
+        elif how.method == "block":
+            advance(3 * how.fit.steps * how.fit.batch)
         if block.merge is None:
             x = through(block, x)
         else:
