@@ -11,15 +11,17 @@ import torch
 
 from tests.prune.test_prune_run import images, model, run  # noqa: F401 (fixtures)
 from tests.vit import variants
+from vitedge import metrics
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions, prune
 from vitedge.prune.effects import Effects
 from vitedge.prune.fit import Fit
+from vitedge.prune.measure import measure_cuts
 from vitedge.prune.plan import everything
 from vitedge.prune.recover import Recovery, recover
 from vitedge.prune.sensitivity import sensitivity
 from vitedge.prune.spread import spread_plans
-from vitedge.prune.store import embed_all
+from vitedge.prune.store import embed_all, logits
 from vitedge.prune.surgery import assemble
 from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.modules import following, goals
@@ -57,6 +59,29 @@ def test_what_is_not_cut_is_solved_anew_where_it_helps(model, images, monkeypatc
     new = small.state_dict()
     same = all(torch.equal(new[name], weight) for name, weight in model.state_dict().items())
     assert len(tried) == 2 and same != solving_helps
+
+
+@pytest.mark.parametrize("merge", ["matched", "constant"])
+def test_the_harm_of_a_merge_is_what_the_logits_lose(model, images, merge) -> None:  # noqa: F811
+    """Tried block by block, it is the divergence of the model that merges there alone, on the images left out of the
+    closed forms."""
+    start = embed_all(model, lambda: iter(images.split(32)), 1, 0)
+    measured = measure_cuts(model, start, PruneOptions(prune=0.1, merge=merge))
+    held = start[measured.solved :]
+    expected = logits(model, 0, held)
+    compared = 0
+    for index, (effects, found) in enumerate(zip(measured.effects, measured.candidates, strict=True)):
+        assert set(effects.tokens) == set(found.tokens)
+        for left, groups in found.tokens.items():
+            if left < 1 + (model.config.tokens - 1) // 2:
+                continue  # several matchings, one on what the other left
+            config = model.config.with_block(index, merge=Merge(left, groups or (), matched=groups is None))
+            merged = model.fresh(config).eval()
+            merged.load_state_dict(model.state_dict())
+            found_kl = metrics.kl(expected, logits(merged, 0, held))
+            assert effects.tokens[left] == pytest.approx(found_kl, rel=1e-2)  # streams are kept in half precision
+            compared += effects.tokens[left] > 0
+    assert compared >= 4
 
 
 def test_the_plan_of_least_divergence_is_taken(model, images, monkeypatch) -> None:  # noqa: F811
