@@ -49,7 +49,7 @@ def export_stem(
 def _layer(g: GraphBuilder, placed: Placed, eps: float, w: Weights, n: int) -> str:
     layer = placed.layer
     name, x = layer.unit, placed.source.value if placed.source else NORMALIZED
-    key = "patch_embed" if layer.name == LAST else f"stem.{layer.name}.conv"
+    key = "patch_embed" if layer.name == LAST else f"stem.layers.{layer.name}.conv"
     window = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
     if layer.op == "conv":
         x = convolution(g, x, name, w[f"{key}.weight"], w[f"{key}.bias"], layer.stride, placed.pads)
@@ -78,6 +78,6 @@ def _group_norm(g: GraphBuilder, placed: Placed, eps: float, w: Weights, x: str,
     ]
     x = g.op("InstanceNormalization", [x, *constants], f"{name}.unit", epsilon=eps)
     x = g.op("Reshape", [x, g.shape(n, layer.channels, *placed.size)], f"{name}.joined")
-    scale, bias = (w[f"stem.{layer.name}.norm.{kind}"][:, None, None] for kind in ("weight", "bias"))
+    scale, bias = (w[f"stem.layers.{layer.name}.norm.{kind}"][:, None, None] for kind in ("weight", "bias"))
     x = g.op("Mul", [x, g.constant(f"{name}.scale", scale)], f"{name}.scaled")
     return g.op("Add", [x, g.constant(f"{name}.bias", bias)], last)

@@ -25,6 +25,15 @@ def padded(x: Tensor, pads: tuple[int, int, int, int], value: float = 0.0) -> Te
     return F.pad(x, (left, right, top, bottom), value=value) if any(pads) else x
 
 
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], pads: tuple[int, int, int, int]
+) -> Tensor:
+    """A convolution of [B, in, H, W] with `pads` (top, left, bottom, right) zeros around it."""
+    if pads[:2] == pads[2:]:
+        return F.conv2d(x, weight, bias, stride, pads[:2])
+    return F.conv2d(padded(x, pads), weight, bias, stride)
+
+
 class Convolution(nn.Conv2d):
     """[B, in, H, W] -> [B, out, rows, columns], with `pads` (top, left, bottom, right) zeros around the input."""
 
@@ -41,16 +50,10 @@ class Convolution(nn.Conv2d):
         return cls(placed.channels, layer.channels, layer.kernel, layer.stride, placed.pads)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.weight, self.bias)
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As `forward`, with another weight and bias."""
-        if self.pads[:2] == self.pads[2:]:
-            return F.conv2d(x, weight, bias, self.stride, self.pads[:2])
-        return F.conv2d(padded(x, self.pads), weight, bias, self.stride)
+        return convolve(x, self.weight, self.bias, self.stride, self.pads)
 
     def columns(self, x: Tensor) -> Tensor:
-        """What each output position reads, [B, rows * columns, in * kernel * kernel]: the convolution as a Linear."""
+        """What each output reads, [B, rows * columns, in * kernel * kernel]: the convolution's input as a Linear's."""
         return F.unfold(padded(x, self.pads), self.kernel_size, stride=self.stride).transpose(1, 2)
 
 
@@ -77,28 +80,34 @@ class StemBlock(nn.Module):
         return self.site(self.act(x if plus is None else x + plus))
 
 
-class ConvStem(nn.ModuleDict):
-    """All layers of a stem but the last, by name: normalised images [B, C, H, W] -> what the last one reads."""
+class ConvStem(nn.Module):
+    """All layers of a stem but the last: normalised images [B, C, H, W] -> what the last one reads."""
 
     def __init__(self, placed: list[Placed], eps: float, site: Callable[[], nn.Module]) -> None:
-        super().__init__({p.layer.name: StemBlock(p, eps, site()) for p in placed[:-1]})
+        super().__init__()
+        self.site = site()
+        self.layers = nn.ModuleDict({p.layer.name: StemBlock(p, eps, site()) for p in placed[:-1]})
         self.last = placed[-1].source_name
         # The last layer that reads each output.
         self.read_by = {name: p.layer.name for p in placed for name in (p.source_name, p.layer.plus)}
 
     def blocks(self) -> Iterator[tuple[str, StemBlock]]:
         """Name -> layer, typed, in the order of the data flow."""
-        return iter(self.items())  # type: ignore[arg-type]
+        return iter(self.layers.items())  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        values = {"": x}
+        values = self.start(x)
         for name, _ in self.blocks():
             self.step(name, values)
         return values[self.last]
 
+    def start(self, x: Tensor) -> dict[str, Tensor]:
+        """What `step` goes on from: the image, under ""."""
+        return {"": self.site(x)}
+
     def step(self, name: str, values: dict[str, Tensor]) -> None:
-        """One layer. values: outputs by layer, the image under ""; it takes out those that no later layer reads."""
-        block = cast("StemBlock", self[name])
+        """One layer. values: outputs by layer; it takes out those that no later layer reads."""
+        block = cast("StemBlock", self.layers[name])
         source, plus = block.placed.source_name, block.placed.layer.plus
         values[name] = block(values[source], values[plus] if plus else None)
         for read in {source, plus} & values.keys():

@@ -301,11 +301,11 @@ class VisionTransformer(Architecture):
         self.config = config
         width, eps = config.width, config.norm_eps
         if config.stem is None:
-            self.stem, self.input_site = None, None
+            self.stem = None
             self.patch_embed = Convolution(config.channels, width, config.patch_size, config.patch_size)
         else:
             placed = config.stem_layers()
-            self.stem, self.input_site = ConvStem(placed, config.stem.norm_eps, Site), Site()
+            self.stem = ConvStem(placed, config.stem.norm_eps, Site)
             self.patch_embed = Convolution.of(placed[-1])
         self.class_token = nn.Parameter(torch.zeros(1, config.prefix, width)) if config.prefix else None
         self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, width)) if config.positions else None
@@ -324,8 +324,7 @@ class VisionTransformer(Architecture):
         self.heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in config.pool[1:])
 
     def embed(self, x: Tensor) -> Tensor:
-        if self.stem is not None and self.input_site is not None:
-            x = self.stem(self.input_site(x))
+        x = x if self.stem is None else self.stem(x)
         tokens = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], dim=1)
@@ -408,8 +407,8 @@ class VisionTransformer(Architecture):
 
     def sites(self) -> OrderedDict[str, Site]:
         named: OrderedDict[str, Site] = OrderedDict()
-        if self.stem is not None and self.input_site is not None:
-            named |= {NORMALIZED: self.input_site}
+        if self.stem is not None:
+            named |= {NORMALIZED: cast("Site", self.stem.site)}
             named |= {b.placed.layer.value: cast("Site", b.site) for _, b in self.stem.blocks()}
         named |= {"patches": self.patch_site, "embed": self.embed_site}
         named |= {"pre_norm": self.pre_norm_site} if self.pre_norm is not None else {}

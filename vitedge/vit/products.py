@@ -60,6 +60,11 @@ def units(config: ViTConfig) -> Iterator[Unit]:
         yield Unit(name, name, _head_source(config, part), head_macs(config))
 
 
+def stem_units(config: ViTConfig) -> list[Unit]:
+    """Those of them that are convolutions of a stem; none where the patches are one convolution of the pixels."""
+    return [unit for unit in units(config) if unit.name.startswith("patch_embed")] if config.stem is not None else []
+
+
 def _head_source(config: ViTConfig, part: str) -> str:
     if part == "attention":
         return "pool.residual2"

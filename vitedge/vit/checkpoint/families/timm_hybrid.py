@@ -134,7 +134,7 @@ class _Walk:
     def _group_norm(self, norm: Any, path: str) -> None:
         self._behind("GroupNorm", groups=norm.num_groups)
         self.eps.add(norm.eps)
-        self.t.norm(f"stem.{self.layers[-1].name}.norm", path)
+        self.t.norm(f"stem.layers.{self.layers[-1].name}.norm", path)
         self.follow(getattr(norm, "act", nn.Identity()), path)
 
     def _block(self, block: Any, path: str) -> None:
@@ -160,7 +160,7 @@ class _Walk:
             raise self._refused("no convolution at the end")
         self.layers[-1] = replace(last, name=LAST)
         for name, parts in self.weights.items():
-            ours = LAST if name == last.name else f"stem.{name}.conv"
+            ours = LAST if name == last.name else f"stem.layers.{name}.conv"
             self.t.state |= {f"{ours}.{kind}": p.float() for kind, p in zip(("weight", "bias"), parts, strict=True)}
         if len(self.eps) > 1:
             raise self._refused("GroupNorms of different epsilons")
