@@ -86,7 +86,7 @@ def test_a_product_of_two_activations() -> None:
 def test_the_patch_embedding_finds_the_pixels_again() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     one = Weight(np.ones((1, 3, 8, 8), np.int8), np.ones(1, np.float32), 0)
-    conv = IntegerConv(one, torch.zeros(1), (8, 8), PREP)
+    conv = IntegerConv(one, torch.zeros(1), PREP, (8, 8))
     expected = pixels.astype(np.float32).reshape(1, 2, 8, 2, 8, 3).sum((2, 4, 5))
     assert np.array_equal(conv(torch.from_numpy(PREP.normalize(pixels)))[:, 0].numpy(), expected)
 

@@ -37,6 +37,10 @@ TIMM = {
     "vit_small_patch16_dinov3": {"global_pool": "token"},
     "vit_small_plus_patch16_dinov3": {"img_size": (32, 64)},
     "eva02_tiny_patch14_224": {"img_size": 56},
+    "vit_tiny_r_s16_p8_224": {},
+    "vit_small_r26_s32_224": {"img_size": (64, 96)},
+    "vit_small_resnet26d_224": {},
+    "vit_base_mci_224": {"embed_dim": 768, "num_heads": 12},
 }
 KW = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 MLP = {**KW, "intermediate_size": 96}
@@ -86,6 +90,12 @@ def filled(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
                 p.normal_(1.0 if name.endswith("weight") else 0.0, 0.2, generator=generator)
             if p.ndim == 1 and len(p) > 5:
                 p[3] *= 6
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = None  # the statistics of these images, so that deep layers stay alive
+        if norms:
+            size = model.patch_embed.img_size  # type: ignore[union-attr]
+            model.train()(torch.rand(8, 3, *size, generator=generator) * 2 - 1)  # type: ignore[misc]
     return model.eval()
 
 

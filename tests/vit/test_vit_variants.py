@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 
 from tests.vit.variants import VARIANTS, images, make
 from vitedge.condition import ConditionOptions, condition
@@ -21,7 +22,7 @@ from vitedge.targets.onnxruntime.rewrites import exact_here
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import model_macs, model_params
-from vitedge.vit.products import products, units
+from vitedge.vit.products import products, stem_units, units
 
 NAMES = list(VARIANTS)
 
@@ -126,7 +127,7 @@ def test_static_quantisation_is_what_the_simulation_says(name: str, preset: str)
     config = VARIANTS[name]
     model, x = make(config), images(config, 24)
     model, _ = condition(model, batched(x), ConditionOptions(rotate="hadamard", groups=1))
-    scheme = calibrate(model, batched(x), QuantOptions(preset=preset), preprocess_of(config))
+    scheme = calibrate(model, batched(x), QuantOptions(preset=preset, stem="int8"), preprocess_of(config))
     assert {unit.name for unit in units(model.config)} == set(scheme.weights)
     sim = of(simulate(model, scheme, preprocess_of(config)), x)
     expected = of(model, x)
@@ -145,3 +146,23 @@ def test_dynamic_quantisation(name: str) -> None:
     scheme = round_weights(model, batched(x), QuantOptions(), preprocess_of(config))
     found = run(quantize_dynamic(exported(model), scheme), x)
     assert sqnr_db(of(model, x), found) > 12
+
+
+@pytest.mark.parametrize("mode", ["linear", "full", "dynamic"])
+def test_a_stem_stays_float_unless_asked_for(mode: str) -> None:
+    config = VARIANTS["resnet stem"]
+    model, x = make(config), images(config, 16)
+    options, preprocess = QuantOptions(preset="full" if mode == "full" else "linear"), preprocess_of(config)
+    if mode == "dynamic":
+        options = options.model_copy(update={"stem": "int8"})  # nothing fuses it
+        graph = quantize_dynamic(exported(model), scheme := round_weights(model, batched(x), options, preprocess))
+    else:
+        graph = insert_qdq(exported(model), scheme := calibrate(model, batched(x), options, preprocess))
+    stem = {unit.name for unit in stem_units(config)}
+    assert stem and not stem & scheme.weights.keys()
+    assert not {unit.source for unit in stem_units(config)} & scheme.activations.keys()
+    macs = sum(unit.macs for unit in stem_units(config)) / model_macs(config)
+    assert scheme.facts["float_stem_macs"] == pytest.approx(macs) and scheme.facts["int8_macs"] < 1 - macs
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    for name in stem:
+        assert constants[f"{name}.weight"].data_type == TensorProto.FLOAT

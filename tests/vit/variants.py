@@ -8,10 +8,32 @@ import torch
 
 from vitedge.vit.config import BlockConfig, Rope, ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
+from vitedge.vit.stem import Stem, StemLayer
 
 DENSE = BlockConfig(heads=2, qk_dim=16, v_dim=16, hidden=64, scale=0.25)
 PLAIN = ViTConfig(image_size=(32, 32), patch_size=8, channels=3, width=32, classes=10, blocks=(DENSE,) * 3)
 ROPE = Rope(100.0, "centred")
+
+# A ResNetV2 with one block, and a sequence of strided convolutions.
+RESNET = Stem(
+    (
+        StemLayer("conv", 16, 7, 2, "same", groups=4, act="relu"),
+        StemLayer("pool", 16, 3, 2, "same", op="max"),
+        StemLayer("down", 32, 1, groups=8),
+        StemLayer("conv1", 8, 1, groups=2, act="relu", source="pool"),
+        StemLayer("conv2", 8, 3, padding=1, groups=2, act="relu"),
+        StemLayer("conv3", 32, 1, groups=8, plus="down", act="relu"),
+        StemLayer("patch_embed", 32, 2, 2),
+    )
+)
+CONVOLUTIONS = Stem(
+    (
+        StemLayer("first", 16, 3, 2, 1, act="hard_swish"),
+        StemLayer("second", 24, 3, 1, 1, act="gelu"),
+        StemLayer("mean", 24, 2, 2, op="mean"),
+        StemLayer("patch_embed", 32, 3, 2, 1),
+    )
+)
 
 
 def _with(**changes: object) -> ViTConfig:
@@ -35,6 +57,8 @@ VARIANTS: dict[str, ViTConfig] = {
     "clip": _with(norm_pre=True, act="quick_gelu", classes=24, activation="none", normalize=True, channels=4),
     "rope and swiglu": _with(prefix_tokens=REGISTERS, positions=False, rope=ROPE, act="swiglu"),
     "rope of patches alone": _with(prefix_tokens=(), positions=False, rope=Rope(1e4), pool=("mean",), qk_norm=True),
+    "resnet stem": _with(stem=RESNET),
+    "convolutional stem": _with(stem=CONVOLUTIONS, image_size=(24, 40), pool=("mean",), channels=4),
     "patches": _with(prefix_tokens=REGISTERS, pool=("patches",), activation="none", classes=32),
 }
 

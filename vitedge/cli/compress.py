@@ -55,11 +55,12 @@ def _summary(bundle: Bundle) -> None:
             "held-out images."
         )
     if quantized:
-        sqnr = quantized["sqnr_db"]
+        sqnr, left = quantized["sqnr_db"], quantized.get("float_stem_macs")
         out.print(
             f"INT8: agreement with float {quantized['agreement']:.3f}, "
             f"{'exactly its logits' if sqnr is None else f'logit SQNR {sqnr:.1f} dB'}, on "
-            f"{quantized['check_images']} (it was fitted to them); {quantized['int8_macs']:.0%} of the MACs in INT8."
+            f"{quantized['check_images']} (it was fitted to them); {quantized['int8_macs']:.0%} of the MACs in INT8"
+            + ("." if left is None else f", {left:.0%} in the stem, which stays float.")
         )
         mixed = None if trained else quantized.get("mixed")
         if mixed:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vitedge.errors import VitedgeError
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.products import NORMALIZED
+from vitedge.vit.stem import PREFIX
 
 Batches = Callable[[], Iterator[Tensor]]
 
@@ -131,7 +133,9 @@ def non_finite(name: str, x: Tensor, seen: int) -> VitedgeError:
 
 
 def kind_of(site: str) -> str:
-    """The kind of activation a site holds: "residual", "norm", "attention", "probs", "gelu", "head"..."""
+    """The kind of activation a site holds: "residual", "norm", "attention", "probs", "gelu", "stem", "head"..."""
+    if site == NORMALIZED or site.startswith(f"{PREFIX}."):
+        return "stem"
     last = site.split(".")[-1] if "mlp.gelu" not in site else "gelu"
     if last in ("embed", "residual1", "residual2"):
         return "residual"

@@ -9,7 +9,9 @@ import onnx
 
 from vitedge.cost.terms import Term
 
-_ACTIVATIONS = {"Erf", "Tanh", "Sigmoid"}
+_ACTIVATIONS = {"Erf", "Tanh", "Sigmoid", "HardSwish"}
+# Of a stem: passes over a map.
+_PASSES = {"Relu", "MaxPool", "AveragePool"}
 Shape = tuple[int, ...]
 
 
@@ -39,14 +41,16 @@ def _node_terms(node: onnx.NodeProto, shapes: dict[str, Shape], constants: dict[
     if op == "LayerNormalization":
         found = [Term(part, "norm", out)]
         return [*found, Term(part, "merge", 4 * out)] if node.name.endswith(".merge.directions") else found
+    if op == "InstanceNormalization":
+        return [Term(part, "norm", out)]
     if op in _ACTIVATIONS and not node.name.startswith("pool.weighted"):
         return [Term(part, "activation", out)]
     if op == "ReduceMax" and ".merge." in node.name:
         return [Term(part, "merge", math.prod(shapes[node.input[0]])), Term(part, "operator", 8)]
     joins = op == "Concat" and node.name == "embed"
     positions = op == "Add" and any(len(constants.get(name, ())) == 3 for name in node.input)
-    sums = op == "Add" and ".residual" in node.name
-    return [Term(part, "elementwise", out)] if joins or positions or sums else []
+    sums = op == "Add" and (".residual" in node.name or (part == "patches" and not constants.keys() & {*node.input}))
+    return [Term(part, "elementwise", out)] if joins or positions or sums or op in _PASSES else []
 
 
 def _product_terms(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
+from vitedge.vit.macs import patch_macs
 
 Kind = Literal[
     "patches", "linear", "weights", "attention", "softmax", "norm", "activation", "elementwise", "merge", "operator"
@@ -51,8 +52,9 @@ def model_terms(config: ViTConfig) -> list[Term]:
     """All work of one image as exported: a block counts only the tokens that are needed after it."""
     width, patches = config.width, config.patches
     found = [
-        Term("patches", "patches", patches * config.patch_size**2 * config.channels * width),
+        Term("patches", "patches", patch_macs(config)),
         Term("patches", "elementwise", patches * width + config.tokens * width),
+        *stem_terms(config),
         Term("patches", "operator", 1),
     ]
     if config.norm_pre:
@@ -70,6 +72,23 @@ def model_terms(config: ViTConfig) -> list[Term]:
     found.append(Term("head", "norm", width * (1 if config.queries(len(config.blocks) - 1) else tokens)))
     for _ in config.pool:
         found += linear("head", rows, width, config.classes)
+    return found
+
+
+def stem_terms(config: ViTConfig) -> list[Term]:
+    """The work of a stem but for the products of its convolutions: the normalised pixels, and what stands behind each
+    layer."""
+    placed = config.stem_layers()
+    if not placed:
+        return []
+    found = [Term("patches", "elementwise", config.channels * config.image_size[0] * config.image_size[1])]
+    for layer, _, _, _, _, (height, width) in placed[:-1]:
+        size = layer.channels * height * width
+        passes = bool(layer.groups) + bool(layer.plus) + (layer.act == "relu") + (layer.op != "conv")
+        found += [Term("patches", "elementwise", passes * size)] * bool(passes)
+        found += [Term("patches", "norm", size)] * bool(layer.groups)
+        found += [Term("patches", "activation", size)] * (layer.act not in ("", "relu"))
+        found += [Term("patches", "operator", 1)] * (layer.op == "conv")
     return found
 
 

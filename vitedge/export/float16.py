@@ -1,8 +1,8 @@
 """Float32 graph to a strongly typed FP16 one: the types in the graph say what runs in which precision.
 
 TensorRT 11 knows no other way, and 10 offers it (NetworkDefinitionCreationFlag.STRONGLY_TYPED). FP32 stays
-where FP16 can't hold the numbers: LayerNorms, whose sums of squares overflow; every node that touches a value
-beyond half of FP16's maximum on calibration images; weights that overflow or vanish. Each exception is named
+where FP16 can't hold the numbers: LayerNorms and GroupNorms, whose sums of squares overflow; every node that touches
+a value beyond half of FP16's maximum on calibration images; weights that overflow or vanish. Each exception is named
 with what was measured. Softmax keeps FP16 inputs and outputs, because the fused attention kernel is MatMul-
 Softmax-MatMul with nothing in between and sums in FP32 itself; it runs in FP32 where its scores are too
 large.
@@ -31,7 +31,7 @@ class Float16Options:
     """
 
     limit: float = 0.5 * FLOAT16_MAX
-    keep_ops: frozenset[str] = frozenset({"LayerNormalization"})
+    keep_ops: frozenset[str] = frozenset({"LayerNormalization", "InstanceNormalization"})
     weight_error: float = 2e-3
 
 
@@ -86,9 +86,7 @@ def weight_error(weight: np.ndarray, added_to: float | None = None) -> float:
     return float(np.linalg.norm(error)) / norm if norm else 0.0
 
 
-def to_float16(
-    model: onnx.ModelProto, ranges: dict[str, float], options: Float16Options | None = None
-) -> Float16Graph:
+def to_float16(model: onnx.ModelProto, ranges: dict[str, float], options: Float16Options | None = None) -> Float16Graph:
     """The typed FP16 graph of a float32 one (opset 17 or newer, float values named in `ranges`).
 
     Inputs and outputs keep their types: `pixels` uint8, `logits` float32. Q/DQ nodes take the type of the
@@ -123,9 +121,7 @@ def _keep(
         summand = node.op_type == "Add" or (node.op_type in ("Conv", "Gemm") and index == 2)
         error = weight_error(floats[name], ranges.get(node.output[0]) if summand else None)
         if error > options.weight_error:
-            return Kept(
-                node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest
-            )
+            return Kept(node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest)
     if node.op_type in options.keep_ops and touched:
         return Kept(node.name, node.op_type, _BY_OPERATOR, largest)
     if node.name.endswith(_CHOOSING):
@@ -138,9 +134,7 @@ class _Conversion:
     Cast.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, values: set[str], floats: dict[str, np.ndarray], kept: set[str]
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, values: set[str], floats: dict[str, np.ndarray], kept: set[str]) -> None:
         self.source = model
         self.values = values
         self.floats = floats

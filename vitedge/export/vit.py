@@ -9,7 +9,6 @@ Exact cuts: after its k and v, the last block computes only the tokens that the 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,12 @@ import onnx
 from onnx import TensorProto
 
 from vitedge.data.preprocess import Preprocess
+from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
+from vitedge.export.stem import Weights, convolution, export_stem
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.rope import rope_table
-
-Weights = dict[str, np.ndarray]
 
 
 def fold_normalization(
@@ -127,17 +126,15 @@ def _attention_pool(
 def _embed(
     g: GraphBuilder, config: ViTConfig, w: Weights, preprocess: Preprocess, pixels: str, batch: int | None
 ) -> str:
-    weight, bias = fold_normalization(w["patch_embed.weight"], w["patch_embed.bias"], preprocess.mean, preprocess.std)
+    weight, bias = w["patch_embed.weight"], w["patch_embed.bias"]
     x = g.op("Cast", [pixels], "pixels.float", to=TensorProto.FLOAT)
     x = g.op("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
-    p = config.patch_size
-    x = g.op(
-        "Conv",
-        [x, g.constant("patch_embed.weight", weight), g.constant("patch_embed.bias", bias)],
-        "patch_embed",
-        kernel_shape=[p, p],
-        strides=[p, p],
-    )
+    if config.stem is not None:
+        x = export_stem(g, config, w, preprocess, x, batch)
+    else:
+        weight, bias = fold_normalization(weight, bias, preprocess.mean, preprocess.std)
+        p = config.patch_size
+        x = convolution(g, x, "patch_embed", weight, bias, p)
     x = g.op("Reshape", [x, g.shape(batch or -1, config.width, config.patches)], "patch_embed.flat")
     x = g.op("Transpose", [x], "patches", perm=[0, 2, 1])
     # Prefix tokens and their positions are constant rows; the patches get their positions before they are joined.
@@ -333,38 +330,3 @@ def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, name: str, key: str, x
             last = number == len(spans) - 1
             total = g.op("Add", [total, product], f"{name}.fc2" if last else f"{name}.fc2.sum{number}")
     return total
-
-
-def _gelu(g: GraphBuilder, x: str, name: str) -> str:
-    """x * (1 + erf(x / sqrt(2))) * 0.5 in the order of operators that compilers recognise as GELU."""
-    y = g.op("Div", [x, g.constant("sqrt2", np.float32(math.sqrt(2)))], f"{name}.div")
-    y = g.op("Erf", [y], f"{name}.erf")
-    y = g.op("Add", [y, g.constant("one", np.float32(1))], f"{name}.add")
-    y = g.op("Mul", [x, y], f"{name}.mul")
-    return g.op("Mul", [y, g.constant("half", np.float32(0.5))], name)
-
-
-def _tanh_gelu(g: GraphBuilder, x: str, name: str) -> str:
-    """0.5 x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    y = g.op("Mul", [x, x], f"{name}.square")
-    y = g.op("Mul", [y, x], f"{name}.cube")
-    y = g.op("Mul", [y, g.constant("gelu_cubic", np.float32(0.044715))], f"{name}.cubic")
-    y = g.op("Add", [y, x], f"{name}.inner")
-    y = g.op("Mul", [y, g.constant("sqrt_2_pi", np.float32(math.sqrt(2 / math.pi)))], f"{name}.scaled")
-    y = g.op("Tanh", [y], f"{name}.tanh")
-    y = g.op("Add", [y, g.constant("one", np.float32(1))], f"{name}.add")
-    return g.op("Mul", [g.op("Mul", [x, g.constant("half", np.float32(0.5))], f"{name}.half"), y], name)
-
-
-def _quick_gelu(g: GraphBuilder, x: str, name: str) -> str:
-    """x * sigmoid(1.702 x)."""
-    y = g.op("Mul", [x, g.constant("quick_gelu", np.float32(1.702))], f"{name}.scaled")
-    return g.op("Mul", [x, g.op("Sigmoid", [y], f"{name}.sigmoid")], name)
-
-
-def _silu(g: GraphBuilder, x: str, name: str) -> str:
-    """x * sigmoid(x)."""
-    return g.op("Mul", [x, g.op("Sigmoid", [x], f"{name}.sigmoid")], name)
-
-
-ACTIVATIONS = {"gelu": _gelu, "gelu_tanh": _tanh_gelu, "quick_gelu": _quick_gelu, "swiglu": _silu}

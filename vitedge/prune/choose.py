@@ -177,10 +177,11 @@ def decide(
                 f"In up to {STAGES} blocks, {most:.3f} is the most.",
                 f"Ask for at most {int(most * 1000) / 1000}, or leave --prune-by out: widths are cut too then.",
             )
+        whole = "" if config.stem is None else "The convolutional stem stays whole. "
         raise VitedgeError(
             f"Can't remove {options.prune:.0%} of the {options.prune_unit}.",
-            f"With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and at "
-            f"least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
+            f"{whole}With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and "
+            f"at least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
             f"Ask for at most {int(most * 1000) / 1000}, or lower --align, --min-hidden or --min-heads.",
         )
     return found

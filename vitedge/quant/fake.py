@@ -26,8 +26,9 @@ from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.uniform import fake_quantize
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
+from vitedge.vit.convolution import Convolution
 from vitedge.vit.model import Site
-from vitedge.vit.products import Unit, units
+from vitedge.vit.products import PIXELS, Unit, units
 
 
 class FakeQuant(Site):
@@ -86,7 +87,7 @@ def set_unit(
 ) -> None:
     """Writes the graph's weight [out, in] (or [width, channels, p, p]) and bias of `unit` into the model."""
     layer = model.linears()[unit.layer]
-    if isinstance(layer, nn.Conv2d):
+    if unit.source == PIXELS:
         weight, bias = from_raw_pixels(weight, bias, preprocess)
     else:
         scale = attention_scale(model.config, unit)
@@ -152,9 +153,10 @@ def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess)
         layer = layers[name]
         if not any(u.name in scheme.weights and u.source in scheme.activations for u in parts):
             continue
-        if isinstance(layer, nn.Conv2d):
-            bias = torch.from_numpy(scheme.biases[name])
-            replaced[id(layer)] = IntegerConv(scheme.weights[name], bias, layer.stride, preprocess)
+        if isinstance(layer, Convolution):
+            bias, source = torch.from_numpy(scheme.biases[name]), parts[0].source
+            reads = preprocess if source == PIXELS else scheme.activations[source]
+            replaced[id(layer)] = IntegerConv(scheme.weights[name], bias, reads, layer.stride, layer.pads)
         else:
             replaced[id(layer)] = IntegerLinear([_product_of(layer, unit, scheme) for unit in parts])
     for index, block in enumerate(sim.encoder()):

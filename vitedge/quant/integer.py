@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.scheme import Activation, Weight
+from vitedge.vit.convolution import convolve
 from vitedge.vit.model import MatMul
 
 _SQRT2, _SQRT_2_PI = float(np.float32(np.sqrt(2))), float(np.float32(np.sqrt(2 / np.pi)))
@@ -84,27 +85,36 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerConv(nn.Module):
-    """The patch embedding on the pixels themselves, found again from normalised images [B, channels, H, W]."""
+    """A convolution of rounded values; or, with `source` the preprocessing, of the pixels themselves, found again from
+    normalised images [B, channels, H, W]."""
 
     weight: Tensor
     scale: Tensor
     bias: Tensor
-    mean: Tensor
-    std: Tensor
 
-    def __init__(self, weight: Weight, bias: Tensor, stride: tuple[int, ...], preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        weight: Weight,
+        bias: Tensor,
+        source: Activation | Preprocess,
+        stride: tuple[int, ...],
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+    ) -> None:
         super().__init__()
-        self.stride = stride
+        self.source, self.stride, self.pads = source, stride, pads
+        scale = torch.from_numpy(weight.scale)[:, None, None]
         self.register_buffer("weight", torch.from_numpy(weight.values.astype("float32")))
-        self.register_buffer("scale", torch.from_numpy(weight.scale)[:, None, None])
+        self.register_buffer("scale", scale * source.scale if isinstance(source, Activation) else scale)
         self.register_buffer("bias", bias[:, None, None])
-        self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, out, H / p, W / p]."""
-        pixels = ((x * self.std + self.mean) * 255).round()
-        return F.conv2d(pixels, self.weight, None, self.stride) * self.scale + self.bias
+        """[B, channels, H, W] -> [B, out, rows, columns]."""
+        if isinstance(self.source, Activation):
+            integers = codes(x, self.source)
+        else:
+            mean, std = (torch.tensor(v)[:, None, None] for v in (self.source.mean, self.source.std))
+            integers = ((x * std + mean) * 255).round()
+        return convolve(integers, self.weight, None, self.stride, self.pads) * self.scale + self.bias
 
 
 class IntegerMatMul(MatMul):

@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 from vitedge.vit.config import ViTConfig
-from vitedge.vit.products import PIXELS, products, units
+from vitedge.vit.products import NORMALIZED, PIXELS, products, stem_units, units
 
 # An activation stays float where the products that read it are less than this share
 # of all MACs: the layers of the last block that see [CLS] alone, and groups of a few far-out MLP units.
@@ -15,21 +15,28 @@ from vitedge.vit.products import PIXELS, products, units
 NEGLIGIBLE = 0.005
 
 
-def values(config: ViTConfig, preset: str) -> list[str]:
+def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
     """The activations that a preset quantises, in the order of the data flow.
 
     "full" is everything but what `NEGLIGIBLE` stands for: the last block's single token and groups of few units.
+
+    stem: whether a convolutional stem is quantised too. Its MACs don't count in what is negligible beside them.
     """
+    before = stem_units(config)
+    others = [unit for unit in units(config) if unit not in before]
+    total = sum(unit.macs for unit in others) + sum(macs for _, _, macs in products(config))
     if preset == "linear":
         read: dict[str, int] = {}
-        for unit in units(config):
+        for unit in (*(before if stem else ()), *others):
             read[unit.source] = read.get(unit.source, 0) + unit.macs
-        total = sum(read.values()) + sum(macs for _, _, macs in products(config))
         return [name for name, macs in read.items() if macs >= NEGLIGIBLE * total]
-    found = [PIXELS, "patches", *(["embed"] if config.prefix or config.positions else [])]
+    found = [PIXELS] if config.stem is None else []
+    if stem and before:
+        # A layer's output is quantised behind its GroupNorm, sum and activation, and not between them.
+        found = [NORMALIZED, *(placed.layer.value for placed in config.stem_layers()[:-1])]
+    found += ["patches", *(["embed"] if config.prefix or config.positions else [])]
     found += ["pre_norm"] if config.norm_pre else []
     found += ["pre"] if config.pre_linear else []
-    total = sum(unit.macs for unit in units(config)) + sum(macs for _, _, macs in products(config))
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None

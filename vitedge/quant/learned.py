@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from vitedge.prune.fit import SPARSE
 from vitedge.quant.scheme import Activation
+from vitedge.vit.convolution import Convolution, convolve
 from vitedge.vit.model import Site
 
 # A step size stays within this share of the one that it started from: Adam's first steps are large.
@@ -144,16 +145,18 @@ class LearnedLinear(_Learned, nn.Linear):
         return F.linear(x, self.rounded(), self.bias)
 
 
-class LearnedConv(_Learned, nn.Conv2d):
-    """The patch embedding with rounded weights; `base` [out, channels, 1, 1], `factor` [out, 1]."""
+class LearnedConv(_Learned, Convolution):
+    """A convolution with rounded weights; `base` [out, channels, 1, 1] or [out, 1, 1, 1], `factor` [out, 1]."""
 
-    def __init__(self, conv: nn.Conv2d, base: Tensor, bits: int) -> None:
-        kernel, stride = conv.kernel_size, conv.stride
-        nn.Conv2d.__init__(self, conv.in_channels, conv.out_channels, kernel, stride, device="meta")  # type: ignore[arg-type]
+    def __init__(self, conv: Convolution, base: Tensor, bits: int) -> None:
+        with torch.device("meta"):
+            Convolution.__init__(
+                self, conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.pads
+            )
         _adopt(self, conv, base, (conv.in_channels,), bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.rounded(), self.bias, self.stride)
+        return convolve(x, self.rounded(), self.bias, self.stride, self.pads)
 
 
 def _adopt(layer: Any, source: nn.Module, base: Tensor, groups: tuple[int, ...], bits: int) -> None:

@@ -15,17 +15,16 @@ from vitedge.quant.learned import LearnedConv, LearnedLinear, LearnedSite
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
+from vitedge.vit.convolution import Convolution
 from vitedge.vit.model import Site
-from vitedge.vit.products import Unit, units
+from vitedge.vit.products import PIXELS, Unit, units
 
 # How far from the middle of its rounding interval a weight may start, in steps: its integer stays the scheme's.
 INSIDE = 0.45
 
 
 @torch.no_grad()
-def learnable(
-    model: Architecture, scheme: Scheme, preprocess: Preprocess, *, from_float: float = 1.0
-) -> Architecture:
+def learnable(model: Architecture, scheme: Scheme, preprocess: Preprocess, *, from_float: float = 1.0) -> Architecture:
     """A copy of the float `model` that computes as the quantised graph does, and whose weights and step sizes learn.
 
     Quantised exactly where `scheme` quantises; before any training it computes what `fake.simulate` gives.
@@ -45,7 +44,7 @@ def learnable(
         apart = (floats[name].weight - layer.weight) * from_float
         layer.weight += apart.clamp(-INSIDE * base, INSIDE * base)
         bits = scheme.weights[found[0].name].bits
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, Convolution):
             replaced[id(layer)] = LearnedConv(layer, base, bits)
         else:
             replaced[id(layer)] = LearnedLinear(layer, base, groups, bits)
@@ -60,13 +59,15 @@ def learnable(
 
 
 def _steps(
-    config: ViTConfig, layer: nn.Linear | nn.Conv2d, found: list[Unit], scheme: Scheme, preprocess: Preprocess
+    config: ViTConfig, layer: nn.Linear | Convolution, found: list[Unit], scheme: Scheme, preprocess: Preprocess
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Step sizes of a layer, broadcast to its weight, and the sizes of its groups of columns."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, Convolution):
+        raw = torch.from_numpy(scheme.weights[found[0].name].scale).double()
+        if found[0].source != PIXELS:
+            return raw[:, None, None, None].float(), (layer.in_channels,)
         # The scheme's are for raw pixels: see `fake.from_raw_pixels`.
         std = torch.tensor(preprocess.std, dtype=torch.float64)
-        raw = torch.from_numpy(scheme.weights[found[0].name].scale).double()
         return (raw[:, None] * 255 * std)[:, :, None, None].float(), (layer.in_channels,)
     base = torch.ones_like(layer.weight)
     for unit in found:
@@ -78,9 +79,7 @@ def _steps(
 
 
 @torch.no_grad()
-def learned_scheme(
-    student: Architecture, scheme: Scheme, preprocess: Preprocess, facts: dict[str, Any]
-) -> Scheme:
+def learned_scheme(student: Architecture, scheme: Scheme, preprocess: Preprocess, facts: dict[str, Any]) -> Scheme:
     """What `student`, made of `scheme` by `learnable`, has learned: its integers, step sizes and biases."""
     activations: dict[str, Activation] = dict(scheme.activations)
     for name, site in student.sites().items():
@@ -97,7 +96,9 @@ def learned_scheme(
         rows, columns = (slice(*p) if p else slice(None) for p in (unit.rows, unit.columns))
         values, factor = layer.integers(), attention_scale(student.config, unit)
         bias = layer.bias[rows] if layer.bias is not None else None
-        if isinstance(layer, LearnedConv):
+        if isinstance(layer, LearnedConv) and unit.source != PIXELS:
+            steps, stored = layer.steps()[:, :1, 0, 0].double(), values
+        elif isinstance(layer, LearnedConv):
             steps = layer.steps()[:, :1, 0, 0].double() / 255 / preprocess.std[0]
             stored = values
             if bias is not None:
@@ -118,9 +119,7 @@ def learned_scheme(
 
 
 @torch.no_grad()
-def learned_floats(
-    student: Architecture, model: Architecture, learned: Scheme, preprocess: Preprocess
-) -> Architecture:
+def learned_floats(student: Architecture, model: Architecture, learned: Scheme, preprocess: Preprocess) -> Architecture:
     """A float model like `model` with what `student` has learned: its integers as weights, all else as it is."""
     state = student.state_dict()
     copied = copy.deepcopy(model).eval()

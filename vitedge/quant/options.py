@@ -38,6 +38,11 @@ class QuantOptions(Options):
         description="With the preset linear and the observer auto, share of the MACs whose inputs may stay in float: "
         "those activations whose rounding changes the logits most.",
     )
+    stem: Annotated[Literal["float", "int8"], EXPERT] = Field(
+        "float",
+        description="The convolutions that make the patches of a hybrid: float, or int8 in static quantisation, which "
+        "wants --max-drop: GroupNorm enlarges their noise.",
+    )
     symmetric: Annotated[bool, EXPERT] = Field(
         False, description="Zero points in the middle (TensorRT's rule): one bit less for GELU and softmax."
     )

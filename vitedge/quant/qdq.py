@@ -11,7 +11,7 @@ from vitedge.quant.graph import GraphEditor, misfit
 from vitedge.quant.patches import NODES, as_matrix, emit_patches
 from vitedge.quant.placement import FUSION_FRIENDLY, Placement
 from vitedge.quant.scheme import Activation, Scheme, Weight
-from vitedge.vit.products import PIXELS
+from vitedge.vit.products import NORMALIZED, PIXELS
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,8 @@ def insert_qdq(model: onnx.ModelProto, scheme: Scheme, placement: Placement = FU
     check_fit(model, scheme)
     g = GraphEditor(model)
     pixels = "patch_embed" in scheme.weights and PIXELS in scheme.activations
-    patch = placement.patch if pixels else "float"
+    stem = any(node.name == NORMALIZED for node in g.source)
+    patch = "" if stem else placement.patch if pixels else "float"
     _biases(g, scheme, patch)
     activations = {n: a for n, a in scheme.activations.items() if n != PIXELS}
     renamed: dict[str, str] = {}

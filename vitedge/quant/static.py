@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,9 @@ from vitedge.quant.scheme import Activation, Scheme
 from vitedge.quant.sensitivity import few_images
 from vitedge.quant.weights import WeightRounder
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.products import PIXELS
+from vitedge.vit.config import ViTConfig
+from vitedge.vit.macs import model_macs
+from vitedge.vit.products import PIXELS, stem_units
 
 # Raw pixels are integers already.
 EXACT_PIXELS = Activation(1.0, 0)
@@ -59,7 +61,7 @@ def calibrate(
             "Give a folder of a few hundred images with --calib.",
         )
     progress("ranges")
-    names = values(model.config, options.preset)
+    names = values(model.config, options.preset, stem=options.stem == "int8")
     seen = histograms(model, fitted(), names)
     if options.observer == "auto" and options.preset == "linear":
         both = [options.model_copy(update={"observer": name}) for name in ("mse", "minmax")]
@@ -84,15 +86,15 @@ def calibrate(
     def rounded(activations: dict[str, Activation], layers: set[str] | None = None) -> Scheme:
         rounder = WeightRounder(model, activations, options, preprocess, layers)
         rounder.run(fitted, progress)
-        share = int8_share(model.config, set(rounder.weights), set(activations))
-        return rounder.scheme(options.preset, activations, facts | {"int8_macs": share})
+        return rounder.scheme(options.preset, activations, facts | shares(model.config, rounder, activations))
 
     if held_out is None:
         return rounded(activations)
     from vitedge.quant.mixed import relax
 
     # To rank weights, rounding to nearest is enough, and free of what the activations do.
-    scheme = replace(round_weights(model, None, options, preprocess), preset=options.preset, activations=activations)
+    nearest = round_weights(model, None, options, preprocess, stem=options.stem == "int8")
+    scheme = replace(nearest, preset=options.preset, activations=activations)
     return relax(model, scheme, rounded, held_out, options, preprocess, progress, reference)
 
 
@@ -102,10 +104,14 @@ def round_weights(
     options: QuantOptions | None = None,
     preprocess: Preprocess | None = None,
     progress: Callable[[str], None] = lambda name: None,
+    *,
+    stem: bool = False,
 ) -> Scheme:
     """The scheme for dynamic quantisation: integer weights, and the names of the activations to quantise at
     run time (their scales mean nothing). Without calibration images (`batches` None) weights are rounded to
     nearest.
+
+    stem: whether a stem's convolutions are rounded too, which dynamic quantisation leaves in float.
     """
     options = options or QuantOptions()
     size = max(model.config.image_size)
@@ -113,12 +119,19 @@ def round_weights(
     images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
     if batches is None:
         options = options.model_copy(update={"rounding": "nearest", "correct": False})
+    options = options.model_copy(update={"stem": "int8" if stem else "float"})
     rounder = WeightRounder(model.eval(), {}, options, preprocess)
     rounder.run(images, progress)
     names = values(model.config, "linear")
-    share = int8_share(model.config, set(rounder.weights), set(names))
-    facts = {"options": options.model_dump(), "int8_macs": share}
+    facts = {"options": options.model_dump(), **shares(model.config, rounder, names)}
     return rounder.scheme("dynamic", dict.fromkeys(names, EXACT_PIXELS), facts)
+
+
+def shares(config: ViTConfig, rounder: WeightRounder, activations: Iterable[str]) -> dict[str, float]:
+    """Shares of the MACs: in INT8, and in a stem that stays float."""
+    found = {"int8_macs": int8_share(config, set(rounder.weights), set(activations))}
+    left = [unit.macs for unit in stem_units(config) if unit.name not in rounder.weights]
+    return found | ({"float_stem_macs": sum(left) / model_macs(config)} if left else {})
 
 
 def split(batches: Batches, share: float) -> tuple[Batches, Batches]:

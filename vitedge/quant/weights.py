@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitedge.condition.ranges import Batches
 from vitedge.data.preprocess import Preprocess
@@ -24,19 +23,24 @@ from vitedge.quant.fake import attention_scale, quantize_sites, set_unit
 from vitedge.quant.options import QuantOptions
 from vitedge.quant.rounding import best_bias, gptq_or_nearest, nearest
 from vitedge.quant.scheme import Activation, Scheme, Weight
+from vitedge.quant.sensitivity import first_images
 from vitedge.quant.uniform import weight_scales
 from vitedge.tokens.modules import following
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.convolution import Convolution
 from vitedge.vit.names import block_index
-from vitedge.vit.products import Unit, units
+from vitedge.vit.products import PIXELS, Unit, stem_units, units
 
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
 TOKENS_PER_INPUT = 8
+# A stem's convolutions are rounded on the first images alone: each has hundreds of positions or more.
+STEM_IMAGES = 32
 STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1", "mlp.gate"), ("mlp.fc2",))
 
 Progress = Callable[[str], None]
-Run = Callable[[Architecture, Tensor], Tensor]
+# From a stream, or the values of a stem, to whatever comes after the layers that are watched.
+Run = Callable[[Architecture, Any], Any]
 
 
 class WeightRounder:
@@ -50,7 +54,7 @@ class WeightRounder:
         preprocess: Preprocess,
         layers: set[str] | None = None,
     ) -> None:
-        """layers: names of the Linears whose weights are rounded; None for all."""
+        """layers: names of the Linears whose weights are rounded; None for all that `options` ask for."""
         self.float = model
         self.sim = copy.deepcopy(model).eval()
         quantize_sites(self.sim, activations)
@@ -59,8 +63,9 @@ class WeightRounder:
         self.biases: dict[str, Tensor] = {}
         self.unfitted: list[str] = []
         self.layer_units: dict[str, list[Unit]] = {}
+        left = stem_units(model.config) if options.stem == "float" else []
         for unit in units(model.config):
-            if layers is None or unit.layer in layers:
+            if unit not in left and (layers is None or unit.layer in layers):
                 self.layer_units.setdefault(unit.layer, []).append(unit)
 
     @torch.no_grad()
@@ -70,7 +75,9 @@ class WeightRounder:
             self._run(batches, progress)
 
     def _run(self, batches: Batches, progress: Progress) -> None:
-        if "patch_embed" in self.layer_units:
+        if self.float.stem is not None and self.options.stem == "int8":
+            self._stem(batches, progress)
+        if self.float.stem is None and "patch_embed" in self.layer_units:
             self._patches(batches, progress)
         if "pre" in self.layer_units:
             images = list(batches())
@@ -92,9 +99,11 @@ class WeightRounder:
 
     def _target(self, layer: str, ours: Tensor, theirs: Tensor) -> Tensor:
         """What the layer should give: the float layer's output on the float model's input, or on ours."""
-        return self.float.linears()[layer](theirs if self.options.correct else ours)
+        module = self.float.linears()[layer]
+        output = module(theirs if self.options.correct else ours)
+        return output.flatten(2).transpose(1, 2) if isinstance(module, Convolution) else output
 
-    def _stage(self, layers: list[str], run: Run, ours: list[Tensor], theirs: list[Tensor], progress: Progress) -> None:
+    def _stage(self, layers: list[str], run: Run, ours: list[Any], theirs: list[Any], progress: Progress) -> None:
         """Rounds those of `layers` that there are, all at once, since none reads what another of them makes.
 
         run: computes them from the activations `ours` of the quantised copy and `theirs` of the float model.
@@ -114,7 +123,9 @@ class WeightRounder:
                     # one.
                     weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
                     weight = weight / weight.mean()
-                moments[name].add(mine[name], target, weight)
+                module = self.sim.linears()[name]
+                rows = module.columns(mine[name]) if isinstance(module, Convolution) else mine[name]
+                moments[name].add(rows, target, weight)
         for name in names:
             self._round(name, moments[name])
 
@@ -124,6 +135,19 @@ class WeightRounder:
             return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.width]
         return self.float.run_block(index, y)[..., : self.float.config.width]
 
+    def _stem(self, batches: Batches, progress: Progress) -> None:
+        """The convolutions of a stem, one after the other."""
+        exact, rounded = self.float.stem, self.sim.stem
+        assert exact is not None and rounded is not None
+        images = first_images(batches(), STEM_IMAGES).split(8)
+        ours, theirs = [rounded.start(batch) for batch in images], [exact.start(batch) for batch in images]
+        for name, block in exact.blocks():
+            self._stage([block.placed.layer.unit], partial(_step_stem, name=name), ours, theirs, progress)
+            for mine, other in zip(ours, theirs, strict=True):
+                rounded.step(name, mine)
+                exact.step(name, other)
+        self._stage(["patch_embed"], lambda model, x: model.patch_embed(x[exact.last]), ours, theirs, progress)
+
     def _patches(self, batches: Batches, progress: Progress) -> None:
         """The patch embedding, on raw pixels: its input is exact, so it only needs rounding."""
         progress("patch_embed")
@@ -132,8 +156,7 @@ class WeightRounder:
         mean, std = (torch.tensor(v)[None, :, None, None] for v in (self.preprocess.mean, self.preprocess.std))
         for batch in batches():
             pixels = (batch * std + mean) * 255
-            columns = F.unfold(pixels, conv.kernel_size, stride=conv.stride).transpose(1, 2)
-            moments.add(columns, conv(batch).flatten(2).transpose(1, 2))
+            moments.add(conv.columns(pixels), conv(batch).flatten(2).transpose(1, 2))
         self._round("patch_embed", moments)
 
     def _float_weight(self, layer: str) -> tuple[Tensor, Tensor]:
@@ -141,14 +164,17 @@ class WeightRounder:
         module = self.float.linears()[layer]
         weight = module.weight.double()
         bias = module.bias.double() if module.bias is not None else weight.new_zeros(len(weight))
-        if isinstance(module, nn.Conv2d):
+        if self._reads_pixels(layer):
             mean, std = (
                 torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std)
             )
             weight = weight / std
             bias = bias - (weight * mean).sum((1, 2, 3))
-            weight = weight.flatten(1) / 255
-        return weight, bias
+            weight = weight / 255
+        return weight.flatten(1), bias
+
+    def _reads_pixels(self, layer: str) -> bool:
+        return self.layer_units[layer][0].source == PIXELS
 
     def scheme(self, preset: str, activations: dict[str, Activation], facts: dict[str, Any]) -> Scheme:
         """The scheme that holds these activations and what was rounded."""
@@ -191,7 +217,7 @@ class WeightRounder:
         factor = attention_scale(self.float.config, unit)
         q, s = values[rows, columns], scales[rows, columns][:, 0] * factor
         module = self.float.linears()[unit.layer]
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, Convolution):
             stored, axis = q.reshape(module.weight.shape), 0
         else:
             stored, axis = q.T, 1
@@ -212,7 +238,12 @@ def _run_block(model: Architecture, x: Tensor, index: int) -> Tensor:
     return model.run_block(index, x)
 
 
-def inputs_of(model: Architecture, run: Run, names: list[str], x: Tensor) -> dict[str, Tensor]:
+def _step_stem(model: Architecture, values: dict[str, Tensor], name: str) -> None:
+    assert model.stem is not None
+    model.stem.step(name, values)
+
+
+def inputs_of(model: Architecture, run: Run, names: list[str], x: Any) -> dict[str, Tensor]:
     """Inputs [B, N, in] or [B, in] of the named Linears, which `run` computes from `x`; what comes after the last of
     them is not computed."""
     layers = {id(model.linears()[name]): name for name in names}

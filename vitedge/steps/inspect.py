@@ -19,6 +19,7 @@ from vitedge.vit.macs import (
     model_macs,
     model_params,
     patch_macs,
+    patch_params,
     pool_macs,
     pool_params,
     pre_macs,
@@ -77,9 +78,14 @@ def inspect_run(bundle: Bundle) -> Inspection:
 def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     """One row a layer: widths (before and after where they differ), shapes, parameters, MACs."""
     w, n = config.width, config.tokens
-    stem = config.patch_size**2 * config.channels * w + w
-    rows: list[list[Any]] = [["patch_embed", f"{config.patch_size}x{config.patch_size}", f"[{config.patches}, {w}]"]]
-    rows[0] += [stem, patch_macs(config) / 1e6]
+    rows: list[list[Any]] = []
+    for placed in config.stem_layers()[:-1]:
+        layer, size = placed.layer, f"[{placed.layer.channels}, {placed.size[0]}, {placed.size[1]}]"
+        rows.append([layer.unit, str(layer), size, placed.params, placed.macs / 1e6])
+    kernel = config.stem.layers[-1].kernel if config.stem is not None else config.patch_size
+    above = [sum(row[at] for row in rows) for at in (3, 4)]
+    rows.append(["patch_embed", f"{kernel}x{kernel}", f"[{config.patches}, {w}]"])
+    rows[-1] += [patch_params(config) - above[0], patch_macs(config) / 1e6 - above[1]]
     if config.pre_linear:
         rows.append(["pre", f"{w} of {w}", f"[{n}, {w}]", w * w + w, pre_macs(config) / 1e6])
     for i, block in enumerate(config.blocks):

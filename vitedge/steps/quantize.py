@@ -87,10 +87,12 @@ def compare(bundle: Bundle, graph: Path, against: str) -> Facts:
 
 def quantize_table(mode: str, scheme: Scheme, facts: Facts) -> Table:
     """What was quantised, and how near the result is on calibration images."""
+    left = scheme.facts.get("float_stem_macs")
     rows: list[list[Cell]] = [
         ["Linears with INT8 weights", len(scheme.weights)],
         ["activations in INT8", len(scheme.activations)],
         ["share of INT8 MACs", scheme.facts.get("int8_macs")],
+        *([["share of MACs in the stem, which stays float", left]] if left is not None else []),
         ["size, as a share of FP32", facts["size_ratio"]],
         ["agreement", facts["agreement"]],
         ["logit SQNR (dB)", facts["sqnr_db"]],

@@ -34,6 +34,12 @@ def make_scheme(
     batches = None if pixels is None else float_batches(pixels, preprocess)
     count = "no" if pixels is None else str(len(pixels))
     with reporter.progress(f"quantising ({mode}, {count} images): values and layers", None) as advance:
+        if mode == "dynamic" and options.stem == "int8" and model.stem is not None:
+            raise VitedgeError(
+                "Dynamic quantisation leaves the convolutional stem in float.",
+                "quantize.stem asks for int8, whose scales are found on calibration images.",
+                "Take --quantize static, or leave quantize.stem out.",
+            )
         if mode == "dynamic":
             return round_weights(model, batches, options, preprocess, lambda name: advance(1))
         if batches is None:

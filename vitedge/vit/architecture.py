@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitedge.vit.config import ViTConfig
+from vitedge.vit.convolution import Convolution, ConvStem
 
 if TYPE_CHECKING:
     from vitedge.vit.model import Block, Register, Site
@@ -80,7 +81,8 @@ class Architecture(nn.Module):
     """
 
     config: ViTConfig
-    patch_embed: nn.Conv2d
+    stem: ConvStem | None
+    patch_embed: Convolution
     blocks: nn.ModuleList
     head: nn.Linear
     heads: nn.ModuleList
@@ -101,7 +103,7 @@ class Architecture(nn.Module):
         """Name in the exported graph -> site, in the order of the data flow."""
         raise NotImplementedError
 
-    def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
+    def linears(self) -> OrderedDict[str, nn.Linear | Convolution]:
         """Name -> layer with a weight matrix, in the order of the data flow; the names stand in the ONNX graph."""
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from vitedge import documents
 from vitedge.errors import VitedgeError
 from vitedge.vit.names import block_index
+from vitedge.vit.stem import Placed, Stem
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
 
@@ -149,6 +150,7 @@ class ViTConfig:
 
     Attributes:
         image_size: (height, width) in pixels; one number for both. patch_size: in pixels, square.
+        stem: the layers that make the patches where these are not one convolution of the pixels (a hybrid).
         channels: of the input image.
         width: of the residual stream.
         classes: of the head; dims of the embedding where there is no classifier.
@@ -186,6 +188,7 @@ class ViTConfig:
     pool_norm: Literal["tokens", "pooled"] = "tokens"
     pool_block: BlockConfig | None = None
     normalize: bool = False
+    stem: Stem | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(sides(self.image_size)))
@@ -197,6 +200,11 @@ class ViTConfig:
                 "",
                 f"Choose a multiple of {self.patch_size} as the image size.",
             )
+        if self.stem is not None and (self.stem_layers()[-1].size, self.stem.layers[-1].channels) != (
+            self.grid,
+            self.width,
+        ):
+            raise ValueError("the stem does not make the patches")
         if len({b.merge.matched for b in self.blocks if b.merge}) > 1:
             raise ValueError("tokens are either matched in all blocks or in none")
         if self.unmergeable and any(b.merge for b in self.blocks):
@@ -217,6 +225,15 @@ class ViTConfig:
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def stem_layers(self) -> list[Placed]:
+        """The layers of the stem for this image size; none where the patches are one convolution of the pixels."""
+        return self.stem.placed(self.channels, self.image_size) if self.stem is not None else []
+
+    @property
+    def pixels_weight(self) -> str:
+        """The parameter [out, channels, kernel, kernel] that multiplies the image's channels."""
+        return f"stem.layers.{self.stem.layers[0].name}.conv.weight" if self.stem is not None else "patch_embed.weight"
 
     @property
     def patches(self) -> int:

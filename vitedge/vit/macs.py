@@ -37,8 +37,17 @@ def pool_macs(config: ViTConfig) -> int:
 
 
 def patch_macs(config: ViTConfig) -> int:
-    """MACs of the patch embedding."""
+    """MACs of the patch embedding, its stem included."""
+    if config.stem is not None:
+        return sum(placed.macs for placed in config.stem_layers())
     return config.patches * config.patch_size**2 * config.channels * config.width
+
+
+def patch_params(config: ViTConfig) -> int:
+    """Parameters of the patch embedding, its stem included."""
+    if config.stem is not None:
+        return sum(placed.params for placed in config.stem_layers())
+    return config.patch_size**2 * config.channels * config.width + config.width
 
 
 def merging_macs(config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
@@ -87,7 +96,7 @@ def pool_params(config: ViTConfig) -> int:
 def model_params(config: ViTConfig) -> int:
     """Parameters of the model."""
     w = config.width
-    stem = config.patch_size**2 * config.channels * w + w + config.prefix * w
+    stem = patch_params(config) + config.prefix * w
     stem += (config.tokens * w if config.positions else 0) + (2 * w if config.norm_pre else 0)
     stem += w * w + w if config.pre_linear else 0
     heads = (w * config.classes + config.classes) * len(config.pool)

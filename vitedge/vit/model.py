@@ -21,7 +21,9 @@ from vitedge.tokens.matching import join_sizes, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.convolution import Convolution, ConvStem
 from vitedge.vit.names import TOKENS, block_index, is_stream
+from vitedge.vit.products import NORMALIZED
 from vitedge.vit.rope import rope_table, turned
 
 
@@ -298,7 +300,13 @@ class VisionTransformer(Architecture):
         super().__init__()
         self.config = config
         width, eps = config.width, config.norm_eps
-        self.patch_embed = nn.Conv2d(config.channels, width, config.patch_size, config.patch_size)
+        if config.stem is None:
+            self.stem = None
+            self.patch_embed = Convolution(config.channels, width, config.patch_size, config.patch_size)
+        else:
+            placed = config.stem_layers()
+            self.stem = ConvStem(placed, config.stem.norm_eps, Site)
+            self.patch_embed = Convolution.of(placed[-1])
         self.class_token = nn.Parameter(torch.zeros(1, config.prefix, width)) if config.prefix else None
         self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, width)) if config.positions else None
         self.patch_site, self.embed_site = Site(), Site()
@@ -316,6 +324,7 @@ class VisionTransformer(Architecture):
         self.heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in config.pool[1:])
 
     def embed(self, x: Tensor) -> Tensor:
+        x = x if self.stem is None else self.stem(x)
         tokens = self.patch_site(self.patch_embed(x).flatten(2).transpose(1, 2))
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], dim=1)
@@ -397,7 +406,11 @@ class VisionTransformer(Architecture):
             yield "pool", self.pooling
 
     def sites(self) -> OrderedDict[str, Site]:
-        named: OrderedDict[str, Site] = OrderedDict(patches=self.patch_site, embed=self.embed_site)
+        named: OrderedDict[str, Site] = OrderedDict()
+        if self.stem is not None:
+            named |= {NORMALIZED: cast("Site", self.stem.site)}
+            named |= {b.placed.layer.value: cast("Site", b.site) for _, b in self.stem.blocks()}
+        named |= {"patches": self.patch_site, "embed": self.embed_site}
         named |= {"pre_norm": self.pre_norm_site} if self.pre_norm is not None else {}
         named |= {"pre": self.pre_site} if self.pre is not None else {}
         after_mean = OrderedDict(norm=self.norm_site)
@@ -427,8 +440,11 @@ class VisionTransformer(Architecture):
                 named[f"{name}.residual2"] = block.residual2_site
         return named | after_mean
 
-    def linears(self) -> OrderedDict[str, nn.Linear | nn.Conv2d]:
-        named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
+    def linears(self) -> OrderedDict[str, nn.Linear | Convolution]:
+        named: OrderedDict[str, nn.Linear | Convolution] = OrderedDict()
+        if self.stem is not None:
+            named |= {b.placed.layer.unit: b.conv for _, b in self.stem.blocks() if b.conv is not None}
+        named |= {"patch_embed": self.patch_embed}
         named |= {"pre": self.pre} if self.pre is not None else {}
         for name, block in self._parts():
             if block.attention is not None:

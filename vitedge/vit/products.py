@@ -9,6 +9,8 @@ from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.macs import head_macs, merge_macs, patch_macs, pre_macs
 
 PIXELS = "pixels"
+# What the first convolution of a stem reads: its zeros around the image are zeros of this.
+NORMALIZED = "pixels.normalized"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Unit:
 def units(config: ViTConfig) -> Iterator[Unit]:
     """All products with weights, in the order of the data flow."""
     width = config.width
-    yield Unit("patch_embed", "patch_embed", PIXELS, patch_macs(config))
+    if config.stem is None:
+        yield Unit("patch_embed", "patch_embed", PIXELS, patch_macs(config))
+    for placed in config.stem_layers():
+        if placed.layer.op == "conv":
+            source = placed.source.value if placed.source else NORMALIZED
+            yield Unit(placed.layer.unit, placed.layer.unit, source, placed.macs)
     if config.pre_linear:
         yield Unit("pre", "pre", "pre_norm", pre_macs(config))
     for i, block in enumerate(config.blocks):
@@ -51,6 +58,11 @@ def units(config: ViTConfig) -> Iterator[Unit]:
         yield from _mlp_units("pool.mlp", config.pool_block, width, "pool.norm2", 1)
     for name, part in zip(config.heads(), config.pool, strict=True):
         yield Unit(name, name, _head_source(config, part), head_macs(config))
+
+
+def stem_units(config: ViTConfig) -> list[Unit]:
+    """Those of them that are convolutions of a stem; none where the patches are one convolution of the pixels."""
+    return [unit for unit in units(config) if unit.name.startswith("patch_embed")] if config.stem is not None else []
 
 
 def _head_source(config: ViTConfig, part: str) -> str:

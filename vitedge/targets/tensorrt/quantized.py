@@ -101,8 +101,10 @@ def _unit(node: onnx.NodeProto, scheme: Scheme) -> str:
 
 
 def _why_float(node: onnx.NodeProto, unit: str, scheme: Scheme, shapes: dict[str, list[int]]) -> str:
-    if node.op_type == "Conv":
+    if node.op_type == "Conv" and node.input[0] == "pixels.nchw":
         return "uint8 pixels don't fit signed integers at scale 1"
+    if node.op_type == "Conv":
+        return "the zeros around its input would be shifted too"
     shape = shapes.get(node.input[0], [])
     if len(shape) < 3 or shape[-2] == 1:
         return "a product on [CLS] alone is memory-bound"

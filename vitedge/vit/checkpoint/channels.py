@@ -10,8 +10,6 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.config import ViTConfig
 
-_PATCHES = "patch_embed.weight"
-
 
 def in_rgb(
     config: ViTConfig, state: dict[str, Tensor], prep: Preprocess
@@ -24,8 +22,9 @@ def in_rgb(
 
     Raises VitedgeError where nothing says how images become grey, or of mean and std there are others than channels.
     """
+    first = config.pixels_weight
     if config.channels == 1 and prep.channels == "grey":
-        return replace(config, channels=3), state | {_PATCHES: state[_PATCHES].repeat(1, 3, 1, 1) / 3}, prep
+        return replace(config, channels=3), state | {first: state[first].repeat(1, 3, 1, 1) / 3}, prep
     if config.channels == 1:
         raise VitedgeError(
             "The model takes 1 channel; vitedge takes RGB images.",
@@ -36,5 +35,5 @@ def in_rgb(
     if config.channels != 3:
         return config, state, prep.with_bands(config.channels)
     if prep.channels == "bgr":
-        return config, state | {_PATCHES: state[_PATCHES].flip(1)}, prep.as_rgb()
+        return config, state | {first: state[first].flip(1)}, prep.as_rgb()
     return config, state, prep

@@ -166,6 +166,13 @@ def _sizes(**values: Any) -> tuple[tuple[str, int], ...]:
 
 
 def _hugging_face(path: Path, config: HuggingFaceConfig, names_given: bool) -> Known:
+    if config.model_type == "vit-hybrid":
+        raise VitedgeError(
+            f"By {path} the model is transformers' ViTHybrid.",
+            "transformers 5 has it no more, so that nothing could prove how its tensors are read.",
+            "It was made of timm's vit_base_r50_s16_384, which is read: "
+            "--model timm:vit_base_r50_s16_384.orig_in21k_ft_in1k; weights of your own: load them into that.",
+        )
     if config.model_type != "vit":
         raise plain.refuse(f"By {path} the model", f"model_type {config.model_type!r}")
     if config.problem_type == "regression":
@@ -294,8 +301,10 @@ def misfit(model: Any, tensors: Mapping[str, Tensor]) -> str:
     if stem is None or blocks is None:
         return ""
     depth = len({n.split(".")[1] for n in tensors if re.match(r"blocks\.\d+\.", n)})
-    return "" if (len(stem), depth) == (model.embed_dim, len(blocks)) else (
-        f"width {model.embed_dim} and {len(blocks)} blocks, the tensors have width {len(stem)} and {depth}"
+    return (
+        ""
+        if (len(stem), depth) == (model.embed_dim, len(blocks))
+        else (f"width {model.embed_dim} and {len(blocks)} blocks, the tensors have width {len(stem)} and {depth}")
     )
 
 

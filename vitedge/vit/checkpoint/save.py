@@ -68,7 +68,7 @@ def to_torchvision(model: Architecture) -> dict[str, Tensor]:
     """
     config = model.config
     first = config.blocks[0]
-    dense = all(
+    dense = config.stem is None and all(
         not (b.register or b.marker)
         and b.heads == first.heads
         and b.hidden == first.hidden
@@ -77,7 +77,7 @@ def to_torchvision(model: Architecture) -> dict[str, Tensor]:
     )
     if not dense:
         raise VitedgeError(
-            "A pruned model, or one with registers, can't be written under torchvision's names.",
+            "A pruned model, or one with registers or a stem, can't be written under torchvision's names.",
             "torchvision's VisionTransformer has one width for all layers, and nothing else.",
             "Take the vitedge model folder or the ONNX file.",
         )

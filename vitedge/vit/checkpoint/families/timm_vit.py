@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitedge.vit.checkpoint.families import timm_hybrid
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, block_config, refuse
 from vitedge.vit.config import Rope, ViTConfig
+from vitedge.vit.stem import Stem
 
 CLASSES = ("VisionTransformer", "VisionTransformerDistilled")
 _ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}
@@ -22,9 +24,11 @@ _ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gel
 def read(tensors: Mapping[str, Tensor], model: Any) -> Read:
     """`model`: timm's, of these tensors' names. Raises VitedgeError for parts that the architecture has not."""
     distilled = type(model).__name__ == "VisionTransformerDistilled"
-    t = Tensors(f"timm {type(model).__name__}", tensors)
+    t = Tensors(f"timm {type(model).__name__}", tensors, (r"num_batches_tracked$",))
     check(t.library, model, ("Attention",))
-    t.linear("patch_embed", "patch_embed.proj")
+    hybrid = timm_hybrid.stem(t, model.patch_embed) if hasattr(model.patch_embed, "backbone") else None
+    if hybrid is None:
+        t.linear("patch_embed", "patch_embed.proj")
     names = [n for n in ("cls_token", "dist_token", "reg_token") if n in t]
     tokens, positions = t.tokens(*names), t.take("pos_embed") if model.pos_embed is not None else None
     kinds = [n.removesuffix("_token") for n, token in zip(names, tokens, strict=True) for _ in range(token.shape[1])]
@@ -46,11 +50,17 @@ def read(tensors: Mapping[str, Tensor], model: Any) -> Read:
         t.linear("heads.0", "head_dist")
         for name in ("head", "heads.0"):
             t.state |= {f"{name}.{kind}": t.state[f"{name}.{kind}"] / 2 for kind in ("weight", "bias")}
-    return t.finish(configuration(t, model, tuple(kinds), pool, pooled))
+    return t.finish(configuration(t, model, tuple(kinds), pool, pooled, stem=hybrid))
 
 
 def configuration(
-    t: Tensors, model: Any, kinds: tuple[str, ...], pool: tuple[str, ...], pooled: bool, rope: Rope | None = None
+    t: Tensors,
+    model: Any,
+    kinds: tuple[str, ...],
+    pool: tuple[str, ...],
+    pooled: bool,
+    rope: Rope | None = None,
+    stem: Stem | None = None,
 ) -> ViTConfig:
     """The configuration of what was taken."""
     block, width = model.blocks[0], model.embed_dim
@@ -63,10 +73,11 @@ def configuration(
         latent = model.attn_pool
         pool_act = mlp_activation(t.library, latent.mlp.act)
         pool_block = block_config(width, latent.num_heads, len(t.state["pooling.mlp.fc1.weight"]), act=pool_act)
+    embed = model.patch_embed
     return ViTConfig(
-        image_size=tuple(model.patch_embed.img_size),
-        patch_size=model.patch_embed.patch_size[0],
-        channels=t.state["patch_embed.weight"].shape[1],
+        image_size=tuple(embed.img_size),
+        patch_size=embed.patch_size[0] if stem is None else embed.img_size[0] // embed.grid_size[0],
+        channels=t.state["patch_embed.weight"].shape[1] if stem is None else embed.in_chans,
         width=width,
         classes=len(t.state["head.weight"]),
         blocks=(dense,) * len(model.blocks),
@@ -79,6 +90,7 @@ def configuration(
         pool=pool,
         pool_norm="pooled" if pooled else "tokens",
         pool_block=pool_block,
+        stem=stem,
     )
 
 
@@ -99,6 +111,8 @@ def check(library: str, model: Any, attentions: tuple[str, ...]) -> None:
         if problem:
             raise refuse(library, problem)
     embed = model.patch_embed
+    if hasattr(embed, "backbone"):
+        return
     if not isinstance(getattr(embed, "norm", nn.Identity()), nn.Identity) or not isinstance(embed.proj, nn.Conv2d):
         raise refuse(library, "a stem of several layers")
     if embed.patch_size[0] != embed.patch_size[1]:
