@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from vitedge.vit.config import BlockConfig, Rope, ViTConfig
+from vitedge.vit.geometry import Stage, Window
 from vitedge.vit.model import VisionTransformer, init_weights
 
 DENSE = BlockConfig(heads=2, qk_dim=16, v_dim=16, hidden=64, scale=0.25)
@@ -22,6 +23,16 @@ def _with(**changes: object) -> ViTConfig:
     return replace(PLAIN, blocks=(block,) * 3, rope=turned, **changes)  # type: ignore[arg-type]
 
 
+def _stages() -> ViTConfig:
+    """Two stages; windows that are moved along both axes in the first one, along one in the second."""
+    windows = [Window((4, 3), (2, 1) if i % 2 else (0, 0)) for i in range(4)]
+    blocks = [replace(DENSE, window=window) for window in windows[:2]]
+    blocks += [replace(DENSE, heads=3, hidden=96, window=window) for window in windows[2:]]
+    blocks[2] = replace(blocks[2], stage=Stage(48))
+    own = {"prefix_tokens": (), "positions": False, "norm_pre": True, "pool": ("mean",)}
+    return replace(PLAIN, image_size=(32, 48), patch_size=4, blocks=tuple(blocks), **own)
+
+
 REGISTERS = ("cls", "reg", "reg")
 VARIANTS: dict[str, ViTConfig] = {
     "plain": PLAIN,
@@ -35,6 +46,7 @@ VARIANTS: dict[str, ViTConfig] = {
     "clip": _with(norm_pre=True, act="quick_gelu", classes=24, activation="none", normalize=True, channels=4),
     "rope and swiglu": _with(prefix_tokens=REGISTERS, positions=False, rope=ROPE, act="swiglu"),
     "rope of patches alone": _with(prefix_tokens=(), positions=False, rope=Rope(1e4), pool=("mean",), qk_norm=True),
+    "windows and stages": _stages(),
     "patches": _with(prefix_tokens=REGISTERS, pool=("patches",), activation="none", classes=32),
 }
 

@@ -22,8 +22,11 @@ OUTPUT = "attention"
 def with_attention(model: onnx.ModelProto, config: ViTConfig) -> onnx.ModelProto:
     """A copy of the float or quantised graph of a ViT with a second output `attention`; the first stays as it is.
 
-    Raises ValueError where no block has attention, or the output is of the patches, which the head does not join.
+    Raises ValueError where no block has attention, it stays within windows, or the output is of the patches,
+    which the head does not join.
     """
+    if config.hierarchical:
+        raise ValueError("attention stays within windows, which this output does not put together")
     if "patches" in config.pool or not any(block.heads for block in config.blocks):
         raise ValueError("nothing joins the patches")
     g = _Rows(model)

@@ -33,6 +33,7 @@ def values(config: ViTConfig, preset: str) -> list[str]:
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None
+        found += [f"{name}.downsample_norm", f"{name}.downsample"] if block.stage else []
         if block.heads:
             found.append(f"{name}.norm1")
             parts = [p for p in block.attention_sites() if not last or p[0] in "kv"]
@@ -40,7 +41,7 @@ def values(config: ViTConfig, preset: str) -> list[str]:
             found += [] if last else [f"{name}.residual1"]
         found += [f"{name}.merged"] if block.merge else []
         if block.hidden and not last:
-            cost = config.width * config.block_tokens(i).mlp
+            cost = config.block_width(i) * config.block_tokens(i).mlp
             sizes = [(suffix, (end - start) * cost) for suffix, start, end in block.spans()]
             suffixes = [suffix for suffix, macs in sizes if macs >= NEGLIGIBLE * total or len(sizes) == 1]
             kinds = ("fc1", "gate", "act", "gelu") if block.gated else ("fc1", "gelu")

@@ -33,7 +33,13 @@ from vitedge.vit.products import Unit, units
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
 TOKENS_PER_INPUT = 8
-STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1", "mlp.gate"), ("mlp.fc2",))
+STAGES = (
+    ("downsample",),
+    ("attention.q", "attention.k", "attention.v"),
+    ("attention.out",),
+    ("mlp.fc1", "mlp.gate"),
+    ("mlp.fc2",),
+)
 
 Progress = Callable[[str], None]
 Run = Callable[[Architecture, Tensor], Tensor]
@@ -112,8 +118,10 @@ class WeightRounder:
                 if index is not None and name.endswith((".out", ".fc2")):
                     # LayerNorm divides each token by its deviation: the same error matters less in a large
                     # one.
-                    weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
-                    weight = weight / weight.mean()
+                    weight = 1 / self._after(index, name, y).var(-1, keepdim=True).clamp_min(1e-12)
+                    if name.endswith(".out"):
+                        weight = list(self.float.encoder())[index].as_attended(weight)
+                    weight = weight.flatten() / weight.mean()
                 moments[name].add(mine[name], target, weight)
         for name in names:
             self._round(name, moments[name])
@@ -121,8 +129,8 @@ class WeightRounder:
     def _after(self, index: int, name: str, y: Tensor) -> Tensor:
         """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
         if name.endswith(".out"):
-            return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.width]
-        return self.float.run_block(index, y)[..., : self.float.config.width]
+            return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.block_width(index)]
+        return self.float.run_block(index, y)[..., : self.float.config.block_width(index)]
 
     def _patches(self, batches: Batches, progress: Progress) -> None:
         """The patch embedding, on raw pixels: its input is exact, so it only needs rounding."""

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from vitedge import documents
 from vitedge.errors import VitedgeError
+from vitedge.vit.geometry import Removable, Size, Stage, Window
 from vitedge.vit.names import block_index
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
@@ -22,8 +23,6 @@ def sides(size: Any) -> Any:
 
 
 # Bounds of what a document may ask for, before anything is allocated.
-Size = Annotated[int, Field(strict=True, ge=1, le=2**16)]
-Removable = Annotated[int, Field(strict=True, ge=0, le=2**20)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
 Positive = Annotated[float, Field(gt=0, le=2**16)]
 Sides = Annotated[tuple[Pixels, Pixels], BeforeValidator(sides)]
@@ -86,6 +85,8 @@ class BlockConfig:
         rope: whether q and k are turned by their patch's place (see `Rope`).
         marker: whether the block marks attention's sink tokens, see `model.Marker`.
         register: whether attention reads marked tokens as a constant, see `model.Register`.
+        window: what attention is kept within; None where every token attends to all.
+        stage: the stage that begins with this block; None where that of the block before goes on.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -101,6 +102,8 @@ class BlockConfig:
     rope: bool = False
     marker: bool = False
     register: bool = False
+    window: Window | None = None
+    stage: Stage | None = None
 
     @property
     def gated(self) -> bool:
@@ -135,12 +138,16 @@ class BlockConfig:
 
 
 class BlockTokens(NamedTuple):
-    """How many tokens of an image a block computes: `keys` it reads (norm1, k, v), `queries` attention puts out, `mlp`
-    the MLP reads and the block puts out."""
+    """How many tokens of an image a block computes: `keys` it reads (k, v), `queries` attention puts out, `mlp` the MLP
+    reads and the block puts out. Of windows all count, with the zeros that complete them."""
 
     keys: int
     queries: int
     mlp: int
+
+    def seen(self, block: BlockConfig) -> int:
+        """Of the keys, those that one query attends to."""
+        return self.keys if block.window is None else block.window.area
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ class ViTConfig:
     Attributes:
         image_size: (height, width) in pixels; one number for both. patch_size: in pixels, square.
         channels: of the input image.
-        width: of the residual stream.
+        width: of the residual stream; of its first stage where there are several.
         classes: of the head; dims of the embedding where there is no classifier.
         blocks: one `BlockConfig` an encoder block.
         norm_eps: epsilon of every LayerNorm.
@@ -212,11 +219,66 @@ class ViTConfig:
             raise ValueError("attention pooling has a pool_block")
         if self.rope is None and any(b.rope for b in self.blocks):
             raise ValueError("a block is rotated, but the model has no rope")
+        if self.hierarchical:
+            self._check_stages()
+
+    def _check_stages(self) -> None:
+        if self.prefix_tokens or self.positions or self.rope or not set(self.pool) <= {"mean", "patches"}:
+            raise ValueError("windows and stages are of patches alone, without positions")
+        if self.blocks[0].stage or any(b.register or b.marker for b in self.blocks):
+            raise ValueError("a stage begins at the first block, or blocks have registers")
+        halvings = self.block_stage(len(self.blocks) - 1)
+        unit = self.patch_size * 2**halvings
+        if any(side % unit for side in self.image_size):
+            height, width = self.image_size
+            raise VitedgeError(
+                f"An image of {height} x {width} pixels does not divide into {halvings + 1} stages.",
+                f"Each stage has half the rows and columns of tokens of the one before, from patches of "
+                f"{self.patch_size} pixels.",
+                f"Choose a multiple of {unit} as the image size.",
+            )
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether there are several stages, or windows."""
+        return any(b.stage or b.window for b in self.blocks)
+
+    def refuse_stages(self, what: str, todo: str) -> None:
+        """Raises VitedgeError for a model with several stages or windows, which `what` does not take."""
+        if self.hierarchical:
+            raise VitedgeError(
+                f"{what} is not there for a model with several stages or windows.",
+                "It works on one residual stream, in which every token attends to all.",
+                todo,
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def block_stage(self, index: int) -> int:
+        """The stage that block `index` is in, from 0."""
+        return sum(1 for b in self.blocks[: index + 1] if b.stage)
+
+    def block_grid(self, index: int) -> tuple[int, int]:
+        """(rows, columns) of tokens in the stage of block `index`."""
+        halved = 2 ** self.block_stage(index)
+        return self.grid[0] // halved, self.grid[1] // halved
+
+    def block_width(self, index: int) -> int:
+        """Width of the residual stream in the stage of block `index`."""
+        return next((b.stage.width for b in reversed(self.blocks[: index + 1]) if b.stage), self.width)
+
+    @property
+    def last_width(self) -> int:
+        """Width of the residual stream after the last block, which the heads read."""
+        return self.block_width(len(self.blocks) - 1)
+
+    @property
+    def last_patches(self) -> int:
+        """Patches after the last block, merged tokens as they were before."""
+        return math.prod(self.block_grid(len(self.blocks) - 1))
 
     @property
     def patches(self) -> int:
@@ -237,6 +299,10 @@ class ViTConfig:
 
     def block_tokens(self, index: int) -> BlockTokens:
         """The tokens that block `index` computes: no others than are needed after it."""
+        if self.hierarchical:
+            grid, window = self.block_grid(index), self.blocks[index].window
+            inside = math.prod(window.padded(grid) if window else grid)
+            return BlockTokens(inside, inside, math.prod(grid))
         merges = [b.merge.left for b in self.blocks[:index] if b.merge]
         keys, own = merges[-1] if merges else self.tokens, self.blocks[index].merge
         needed = self.queries(index) or keys
@@ -250,6 +316,8 @@ class ViTConfig:
     @property
     def unmergeable(self) -> str:
         """Why tokens can't be merged; empty where they can."""
+        if self.hierarchical:
+            return "Windows and stages are cut out of the whole grid of tokens, and merged tokens leave gaps in it."
         if self.rope is not None:
             return "Attention turns each token by its place (RoPE), and a merged token has several."
         return "Its output is one vector a patch, and merged patches share one." if "patches" in self.pool else ""

@@ -21,8 +21,9 @@ from vitedge.tokens.matching import join_sizes, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.names import TOKENS, block_index, is_stream
+from vitedge.vit.names import block_index, is_added, is_stream
 from vitedge.vit.rope import rope_table, turned
+from vitedge.vit.windows import Downsample, WindowBias, from_windows, to_windows
 
 
 class Site(nn.Identity):
@@ -60,11 +61,19 @@ class Attention(nn.Module):
 
     `sizes` [B, N]: how many tokens each one stands for; it counts as often (ToMe's proportional attention).
     rope: what turns q and k by their place, as `rope.rope_table` makes it.
+    grid: of tokens, where attention is kept within windows of it; x is then [B * windows, area, C].
     """
 
     rope: Tensor | None
 
-    def __init__(self, width: int, config: BlockConfig, eps: float = 1e-6, rope: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        config: BlockConfig,
+        eps: float = 1e-6,
+        rope: Tensor | None = None,
+        grid: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__()
         self.config, self.eps = config, eps
         qk, v = config.heads * config.qk_dim, config.heads * config.v_dim
@@ -75,6 +84,8 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
         self.k_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
         self.register_buffer("rope", rope if config.rope else None, persistent=False)
+        self.grid = grid
+        self.bias = WindowBias(config.heads, config.window, grid) if config.window else None
         self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
         self.q_norm_site, self.k_norm_site, self.q_rope_site, self.k_rope_site = Site(), Site(), Site(), Site()
         self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
@@ -82,7 +93,7 @@ class Attention(nn.Module):
 
     def like(self, config: BlockConfig) -> Attention:
         """Another one of these widths, its weights not set but for the LayerNorms of q and k."""
-        new = Attention(self.out.out_features, config, self.eps, self.rope)
+        new = Attention(self.out.out_features, config, self.eps, self.rope, self.grid)
         if self.q_norm is not None and self.k_norm is not None:
             new.q_norm, new.k_norm = self.q_norm, self.k_norm
         return new
@@ -102,6 +113,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, queries: int | None = None, sizes: Tensor | None = None) -> Tensor:
         c, bias = self.config, None if sizes is None else sizes.log()[:, None, None]
+        bias = bias if self.bias is None else self.bias(len(x))
         q = self.q(x if queries is None else x[:, :queries])
         # As in the exported graph, where q's weights, or those of its LayerNorm, carry the scale.
         q = self.q_site(q if c.scale == 1 or c.qk_norm else q * c.scale)
@@ -191,7 +203,8 @@ class Block(nn.Module):
 
     queries: how many of the first tokens are needed after it; all where None. k and v are computed on all tokens, the
     rest on these alone: nothing else reaches the head. prefix: tokens that are never merged. A stream is [B, N, C], or
-    [B, N, C + 1] once tokens were merged (see `vitedge.tokens`).
+    [B, N, C + 1] once tokens were merged (see `vitedge.tokens`). grid: of the block's tokens; before: width of the
+    stream that comes in, where a stage begins with this block.
     """
 
     def __init__(
@@ -202,11 +215,15 @@ class Block(nn.Module):
         queries: int | None = None,
         prefix: int = 1,
         rope: Tensor | None = None,
+        grid: tuple[int, int] = (0, 0),
+        before: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.width = config, width
-        self.queries = queries
-        self.attention = Attention(width, config, eps, rope) if config.heads else None
+        self.queries, self.grid = queries, grid
+        self.downsample_norm_site, self.downsample_site = Site(), Site()
+        self.downsample = Downsample(before, width, eps) if config.stage else None
+        self.attention = Attention(width, config, eps, rope, grid) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
@@ -238,13 +255,26 @@ class Block(nn.Module):
 
     def attend_unmerged(self, x: Tensor) -> Tensor:
         """The first half before the merge."""
-        x, sizes = split_sizes(x, self.width)
+        x, sizes = split_sizes(self.enter(x), self.width)
         residual = x if self.queries is None else x[:, : self.queries]
         if self.attention is not None and self.norm1 is not None:
             normed = self.norm1(x) if self.norm1_register is None else self.norm1_register(self.norm1(x))
-            attended = self.attention(self.norm1_site(normed), self.queries, sizes)
+            attended = self.attention(self.norm1_site(self.as_attended(normed)), self.queries, sizes)
+            if self.config.window is not None:
+                attended = from_windows(attended, self.grid, self.config.window)
             residual = self.residual1_site(residual + attended)
         return residual if self.queries is not None else join_sizes(residual, sizes)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The stream that the block's halves add to: patches merged where a stage begins, else the one that comes."""
+        if self.downsample is None:
+            return x
+        normed = self.downsample_norm_site(self.downsample.normalized(x, self.grid))
+        return self.downsample_site(self.downsample.linear(normed))
+
+    def as_attended(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, C] as attention takes them: in windows, where it has some."""
+        return x if self.config.window is None else to_windows(x, self.grid, self.config.window)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: x + mlp(norm2(x))."""
@@ -307,8 +337,19 @@ class VisionTransformer(Architecture):
         self.pre_norm_site, self.pre_site = Site(), Site()
         rope = rope_table(config)
         self.blocks = nn.ModuleList(
-            Block(width, eps, b, config.queries(i), config.prefix, rope) for i, b in enumerate(config.blocks)
+            Block(
+                config.block_width(i),
+                eps,
+                block,
+                config.queries(i),
+                config.prefix,
+                rope,
+                config.block_grid(i),
+                config.block_width(i - 1) if block.stage else 0,
+            )
+            for i, block in enumerate(config.blocks)
         )
+        width = config.last_width
         self.norm = nn.LayerNorm(width, eps=eps)
         self.norm_site, self.mean_site = Site(), Site()
         self.pooling = AttentionPool(width, eps, config.pool_block) if config.pool_block else None
@@ -325,7 +366,7 @@ class VisionTransformer(Architecture):
         return tokens if self.pre is None else self.pre_site(self.pre(tokens))
 
     def pool(self, x: Tensor) -> tuple[Tensor, ...]:
-        c, (x, sizes) = self.config, split_sizes(x, self.config.width)
+        c, (x, sizes) = self.config, split_sizes(x, self.config.last_width)
         if c.pool_norm == "pooled":
             return (self.norm_site(self.norm(self.mean_site(self._mean(x, sizes)))),)
         if len(c.pool) == 1 and c.pool[0] in c.prefix_tokens:
@@ -357,8 +398,14 @@ class VisionTransformer(Architecture):
             conv = self.patch_embed
             embedding = [(conv.weight, 0), (conv.bias, 0), (self.class_token, 2), (self.pos_embedding, 2)]
         writers = [Writer(p, axis, embedding=True) for p, axis in embedding if p is not None]
-        readers = []
+        start = "pre" if self.pre is not None else "pre_norm" if self.pre_norm is not None else "embed"
+        streams, readers, sites = [], [], [start]
         for i, block in enumerate(self.encoder()):
+            if (down := block.downsample) is not None:
+                readers.append(Reader(f"block{i}.downsample_norm", down.norm, (down.linear,), tokens=4))
+                streams.append(Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
+                writers = [Writer(p, 0, embedding=True) for p in (down.linear.weight, down.linear.bias)]
+                readers, sites = [], []
             if block.attention is not None and block.norm1 is not None:
                 a = block.attention
                 readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v), block.norm1_register))
@@ -369,12 +416,11 @@ class VisionTransformer(Architecture):
                 readers.append(Reader(f"block{i}.norm2", block.norm2, linears))
                 writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
                 writers += [] if marker is None else [Writer(marker.row, 0)]
+            sites += [n for n in self.sites() if block_index(n) == i and is_stream(n)]
         pool = self.pooling
         last = self.head_list() if pool is None else (pool.attention.k, pool.attention.v)
         readers.append(Reader("norm", self.norm, last))
-        start = "pre" if self.pre is not None else "pre_norm" if self.pre_norm is not None else "embed"
-        sites = (start, *(n for n in self.sites() if block_index(n) is not None and is_stream(n)))
-        return (Stream(self.config.width, tuple(writers), tuple(readers), sites),)
+        return (*streams, Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
 
     def readers(self) -> Iterator[Reader]:
         if self.pre_norm is not None and self.pre is not None:
@@ -408,6 +454,9 @@ class VisionTransformer(Architecture):
             if isinstance(block, AttentionPool):
                 named |= after_mean
             c, a = block.config, block.attention
+            if isinstance(block, Block) and block.downsample is not None:
+                named[f"{name}.downsample_norm"] = block.downsample_norm_site
+                named[f"{name}.downsample"] = block.downsample_site
             if a is not None:
                 if isinstance(block, Block):
                     named[f"{name}.norm1"] = block.norm1_site
@@ -431,6 +480,8 @@ class VisionTransformer(Architecture):
         named: OrderedDict[str, nn.Linear | nn.Conv2d] = OrderedDict(patch_embed=self.patch_embed)
         named |= {"pre": self.pre} if self.pre is not None else {}
         for name, block in self._parts():
+            if isinstance(block, Block) and block.downsample is not None:
+                named[f"{name}.downsample"] = block.downsample.linear
             if block.attention is not None:
                 for part in ("q", "k", "v", "out") if isinstance(block, Block) else ("k", "v", "out"):
                     named[f"{name}.attention.{part}"] = getattr(block.attention, part)
@@ -447,7 +498,7 @@ def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
-        elif name in TOKENS:
+        elif is_added(name):
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
         elif parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter.view(len(parameter), -1), generator=generator)
