@@ -32,7 +32,7 @@ MERGED = {
     "a block without attention": replace(PLAIN, blocks=(DENSE, replace(DENSE, heads=0), DENSE)),
     "the last without attention": replace(PLAIN, blocks=(DENSE, DENSE, replace(DENSE, heads=0))),
 }
-CONFIGS = {name: config for name, config in VARIANTS.items() if name not in ("patches", "windows and stages")} | MERGED
+CONFIGS = {name: config for name, config in VARIANTS.items() if name != "patches" and not config.hierarchical} | MERGED
 
 
 def run(graph, x: torch.Tensor) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from tests.vit.variants import VARIANTS, make
@@ -17,8 +18,9 @@ from vitedge.train.qat import train_quantized
 PREPROCESS = Preprocess(48, (32, 48), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def test_training_in_int8_comes_nearer_to_the_teacher() -> None:
-    teacher = make(VARIANTS["windows and stages"])
+@pytest.mark.parametrize("name", ["windows and stages", "cosine attention and norms after"])
+def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
+    teacher = make(VARIANTS[name])
     coarse = np.random.default_rng(0).integers(0, 256, (80, 4, 6, 3), dtype=np.uint8)
     pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
@@ -29,7 +31,7 @@ def test_training_in_int8_comes_nearer_to_the_teacher() -> None:
         for n, to in exact.activations.items()
     }
     scheme = Scheme(exact.preset, few, exact.weights, exact.biases, exact.groups)
-    options = QatOptions(epochs=4, lr=1e-3, precision="fp32", holdout=20, block_steps=20)
+    options = QatOptions(epochs=3, lr=1e-3, precision="fp32", holdout=20, block_steps=16)
     trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.8 * report.kl[0]
     table = "blocks.1.attention.bias.table"

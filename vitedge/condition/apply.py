@@ -134,7 +134,7 @@ def check_windows(config: ViTConfig) -> None:
     around."""
     for i, block in enumerate(config.blocks):
         grid, window = config.block_grid(i), block.window
-        if window is not None and window.padded(grid) != grid:
+        if window is not None and window.padded(grid) != grid and not config.post_norm:
             raise VitedgeError(
                 "The model can't be conditioned for images of this size.",
                 f"{grid[0]} x {grid[1]} tokens do not divide into windows of {window.size[0]} x {window.size[1]}, and "
@@ -146,6 +146,8 @@ def check_windows(config: ViTConfig) -> None:
 @torch.no_grad()
 def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, object]]:
     """The model with its streams centred and rotated in the way asked for, or the best of all ("auto")."""
+    if not model.streams():
+        return model, {"kind": "off", "noise": {}}
     centred = copy.deepcopy(model)
     centre_stream(centred)
     widths = [stream.width for stream in centred.streams()]

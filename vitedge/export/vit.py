@@ -231,7 +231,12 @@ def _block(
     if block.merge:
         shape = config.block_tokens(index).queries, config.width
         x, sizes = merge_tokens(g, name, x, sizes, block.merge, shape, config.prefix, batch == 1)
-    if block.hidden:
+    if block.hidden and block.post_norm:
+        # The stream as the MLP reads it, which may be rounded, has a name of its own.
+        read = g.op("Identity", [x], f"{name}.{block.reads[1]}")
+        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
+        x = g.op("Add", [x, _norm(g, config, w, f"{key}.norm2", written, f"{name}.norm2")], f"{name}.residual2")
+    elif block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
         written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)
         if block.marker:
@@ -245,7 +250,10 @@ def _downsample(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: s
     """Patch merging: a stage's tokens from 2 x 2 of the one before, side by side."""
     name, key, width = f"block{index}.downsample", f"blocks.{index}.downsample", config.block_width(index - 1)
     x = to_blocks(g, x, name, config.block_grid(index - 1), (2, 2), width, batch)
-    x = g.op("Reshape", [x, g.shape(batch or -1, config.block_tokens(index).mlp, 4 * width)], f"{name}.joined")
+    x = g.op("Reshape", [x, g.shape(batch or -1, config.block_tokens(index).mlp, 4 * width)], f"{name}_joined")
+    if config.post_norm:
+        x = g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
+        return _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
     x = _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
     return g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
 
@@ -256,8 +264,8 @@ def _window_attention(g: GraphBuilder, config: ViTConfig, w: Weights, index: int
     grid, width, window = config.block_grid(index), config.block_width(index), block.window
     assert window is not None
     number = config.block_tokens(index).keys // window.area
-    normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1.raw")
-    normed = to_windows(g, normed, (f"{name}.windows", f"{name}.norm1"), grid, window, width, batch)
+    normed = x if block.post_norm else _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1.raw")
+    normed = to_windows(g, normed, (f"{name}.windows", f"{name}.{block.reads[0]}"), grid, window, width, batch)
     a = _Attention(
         g, block, w, f"{name}.attention", f"{key}.attention", -1 if batch is None else batch * number, config
     )
@@ -274,7 +282,8 @@ def _window_attention(g: GraphBuilder, config: ViTConfig, w: Weights, index: int
         shape = g.shape(a.n, block.heads, window.area, window.area)
         scores = g.op("Reshape", [scores, shape], f"{name}.attention.scores.windows")
     out = a.attend(scores, v, None, window.area)
-    return from_windows(g, out, f"{name}.attention.out", grid, window, width, batch)
+    out = from_windows(g, out, f"{name}.attention.out", grid, window, width, batch)
+    return _norm(g, config, w, f"{key}.norm1", out, f"{name}.norm1") if block.post_norm else out
 
 
 @dataclass(frozen=True)
@@ -313,9 +322,24 @@ class _Attention:
             bias = g.constant(f"{name}_norm.bias", self.w[f"{self.key}.{part}_norm.bias"] * factor)
             eps = self.config.norm_eps
             x = g.op("LayerNormalization", [x, scale, bias], f"{name}_norm", axis=-1, epsilon=eps)
+        if part != "v" and self.block.cosine:
+            x = self._unit(part, x, f"{name}_norm")
         if part != "v" and self.block.rope:
             x = _turned(g, self.config, x, tokens, f"{name}_rope")
         return g.op("Transpose", [x], f"{name}.{last}", perm=perm)
+
+    def _unit(self, part: str, x: str, name: str) -> str:
+        """[N, tokens, heads, dim] with each head's vector scaled to a norm of 1, q's times a number a head."""
+        g = self.g
+        square = g.op("ReduceSum", [g.op("Mul", [x, x], f"{name}.square"), g.shape(-1)], f"{name}.energy", keepdims=1)
+        # The tiny addend keeps the zeros that complete a window from being divided by zero.
+        square = g.op("Add", [square, g.constant("tiny", np.float32(1e-24))], f"{name}.positive")
+        length = g.op("Sqrt", [square], f"{name}.length")
+        if part == "k":
+            return g.op("Div", [x, length], name)
+        x = g.op("Div", [x, length], f"{name}.direction")
+        scale = self.w[f"{self.key}.q_norm.weight"][:, None]
+        return g.op("Mul", [x, g.constant(f"{name}.scale", scale)], name)
 
     def constant_scores(self, x: str, tokens: int, query: np.ndarray) -> str:
         """Scores of one query [heads, dim], the same for every image. As keys times it, and not the other way round:

@@ -109,7 +109,8 @@ def cut_attention(block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, how:
             block.attend_unmerged(before)
             stats.add(seen, attended_weights(block, after))
     plan_attention(block, plan, stats, how.method != "none", damping_for(how.damping, stats.context))
-    if block.attention is not None and how.method != "none":
+    # What LayerNorm makes of a layer's output is not solved for: the plan's closed form stays.
+    if block.attention is not None and how.method != "none" and not block.config.post_norm:
         layer = block.attention.out
         solve(layer, gather(layer, "context", block, block.attend_unmerged, x, middle), how.damping)
 
@@ -125,7 +126,7 @@ def cut_mlp(block: Block, plan: BlockPlan, x: Tensor, out: Tensor, how: Recovery
     compensate = how.method != "none"
     moments = gather(block.mlp.fc2, "hidden", block, block.feed_forward, x, out)
     plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
-    if block.mlp is not None and compensate:
+    if block.mlp is not None and compensate and not block.config.post_norm:
         solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
 
 

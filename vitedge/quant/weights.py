@@ -115,7 +115,7 @@ class WeightRounder:
             for name in names:
                 target, weight = self._target(name, mine[name], other[name]), None
                 index = block_index(name)
-                if index is not None and name.endswith((".out", ".fc2")):
+                if index is not None and name.endswith((".out", ".fc2")) and not self.float.config.post_norm:
                     # LayerNorm divides each token by its deviation: the same error matters less in a large
                     # one.
                     weight = 1 / self._after(index, name, y).var(-1, keepdim=True).clamp_min(1e-12)

@@ -69,7 +69,7 @@ def train_quantized(
     accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
     registers = any(block.register for block in model.config.blocks)
-    if rotations is None:
+    if not rotations:  # nor is there any where LayerNorms write to the stream: it is not turned
         compare = [Rotated(torch.eye(block.width), registers) for block in model.encoder()]
     else:
         compare = [Rotated(rotations[model.config.block_stage(i)], registers) for i in range(len(model.blocks))]

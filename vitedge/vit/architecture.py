@@ -106,7 +106,7 @@ class Architecture(nn.Module):
         raise NotImplementedError
 
     def streams(self) -> tuple[Stream, ...]:
-        """The residual streams, one a stage."""
+        """The residual streams, one a stage; none where LayerNorms write to them, which nothing can be folded into."""
         raise NotImplementedError
 
     def sites(self) -> OrderedDict[str, Site]:

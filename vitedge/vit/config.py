@@ -82,6 +82,9 @@ class BlockConfig:
         merge: how tokens are merged between attention and MLP; None where they aren't.
         act: the MLP's activation: GELU by erf, by tanh (arXiv 1606.08415), x * sigmoid(1.702 x), or SwiGLU.
         qk_norm: whether q and k pass a LayerNorm over each head's dims.
+        cosine: whether q and k are scaled to a norm of 1, and q times a number a head (Swin v2, arXiv 2111.09883).
+        post_norm: whether LayerNorm stands after attention and MLP, before their sums, and both read the stream as it
+            is (Swin v2).
         rope: whether q and k are turned by their patch's place (see `Rope`).
         marker: whether the block marks attention's sink tokens, see `model.Marker`.
         register: whether attention reads marked tokens as a constant, see `model.Register`.
@@ -102,6 +105,8 @@ class BlockConfig:
     rope: bool = False
     marker: bool = False
     register: bool = False
+    cosine: bool = False
+    post_norm: bool = False
     window: Window | None = None
     stage: Stage | None = None
 
@@ -114,21 +119,31 @@ class BlockConfig:
     def free_logits(self) -> bool:
         """Whether nothing stands between the products q, k and their product, so that a matrix may go from one to the
         other."""
-        return not (self.qk_norm or self.rope)
+        return not (self.normed or self.rope)
+
+    @property
+    def normed(self) -> bool:
+        """Whether q and k are normalised, in either way."""
+        return self.qk_norm or self.cosine
 
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
 
+    @property
+    def reads(self) -> tuple[str, str]:
+        """What attention and MLP read: a LayerNorm's output, or the stream (in windows)."""
+        return ("windows", "mlp.input") if self.post_norm else ("norm1", "norm2")
+
     def attention_sites(self) -> tuple[str, ...]:
         """The activations of attention, in the order of the data flow."""
-        normed = ("q_norm", "k_norm") if self.qk_norm else ()
+        normed = ("q_norm", "k_norm") if self.normed else ()
         turned = ("q_rope", "k_rope") if self.rope else ()
         return ("q", "k", *normed, *turned, "v", "scores", "probs", "context", "out")
 
     def factor(self, part: str) -> str:
         """Which activation the product of q and k reads for `part`, "q" or "k"."""
-        return f"{part}_rope" if self.rope else f"{part}_norm" if self.qk_norm else part
+        return f"{part}_rope" if self.rope else f"{part}_norm" if self.normed else part
 
     def spans(self) -> list[tuple[str, int, int]]:
         """(suffix of the name in the graph, first unit, one past the last) of each group of MLP units."""
@@ -219,12 +234,16 @@ class ViTConfig:
             raise ValueError("attention pooling has a pool_block")
         if self.rope is None and any(b.rope for b in self.blocks):
             raise ValueError("a block is rotated, but the model has no rope")
-        if self.hierarchical:
+        if self.hierarchical or self.post_norm:
             self._check_stages()
 
     def _check_stages(self) -> None:
         if self.prefix_tokens or self.positions or self.rope or not set(self.pool) <= {"mean", "patches"}:
             raise ValueError("windows and stages are of patches alone, without positions")
+        if any(
+            b.post_norm != self.blocks[0].post_norm or (b.post_norm and b.heads and not b.window) for b in self.blocks
+        ):
+            raise ValueError("LayerNorm stands after the halves of all blocks, which have windows, or of none")
         if self.blocks[0].stage or any(b.register or b.marker for b in self.blocks):
             raise ValueError("a stage begins at the first block, or blocks have registers")
         halvings = self.block_stage(len(self.blocks) - 1)
@@ -237,6 +256,11 @@ class ViTConfig:
                 f"{self.patch_size} pixels.",
                 f"Choose a multiple of {unit} as the image size.",
             )
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether LayerNorm stands after each half of the blocks: what they write can't be turned or scaled then."""
+        return self.blocks[0].post_norm
 
     @property
     def hierarchical(self) -> bool:

@@ -81,8 +81,9 @@ def block_params(w: int, block: BlockConfig) -> int:
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
     attention = 2 * (w * qk + qk) + (w * v + v) + (v * w + w) + 2 * w if block.heads else 0
     attention += 4 * block.qk_dim if block.heads and block.qk_norm else 0
-    if block.window:
+    if block.heads and block.window:
         rows, columns = block.window.size
+        attention += block.heads if block.cosine else 0
         attention += (2 * rows - 1) * (2 * columns - 1) * block.heads
     first = w * block.hidden + block.hidden
     mlp = (2 if block.gated else 1) * first + (block.hidden * w + w) + 2 * w if block.hidden else 0
@@ -94,7 +95,7 @@ def stage_params(config: ViTConfig, index: int) -> int:
     if config.blocks[index].stage is None:
         return 0
     merged, width = 4 * config.block_width(index - 1), config.block_width(index)
-    return 2 * merged + merged * width + width
+    return 2 * (width if config.post_norm else merged) + merged * width + width
 
 
 def pool_params(config: ViTConfig) -> int:

@@ -56,6 +56,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class UnitNorm(nn.Module):
+    """Vectors [B, heads, N, dim] scaled to a norm of 1, times a number a head; times 1 with `heads` 0."""
+
+    def __init__(self, heads: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads)) if heads else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.normalize(x, dim=-1)
+        return x if self.weight is None else x * self.weight[:, None, None]
+
+
 class Attention(nn.Module):
     """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens.
 
@@ -81,8 +93,12 @@ class Attention(nn.Module):
         self.k = nn.Linear(width, qk)
         self.v = nn.Linear(width, v)
         self.out = nn.Linear(v, width)
-        self.q_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
-        self.k_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
+        self.q_norm: nn.LayerNorm | UnitNorm | None = None
+        self.k_norm: nn.LayerNorm | UnitNorm | None = None
+        if config.cosine:
+            self.q_norm, self.k_norm = UnitNorm(config.heads), UnitNorm()
+        elif config.qk_norm:
+            self.q_norm, self.k_norm = (nn.LayerNorm(config.qk_dim, eps=eps) for _ in range(2))
         self.register_buffer("rope", rope if config.rope else None, persistent=False)
         self.grid = grid
         self.bias = WindowBias(config.heads, config.window, grid) if config.window else None
@@ -94,7 +110,7 @@ class Attention(nn.Module):
     def like(self, config: BlockConfig) -> Attention:
         """Another one of these widths, its weights not set but for the LayerNorms of q and k."""
         new = Attention(self.out.out_features, config, self.eps, self.rope, self.grid)
-        if self.q_norm is not None and self.k_norm is not None:
+        if config.qk_norm:
             new.q_norm, new.k_norm = self.q_norm, self.k_norm
         return new
 
@@ -221,8 +237,7 @@ class Block(nn.Module):
         super().__init__()
         self.config, self.width = config, width
         self.queries, self.grid = queries, grid
-        self.downsample_norm_site, self.downsample_site = Site(), Site()
-        self.downsample = Downsample(before, width, eps) if config.stage else None
+        self.downsample = Downsample(before, config.stage, grid, eps, Site) if config.stage else None
         self.attention = Attention(width, config, eps, rope, grid) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
@@ -230,6 +245,7 @@ class Block(nn.Module):
         self.norm1_register = Register(width) if config.heads and config.register else None
         self.norm2_marker = Marker(width) if config.hidden and config.marker else None
         self.norm1_site, self.norm2_site = Site(), Site()
+        self.post_norm1_site, self.post_norm2_site = Site(), Site()
         self.residual1_site, self.residual2_site = Site(), Site()
         self.merge = TokenMerge(config.merge, width, prefix, Site()) if config.merge else None
 
@@ -258,19 +274,19 @@ class Block(nn.Module):
         x, sizes = split_sizes(self.enter(x), self.width)
         residual = x if self.queries is None else x[:, : self.queries]
         if self.attention is not None and self.norm1 is not None:
-            normed = self.norm1(x) if self.norm1_register is None else self.norm1_register(self.norm1(x))
+            post = self.config.post_norm
+            normed = x if post else self.norm1(x)
+            normed = normed if self.norm1_register is None else self.norm1_register(normed)
             attended = self.attention(self.norm1_site(self.as_attended(normed)), self.queries, sizes)
             if self.config.window is not None:
                 attended = from_windows(attended, self.grid, self.config.window)
+            attended = self.post_norm1_site(self.norm1(attended)) if post else attended
             residual = self.residual1_site(residual + attended)
         return residual if self.queries is not None else join_sizes(residual, sizes)
 
     def enter(self, x: Tensor) -> Tensor:
         """The stream that the block's halves add to: patches merged where a stage begins, else the one that comes."""
-        if self.downsample is None:
-            return x
-        normed = self.downsample_norm_site(self.downsample.normalized(x, self.grid))
-        return self.downsample_site(self.downsample.linear(normed))
+        return x if self.downsample is None else self.downsample(x)
 
     def as_attended(self, x: Tensor) -> Tensor:
         """Tokens [B, N, C] as attention takes them: in windows, where it has some."""
@@ -281,8 +297,10 @@ class Block(nn.Module):
         if self.mlp is None or self.norm2 is None:
             return x
         x, sizes = split_sizes(x, self.width)
-        normed = self.norm2_site(self.norm2(x))
+        post = self.config.post_norm
+        normed = self.norm2_site(x if post else self.norm2(x))
         written = self.mlp(normed)
+        written = self.post_norm2_site(self.norm2(written)) if post else written
         if self.norm2_marker is not None:
             written = written + self.norm2_marker(normed)
         return join_sizes(self.residual2_site(x + written), sizes)
@@ -392,6 +410,8 @@ class VisionTransformer(Architecture):
         return (x * weights).sum(1) / weights.sum(1)
 
     def streams(self) -> tuple[Stream, ...]:
+        if self.config.post_norm:
+            return ()
         if self.pre is not None:
             embedding: list[tuple[Tensor | None, int]] = [(self.pre.weight, 0), (self.pre.bias, 0)]
         else:
@@ -426,11 +446,13 @@ class VisionTransformer(Architecture):
         if self.pre_norm is not None and self.pre is not None:
             yield Reader("pre_norm", self.pre_norm, (self.pre,))
         yield from super().readers()
+        if self.config.post_norm:
+            yield Reader("norm", self.norm, self.head_list())
         if self.pooling is not None:
             yield Reader("pool.norm2", self.pooling.norm2, self.pooling.mlp.inputs())
 
     def rotatable(self) -> Architecture:
-        if self.pre_norm is None or self.pre is not None:
+        if self.pre_norm is None or self.pre is not None or self.config.post_norm:
             return self
         model = VisionTransformer(replace(self.config, pre_linear=True))
         pre = {"pre.weight": torch.eye(self.config.width), "pre.bias": torch.zeros(self.config.width)}
@@ -455,24 +477,31 @@ class VisionTransformer(Architecture):
                 named |= after_mean
             c, a = block.config, block.attention
             if isinstance(block, Block) and block.downsample is not None:
-                named[f"{name}.downsample_norm"] = block.downsample_norm_site
-                named[f"{name}.downsample"] = block.downsample_site
+                down = block.downsample
+                own = [(f"{name}.downsample_norm", down.norm_site), (f"{name}.downsample", down.site)]
+                named |= OrderedDict(
+                    [(f"{name}.downsample_joined", down.joined_site), *own[::-1]] if c.post_norm else own
+                )
             if a is not None:
                 if isinstance(block, Block):
-                    named[f"{name}.norm1"] = block.norm1_site
+                    named[f"{name}.{c.reads[0]}"] = block.norm1_site
                 for part in c.attention_sites():
                     named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
+                if isinstance(block, Block) and c.post_norm:
+                    named[f"{name}.norm1"] = block.post_norm1_site
                 if isinstance(block, Block):
                     named[f"{name}.residual1"] = block.residual1_site
             if isinstance(block, Block) and block.merge is not None:
                 named[f"{name}.merged"] = cast("Site", block.merge.site)
             if block.mlp is not None:
-                named[f"{name}.norm2"] = block.norm2_site
+                named[f"{name}.{c.reads[1]}"] = block.norm2_site
                 for part in ("fc1", "gate", "act") if c.gated else ("fc1",):
                     named[f"{name}.mlp.{part}"] = getattr(block.mlp, f"{part}_site")
                 for (suffix, _, _), site in zip(c.spans(), block.mlp.gelu_sites, strict=True):
                     named[f"{name}.mlp.gelu{suffix}"] = cast("Site", site)
                 named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
+                if isinstance(block, Block) and c.post_norm:
+                    named[f"{name}.norm2"] = block.post_norm2_site
                 named[f"{name}.residual2"] = block.residual2_site
         return named | after_mean
 

@@ -41,11 +41,12 @@ def units(config: ViTConfig) -> Iterator[Unit]:
     for i, block in enumerate(config.blocks):
         name, (n, m, mlp), width = f"block{i}", config.block_tokens(i), config.block_width(i)
         if block.stage:
-            yield Unit(f"{name}.downsample", f"{name}.downsample", f"{name}.downsample_norm", stage_macs(config, i))
+            source = f"{name}.downsample_{'joined' if block.post_norm else 'norm'}"
+            yield Unit(f"{name}.downsample", f"{name}.downsample", source, stage_macs(config, i))
         if block.heads:
-            yield from _attention_units(f"{name}.attention", block, width, f"{name}.norm1", n, m)
+            yield from _attention_units(f"{name}.attention", block, width, f"{name}.{block.reads[0]}", n, m)
         if block.hidden:
-            yield from _mlp_units(f"{name}.mlp", block, width, f"{name}.norm2", mlp)
+            yield from _mlp_units(f"{name}.mlp", block, width, f"{name}.{block.reads[1]}", mlp)
     if config.pool_block is not None:
         tokens, width = config.block_tokens(len(config.blocks) - 1).mlp, config.last_width
         yield from list(_attention_units("pool.attention", config.pool_block, width, "norm", tokens, 1))[1:]

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitedge.vit.geometry import Window
+from vitedge.vit.geometry import Stage, Window
 
 # Added to the score of two tokens that the shift brought into one window, but that are no neighbours; of all libraries.
 APART = -100.0
@@ -103,15 +105,21 @@ class WindowBias(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Patch merging: LayerNorm over 2 x 2 tokens side by side, row by row, and a Linear that makes one of them."""
+    """Patch merging: of 2 x 2 tokens side by side, row by row, a Linear makes one; LayerNorm before or after it."""
 
-    def __init__(self, before: int, width: int, eps: float) -> None:
+    def __init__(
+        self, before: int, stage: Stage, grid: tuple[int, int], eps: float, site: Callable[[], nn.Module]
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * before, eps=eps)
-        self.linear = nn.Linear(4 * before, width)
+        self.grid, self.post_norm = grid, stage.post_norm
+        self.norm = nn.LayerNorm(stage.width if stage.post_norm else 4 * before, eps=eps)
+        self.linear = nn.Linear(4 * before, stage.width)
+        self.joined_site, self.norm_site, self.site = site(), site(), site()
 
-    def normalized(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The tokens of the stage before [B, 4 * rows * columns, C] -> what the Linear reads [B, rows * columns,
-        4 * C]; `grid`: (rows, columns) of the stage that begins."""
-        joined = to_blocks(x, (2 * grid[0], 2 * grid[1]), (2, 2)).reshape(-1, grid[0] * grid[1], 4 * x.shape[-1])
-        return self.norm(joined)
+    def forward(self, x: Tensor) -> Tensor:
+        """The tokens of the stage before [B, 4 * rows * columns, C] -> [B, rows * columns, width]."""
+        rows, columns = self.grid
+        joined = to_blocks(x, (2 * rows, 2 * columns), (2, 2)).reshape(-1, rows * columns, 4 * x.shape[-1])
+        if self.post_norm:
+            return self.norm_site(self.norm(self.site(self.linear(self.joined_site(joined)))))
+        return self.site(self.linear(self.norm_site(self.norm(joined))))

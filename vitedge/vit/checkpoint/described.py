@@ -323,7 +323,7 @@ def timm_arguments(name: str, config: TimmConfig, tensors: Iterable[str] | None 
         names = set(tensors)
         if pool == "avg" and "norm.weight" in names and "fc_norm.weight" not in names:
             module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
-            if module != "swin_transformer":  # which has no such norm
+            if not module.startswith("swin_transformer"):  # which has no such norm
                 arguments.setdefault("use_fc_norm" if module == "eva" else "fc_norm", False)
         if classes is None and not any(n.startswith("head") for n in names):
             classes = 0

@@ -76,7 +76,7 @@ def not_there(source: str) -> VitedgeError:
 def dense_config(name: str, *, image_size: int = 224, classes: int = 1000) -> ViTConfig:
     """The configuration of the model of that name. Raises VitedgeError for an unknown one."""
     if name in swin.SIZES:
-        return swin.dense_config(name, image_size, classes)
+        return swin.dense_config(name, classes)
     if name not in SIZES:
         raise not_there(name)
     patch, width, depth, heads, hidden = SIZES[name]
@@ -114,7 +114,7 @@ def _torchvision(name: str, variant: str) -> Loaded:
     except ValueError as error:
         raise VitedgeError(
             f"torchvision has no weights of '{name}'.",
-            "It has them of vit_b_16, vit_b_32, vit_l_16, vit_l_32, vit_h_14, swin_t, swin_s and swin_b.",
+            "It has them of vit_b_16, vit_b_32, vit_l_16, vit_l_32, vit_h_14, and of all its Swins.",
             f"Give a checkpoint's path; for speed and size alone: --model {RANDOM}{name}.",
         ) from error
     if variant not in enum.__members__:

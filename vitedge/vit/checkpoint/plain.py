@@ -21,7 +21,7 @@ PLAIN = (
     "linear head."
 )
 FAMILY = (
-    "DeiT, CLIP, SigLIP, DINOv2, DINOv3 and EVA-02 are read with the config.json of timm, transformers or open_clip "
+    "DeiT, CLIP, SigLIP, DINOv2, DINOv3, Swin and EVA-02 are read with the config.json of timm, transformers or open_clip "
     "beside the weights, or with timm's name of the model: --architecture NAME."
 )
 
