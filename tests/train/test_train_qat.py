@@ -79,10 +79,8 @@ def test_it_comes_nearer_to_the_teacher(case: Case) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     with torch.no_grad():
-        error = [
-            (simulate(m, s, PREPROCESS)(x) - teacher(x)).square().mean().item()
-            for m, s in ((model, scheme), (trained, learned))
-        ]
+        error = [(simulate(m, s, PREPROCESS)(x) - teacher(x)).square().mean().item() for m, s in
+                 ((model, scheme), (trained, learned))]
     assert error[1] < 0.7 * error[0]
     assert learned.activations.keys() == scheme.activations.keys()
     assert learned.facts["qat"]["agreement"] == report.agreement

@@ -254,7 +254,9 @@ def freeze_after_blocks(model: Architecture) -> None:
 
 def make_samples(pixels: np.ndarray, options: TeachingOptions, preprocess: Preprocess) -> Samples:
     """Images uint8 [N, H, W, 3] with the random changes that the options ask for."""
-    augment = AugmentOptions(scale=options.crop_scale, jitter=JITTER, mixup=options.mixup, cutmix=options.cutmix)
+    augment = AugmentOptions(
+        scale=options.crop_scale, jitter=JITTER, mixup=options.mixup, cutmix=options.cutmix
+    )
     return Samples(
         # MixUp mixes targets too; nothing reads them.
         Pixels(pixels, torch.zeros(len(pixels), 1)),
