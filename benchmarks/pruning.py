@@ -38,7 +38,7 @@ ALIGN = 32
 def uniform_units(model: VisionTransformer, share: float) -> int:
     """MLP units to remove from each block, a multiple of 32, that come nearest to the share of the MACs."""
     config = model.config
-    macs = [mlp_macs(config, b, config.block_tokens(i)) for i, b in enumerate(config.blocks)]
+    macs = [mlp_macs(config.block_width(i), b, config.block_tokens(i)) for i, b in enumerate(config.blocks)]
     of_mlp = sum(macs) / model_macs(config)
     hidden = config.blocks[0].hidden
     return min(hidden - ALIGN, round(share / of_mlp * hidden / ALIGN) * ALIGN)

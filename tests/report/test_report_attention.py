@@ -40,7 +40,9 @@ def test_the_maps_are_given_block_by_block():
     assert not np.allclose(every[0], every[1])
 
 
-@pytest.mark.parametrize("name", ["registers first", "cls and mean", "mean, normalised before", "attention pool"])
+@pytest.mark.parametrize(
+    "name", ["registers first", "cls and mean", "mean, normalised before", "attention pool", "windows and stages"]
+)
 def test_whatever_is_pooled_the_rollout_is_a_distribution_over_the_patches_that_it_reads(name):
     config = VARIANTS[name]
     found = rollout(make(config), images(config, 2).numpy())
@@ -48,6 +50,28 @@ def test_whatever_is_pooled_the_rollout_is_a_distribution_over_the_patches_that_
     reach = found.sum((1, 2)) / len(config.pool)
     # What does not come from the patches comes from prefix tokens; where there are none, all comes from the patches.
     assert np.allclose(reach, 1, atol=1e-5) if not config.prefix else (reach < 1).all()
+
+
+def test_windows_are_put_back_together():
+    """Block by block as matrices over all tokens, each entry of which is looked up by rows and columns."""
+    model = make(VARIANTS["windows and stages"])
+    seen = {}
+    for name, site in model.sites().items():
+        site.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.numpy().astype(np.float64)}))
+    found = rollout(model, images(model.config, 1).numpy())
+    flow, merged = np.eye(96), np.zeros((24, 96))
+    for token in range(96):
+        merged[token // 12 // 2 * 6 + token % 12 // 2, token] = 1 / 4
+    for index in range(4):
+        rows, columns = model.config.block_grid(index)
+        down, right = model.config.blocks[index].window.moved((rows, columns))
+        probs, full = seen[f"block{index}.attention.probs"].mean(1), np.zeros((rows * columns,) * 2)
+        for window in range(len(probs)):
+            top, left = window // (columns // 3) * 4, window % (columns // 3) * 3
+            places = [(top + k // 3 + down) % rows * columns + (left + k % 3 + right) % columns for k in range(12)]
+            full[np.ix_(places, places)] = probs[window]
+        flow = (0.5 * full + 0.5 * np.eye(len(full))) @ (merged @ flow if index == 2 else flow)
+    assert np.allclose(found.reshape(-1), flow.mean(0), atol=1e-6)
 
 
 def test_a_map_is_seen_over_its_image():
@@ -60,4 +84,3 @@ def test_a_map_is_seen_over_its_image():
     # Yellow where it is most: more red and green than blue, which grey images never have.
     assert bright[..., 0].mean() > bright[..., 2].mean() + 20
     assert dark.std() > 5  # the image is still seen underneath
-

@@ -22,7 +22,7 @@ from vitedge.quant import QuantOptions, Scheme, calibrate, simulate
 from vitedge.quant.scheme import Activation
 from vitedge.train.options import QatOptions
 from vitedge.train.qat import train_quantized
-from vitedge.train.stream import Rotated, normalized, stream_rotation
+from vitedge.train.stream import Rotated, normalized, stream_rotations
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -57,15 +57,16 @@ def options(**changes: object) -> QatOptions:
 
 def test_the_stream_is_compared_in_one_rotation(case: Case) -> None:
     teacher, model, _, pixels = case
-    rotation = stream_rotation(model, teacher)
-    assert rotation is not None
+    rotations = stream_rotations(model, teacher)
+    assert rotations is not None
+    (rotation,) = rotations
     x = torch.from_numpy(PREPROCESS.normalize(pixels[:8]))
     with torch.no_grad():
         ours, theirs = model.run_block(0, model.embed(x)), teacher.run_block(0, teacher.embed(x))
     assert float((normalized(ours) - normalized(theirs)).square().mean()) > 0.1
     assert float(Rotated(rotation)(ours, theirs)) < 1e-6
     assert float(Rotated(rotation)(7 * ours, theirs)) < 1e-6
-    assert stream_rotation(init_weights(copy.deepcopy(teacher), 9), teacher) is None
+    assert stream_rotations(init_weights(copy.deepcopy(teacher), 9), teacher) is None
 
 
 def test_it_comes_nearer_to_the_teacher(case: Case) -> None:

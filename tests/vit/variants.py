@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from vitedge.vit.config import BlockConfig, Rope, ViTConfig
+from vitedge.vit.geometry import Stage, Window
 from vitedge.vit.model import VisionTransformer, init_weights
 from vitedge.vit.stem import Stem, StemLayer
 
@@ -44,6 +45,18 @@ def _with(**changes: object) -> ViTConfig:
     return replace(PLAIN, blocks=(block,) * 3, rope=turned, **changes)  # type: ignore[arg-type]
 
 
+def _stages(v2: bool = False) -> ViTConfig:
+    """Two stages; windows that are moved along both axes in the first one, along one in the second."""
+    windows = [Window((4, 3), (2, 1) if i % 2 else (0, 0)) for i in range(4)]
+    blocks = [replace(DENSE, window=window) for window in windows[:2]]
+    blocks += [replace(DENSE, heads=3, hidden=96, window=window) for window in windows[2:]]
+    blocks[2] = replace(blocks[2], stage=Stage(48, v2))
+    if v2:
+        blocks = [replace(block, cosine=True, post_norm=True, scale=1.0) for block in blocks]
+    own = {"prefix_tokens": (), "positions": False, "norm_pre": True, "pool": ("mean",)}
+    return replace(PLAIN, image_size=(32, 48), patch_size=4, blocks=tuple(blocks), **own)
+
+
 REGISTERS = ("cls", "reg", "reg")
 VARIANTS: dict[str, ViTConfig] = {
     "plain": PLAIN,
@@ -59,6 +72,8 @@ VARIANTS: dict[str, ViTConfig] = {
     "rope of patches alone": _with(prefix_tokens=(), positions=False, rope=Rope(1e4), pool=("mean",), qk_norm=True),
     "resnet stem": _with(stem=RESNET),
     "convolutional stem": _with(stem=CONVOLUTIONS, image_size=(24, 40), pool=("mean",), channels=4),
+    "windows and stages": _stages(),
+    "cosine attention and norms after": _stages(v2=True),
     "patches": _with(prefix_tokens=REGISTERS, pool=("patches",), activation="none", classes=32),
 }
 
@@ -71,7 +86,7 @@ def make(config: ViTConfig, seed: int = 0) -> VisionTransformer:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-                parameter[3] *= 6
+                parameter[min(3, len(parameter) - 1)] *= 6
             elif parameter.ndim == 1 or name == "class_token" or "query" in name or name.endswith("q.value"):
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         if model.pos_embedding is not None:

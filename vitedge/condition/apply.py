@@ -23,6 +23,7 @@ from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
 from vitedge.tokens.modules import merge_history, replaying
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.config import ViTConfig
 
 # Images on which the logits and ranges before and after each transform are compared.
 CHECK_IMAGES = 16
@@ -41,6 +42,7 @@ def condition(
 
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
     """
+    check_windows(model.config)
     options = options or ConditionOptions()
     model = copy.deepcopy(model if options.rotate == "off" else model.rotatable()).eval()
     log = _Log(model, _first(batches, CHECK_IMAGES))
@@ -127,17 +129,33 @@ TRANSFORMS = (
 )
 
 
+def check_windows(config: ViTConfig) -> None:
+    """Raises VitedgeError where the last windows are completed with zeros, which no LayerNorm's bias can be folded
+    around."""
+    for i, block in enumerate(config.blocks):
+        grid, window = config.block_grid(i), block.window
+        if window is not None and window.padded(grid) != grid and not config.post_norm:
+            raise VitedgeError(
+                "The model can't be conditioned for images of this size.",
+                f"{grid[0]} x {grid[1]} tokens do not divide into windows of {window.size[0]} x {window.size[1]}, and "
+                "the zeros that complete them have no part of what is folded.",
+                "Choose a size that divides with --image-size, or leave conditioning out: --no-condition.",
+            )
+
+
 @torch.no_grad()
 def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, object]]:
-    """The model with its stream centred and rotated in the way asked for, or the best of all ("auto")."""
+    """The model with its streams centred and rotated in the way asked for, or the best of all ("auto")."""
+    if not model.streams():
+        return model, {"kind": "off", "noise": {}}
     centred = copy.deepcopy(model)
     centre_stream(centred)
-    width = model.config.width
-    makers: dict[str, Callable[[], Tensor | None]] = {
-        "off": lambda: None,
-        "random": lambda: random_rotation(width, seed),
-        "hadamard": lambda: hadamard_rotation(width, seed),
-        "learned": lambda: spreading_rotation(stream_moment(centred, batches()), seed),
+    widths = [stream.width for stream in centred.streams()]
+    makers: dict[str, Callable[[int], Tensor | None]] = {
+        "off": lambda stage: None,
+        "random": lambda stage: random_rotation(widths[stage], seed),
+        "hadamard": lambda stage: hadamard_rotation(widths[stage], seed),
+        "learned": lambda stage: spreading_rotation(stream_moment(centred, batches(), stage), seed),
     }
     kinds = list(makers) if kind == "auto" else [kind]
     sample = _first(batches, CHECK_IMAGES)
@@ -145,9 +163,10 @@ def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) ->
     noises = {}
     for name in kinds:
         candidate = copy.deepcopy(centred)
-        rotation = makers[name]()
-        if rotation is not None:
-            rotate_stream(candidate, rotation)
+        for stage in range(len(widths)):
+            rotation = makers[name](stage)
+            if rotation is not None:
+                rotate_stream(candidate, rotation, stage)
         noises[name] = stream_noise(candidate, sample)
         if best is None or noises[name] < best[0]:
             best = noises[name], name, candidate

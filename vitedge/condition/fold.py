@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from torch import nn
 
 from vitedge.condition.surgery import assign
 from vitedge.vit.architecture import Architecture
@@ -26,9 +29,9 @@ def fold_norms(model: Architecture) -> None:
 def fold_attention_scale(model: Architecture) -> None:
     """q's weights take the attention scale over; it is 1 afterwards. In place."""
     for i, block in enumerate(model.encoder()):
-        if block.attention is None:
+        if block.attention is None or block.config.cosine:  # whose scale stands by itself
             continue
-        scale, last = block.config.scale, block.attention.q_norm or block.attention.q
+        scale, last = block.config.scale, cast("nn.LayerNorm", block.attention.q_norm) or block.attention.q
         assign(last.weight, last.weight.double() * scale)
         assign(last.bias, last.bias.double() * scale)
         model.reconfigure(i, scale=1.0)

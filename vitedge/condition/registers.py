@@ -86,6 +86,8 @@ def add_registers(model: Architecture, batches: Batches, images: int) -> tuple[A
     try:
         if any(b.merge for b in model.config.blocks):
             raise _Unfit("tokens are merged")
+        if model.config.hierarchical:
+            raise _Unfit("attention stays within windows")
         layer = min((c.layer for c in columns), key=lambda name: block_index(name) or 0)
         if not layer.endswith(".mlp.fc2") or model.config.block_of(layer).act != "gelu":
             raise _Unfit(f"'{layer}' writes them, and not an MLP with GELU")

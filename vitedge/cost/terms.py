@@ -63,12 +63,12 @@ def model_terms(config: ViTConfig) -> list[Term]:
         found += linear("pre", config.tokens, width, width)
     for index in range(len(config.blocks)):
         found += block_terms(config, index)
-    tokens = config.block_tokens(len(config.blocks) - 1).mlp
+    tokens, width = config.block_tokens(len(config.blocks) - 1).mlp, config.last_width
     if config.pool_block is not None:
         at = BlockTokens(tokens, 1, 1)
-        found += attention_terms("pool.attention", config, config.pool_block, at)
-        found += mlp_terms("pool.mlp", config, config.pool_block, 1)
-    rows = config.patches if "patches" in config.pool else 1
+        found += attention_terms("pool.attention", width, config.pool_block, at)
+        found += mlp_terms("pool.mlp", width, config.pool_block, 1)
+    rows = config.last_patches if "patches" in config.pool else 1
     found.append(Term("head", "norm", width * (1 if config.queries(len(config.blocks) - 1) else tokens)))
     for _ in config.pool:
         found += linear("head", rows, width, config.classes)
@@ -94,13 +94,18 @@ def stem_terms(config: ViTConfig) -> list[Term]:
 
 def block_terms(config: ViTConfig, index: int) -> list[Term]:
     """The work of one block."""
-    block, tokens = config.blocks[index], config.block_tokens(index)
-    found = attention_terms(f"block{index}.attention", config, block, tokens) if block.heads else []
+    block, tokens, width = config.blocks[index], config.block_tokens(index), config.block_width(index)
+    found: list[Term] = []
+    if block.stage:
+        merged = 4 * config.block_width(index - 1)
+        found.append(Term(f"block{index}.downsample", "norm", tokens.mlp * merged))
+        found += linear(f"block{index}.downsample", tokens.mlp, merged, width)
+    found += attention_terms(f"block{index}.attention", width, block, tokens) if block.heads else []
     if block.merge:
         found += merge_terms(
             f"block{index}.merge", config, tokens.queries, block.merge.left, matched=block.merge.matched
         )
-    return found + (mlp_terms(f"block{index}.mlp", config, block, tokens.mlp) if block.hidden else [])
+    return found + (mlp_terms(f"block{index}.mlp", width, block, tokens.mlp) if block.hidden else [])
 
 
 def linear(part: str, rows: int, inputs: int, outputs: int) -> list[Term]:
@@ -112,16 +117,16 @@ def linear(part: str, rows: int, inputs: int, outputs: int) -> list[Term]:
     ]
 
 
-def attention_terms(part: str, config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> list[Term]:
+def attention_terms(part: str, width: int, block: BlockConfig, tokens: BlockTokens) -> list[Term]:
     """LayerNorm, q, k, v, both products with the softmax between them, the output projection and the sum."""
-    n, m, width = tokens.keys, tokens.queries, config.width
+    n, m = tokens.keys, tokens.queries
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
     found = [Term(part, "norm", n * width), Term(part, "elementwise", m * width)]
     for rows, outputs in ((m, qk), (n, qk), (n, v)):
         found += linear(part, rows, width, outputs)
     found += [
-        Term(part, "attention", m * n * (qk + v)),
-        Term(part, "softmax", block.heads * m * n),
+        Term(part, "attention", m * tokens.seen(block) * (qk + v)),
+        Term(part, "softmax", block.heads * m * tokens.seen(block)),
         Term(part, "operator", 1),
     ]
     if block.qk_norm:
@@ -131,9 +136,9 @@ def attention_terms(part: str, config: ViTConfig, block: BlockConfig, tokens: Bl
     return found + linear(part, m, v, width)
 
 
-def mlp_terms(part: str, config: ViTConfig, block: BlockConfig, tokens: int) -> list[Term]:
+def mlp_terms(part: str, width: int, block: BlockConfig, tokens: int) -> list[Term]:
     """LayerNorm, both Linears with the activation between them, and the sum."""
-    width, hidden = config.width, block.hidden
+    hidden = block.hidden
     found = [Term(part, "norm", tokens * width), Term(part, "elementwise", tokens * width)]
     found += linear(part, tokens, width, hidden)
     if block.gated:

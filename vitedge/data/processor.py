@@ -36,7 +36,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 # Where one number of `size` is the short side; elsewhere it squashes to a square.
 _SHORT_SIDE = ("CLIP", "Bit", "Siglip", "MobileViT")
 # config.json's model_type -> the processor that transformers takes where the file names none.
-BY_MODEL = {"vit": "ViT", "deit": "DeiT", "dinov2": "Bit", "dinov2_with_registers": "Bit", "dinov3_vit": "DINOv3ViT"}
+BY_MODEL = {"vit": "ViT", "swin": "ViT", "deit": "DeiT", "dinov3_vit": "DINOv3ViT"}
+BY_MODEL |= dict.fromkeys(("dinov2", "dinov2_with_registers"), "Bit")
 BY_MODEL |= dict.fromkeys(("clip", "clip_vision_model"), "CLIP")
 BY_MODEL |= dict.fromkeys(("siglip", "siglip_vision_model"), "Siglip")
 

@@ -8,12 +8,14 @@ one of two matrices.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from vitedge.export.windows import from_windows, to_windows
 from vitedge.vit.config import Merge, ViTConfig
 
 OUTPUT = "attention"
@@ -32,10 +34,14 @@ def with_attention(model: onnx.ModelProto, config: ViTConfig) -> onnx.ModelProto
         block, tokens = config.blocks[index], config.block_tokens(index)
         if block.merge:
             x = _apart(g, f"block{index}", x, block.merge, tokens.queries, config.prefix)
-        if block.heads:
+        if block.heads and block.window:
+            x = _through_windows(g, config, index, x)
+        elif block.heads:
             x = _through(g, f"block{index}.attention.probs", x, tokens.keys - tokens.queries)
         elif tokens.keys > tokens.queries:
             x = g.pad(x, tokens.keys - tokens.queries, f"rollout.block{index}")
+        if block.stage:
+            x = _unmerged(g, config, index, x)
     patches = g.slice(x, config.prefix, config.tokens, "rollout.patches")
     # The batch's size is that of the probabilities: a row that is the same for all images would have none.
     g.op("Reshape", [patches, g.constant("rollout.shape", np.array([-1, *config.grid], np.int64))], OUTPUT)
@@ -52,7 +58,7 @@ def _read(g: _Rows, config: ViTConfig) -> str:
         elif part in config.prefix_tokens:
             row[..., config.prefix_tokens.index(part)] += 1
         else:
-            row[..., config.prefix :] += np.float32(1 / config.patches)
+            row[..., config.prefix :] += np.float32(1 / config.last_patches)
     if pooled:
         return pooled
     start = g.constant("rollout.read", row)
@@ -70,6 +76,35 @@ def _through(g: _Rows, probs: str, x: str, cut: int) -> str:
     half = g.op("Mul", [x, g.constant("rollout.half", np.float32(0.5))], f"{name}.half")
     moved = g.op("MatMul", [half, mean], f"{name}.moved")
     return g.op("Add", [moved, g.pad(half, cut, name) if cut else half], name)
+
+
+def _through_windows(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
+    """As `_through`, where attention stays within windows: a row of each [N or 1, windows, 1, area]."""
+    name, grid, window = f"rollout.block{index}", config.block_grid(index), config.blocks[index].window
+    assert window is not None
+    number = config.block_tokens(index).keys // window.area
+    mean = g.op("ReduceMean", [f"block{index}.attention.probs", g.axes(1)], f"{name}.mean", keepdims=0)
+    mean = g.op("Reshape", [mean, g.shape(-1, number, window.area, window.area)], f"{name}.images")
+    half = g.op("Mul", [x, g.constant("rollout.half", np.float32(0.5))], f"{name}.half")
+    tokens = g.op("Reshape", [half, g.shape(-1, math.prod(grid), 1)], f"{name}.column")
+    cut = to_windows(g, tokens, (f"{name}.windows", f"{name}.windows.column"), grid, window, 1, None)
+    row = g.op("Reshape", [cut, g.shape(-1, number, 1, window.area)], f"{name}.windows.row")
+    moved = from_windows(g, g.op("MatMul", [row, mean], f"{name}.moved"), f"{name}.back", grid, window, 1, None)
+    moved = g.op("Reshape", [moved, g.shape(-1, 1, math.prod(grid))], f"{name}.back.row")
+    return g.op("Add", [moved, half], name)
+
+
+def _unmerged(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
+    """A row over the tokens of the stage that begins with a block -> one over the 2 x 2 that each was made of."""
+    name, (rows, columns) = f"rollout.block{index}.stage", config.block_grid(index)
+    share = g.op("Mul", [x, g.constant("rollout.quarter", np.float32(0.25))], f"{name}.share")
+    # In blocks of 2 x 2 tokens, of which the first row stands before the second.
+    share = g.op("Reshape", [share, g.shape(-1, columns, 1, 1)], f"{name}.column")
+    pair = g.op("Concat", [share, share], f"{name}.pair", axis=3)
+    pairs = g.op(
+        "Transpose", [g.op("Concat", [pair, pair], f"{name}.pairs", axis=2)], f"{name}.rows", perm=[0, 2, 1, 3]
+    )
+    return g.op("Reshape", [pairs, g.shape(-1, 1, 4 * rows * columns)], name)
 
 
 def _apart(g: _Rows, block: str, x: str, merge: Merge, tokens: int, prefix: int) -> str:
@@ -123,6 +158,9 @@ class _Rows:
             self.constants.add(name)
             self.graph.initializer.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
+
+    def shape(self, *dims: int) -> str:
+        return self.constant("shape_" + "_".join(map(str, dims)), np.array(dims, np.int64))
 
     def axes(self, *numbers: int) -> str:
         return self.constant("rollout.axes_" + "_".join(map(str, numbers)), np.array(numbers, np.int64))

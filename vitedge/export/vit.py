@@ -20,6 +20,7 @@ from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
 from vitedge.export.stem import Weights, convolution, export_stem
+from vitedge.export.windows import from_windows, scores_bias, to_blocks, to_windows
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.rope import rope_table
 
@@ -51,7 +52,9 @@ def export_vit(config: ViTConfig, weights: Weights, preprocess: Preprocess, batc
         x, sizes = _block(g, config, block, weights, i, x, sizes, batch)
     _head(g, config, weights, x, sizes, batch)
     g.nodes[-1].output[0] = "logits"
-    g.output("logits", TensorProto.FLOAT, [n, *([config.patches] if "patches" in config.pool else []), config.classes])
+    g.output(
+        "logits", TensorProto.FLOAT, [n, *([config.last_patches] if "patches" in config.pool else []), config.classes]
+    )
     return g.build()
 
 
@@ -63,7 +66,7 @@ def _head(g: GraphBuilder, config: ViTConfig, w: Weights, x: str, sizes: Sizes |
     if len(config.pool) == 1 and queries is not None:
         if queries > 1:
             x = _rows(g, x, queries - 1, queries, "pool.row")
-        x = g.op("Reshape", [x, g.shape(n, config.width)], "cls.flat")
+        x = g.op("Reshape", [x, g.shape(n, config.last_width)], "cls.flat")
     elif config.pool_norm == "pooled":
         x = _mean(g, config, x, sizes)
     x = _norm(g, config, w, "norm", x, "norm")
@@ -108,7 +111,7 @@ def _mean(g: GraphBuilder, config: ViTConfig, x: str, sizes: Sizes | None) -> st
     if sizes is None:
         return g.op("ReduceMean", [x, g.shape(1)], "pool.mean", keepdims=keep)
     x = g.op("ReduceSum", [x, g.shape(1)], "pool.sum", keepdims=keep)
-    return g.op("Mul", [x, g.constant("pool.share", np.float32(1 / config.patches))], "pool.mean")
+    return g.op("Mul", [x, g.constant("pool.share", np.float32(1 / config.last_patches))], "pool.mean")
 
 
 def _attention_pool(
@@ -203,9 +206,14 @@ def _block(
     batch: int | None,
 ) -> tuple[str, Sizes | None]:
     name, key = f"block{index}", f"blocks.{index}"
+    if block.stage:
+        x = _downsample(g, config, w, index, x, batch)
     tokens, length, _ = config.block_tokens(index)
     cut = config.queries(index) is not None
-    if block.heads:
+    if block.heads and block.window:
+        attended = _window_attention(g, config, w, index, x, batch)
+        x = g.op("Add", [x, attended], f"{name}.residual1")
+    elif block.heads:
         normed = _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1" + (".raw" if block.register else ""))
         if block.register:
             normed = _register(g, w, f"{key}.norm1_register", normed, f"{name}.norm1")
@@ -220,7 +228,12 @@ def _block(
     if block.merge:
         shape = config.block_tokens(index).queries, config.width
         x, sizes = merge_tokens(g, name, x, sizes, block.merge, shape, config.prefix, batch == 1)
-    if block.hidden:
+    if block.hidden and block.post_norm:
+        # The stream as the MLP reads it, which may be rounded, has a name of its own.
+        read = g.op("Identity", [x], f"{name}.{block.reads[1]}")
+        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
+        x = g.op("Add", [x, _norm(g, config, w, f"{key}.norm2", written, f"{name}.norm2")], f"{name}.residual2")
+    elif block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
         written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)
         if block.marker:
@@ -228,6 +241,46 @@ def _block(
             written = g.op("Add", [written, mark], f"{name}.written")
         x = g.op("Add", [x, written], f"{name}.residual2")
     return x, sizes
+
+
+def _downsample(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
+    """Patch merging: a stage's tokens from 2 x 2 of the one before, side by side."""
+    name, key, width = f"block{index}.downsample", f"blocks.{index}.downsample", config.block_width(index - 1)
+    x = to_blocks(g, x, name, config.block_grid(index - 1), (2, 2), width, batch)
+    x = g.op("Reshape", [x, g.shape(batch or -1, config.block_tokens(index).mlp, 4 * width)], f"{name}_joined")
+    if config.post_norm:
+        x = g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
+        return _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
+    x = _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
+    return g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
+
+
+def _window_attention(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
+    """What attention within windows adds to the stream [N, tokens, C]."""
+    name, key, block = f"block{index}", f"blocks.{index}", config.blocks[index]
+    grid, width, window = config.block_grid(index), config.block_width(index), block.window
+    assert window is not None
+    number = config.block_tokens(index).keys // window.area
+    normed = x if block.post_norm else _norm(g, config, w, f"{key}.norm1", x, f"{name}.norm1.raw")
+    normed = to_windows(g, normed, (f"{name}.windows", f"{name}.{block.reads[0]}"), grid, window, width, batch)
+    a = _Attention(
+        g, block, w, f"{name}.attention", f"{key}.attention", -1 if batch is None else batch * number, config
+    )
+    q, k, v = (make(normed, window.area) for make in (a.queries, a.keys, a.values))
+    scores = g.op("MatMul", [q, k], f"{name}.attention.scores")
+    bias = scores_bias(w[f"{key}.attention.bias.table"], grid, window)
+    apart = len(bias) > 1 and batch != 1
+    if apart:
+        # Each window of an image has a bias of its own, and each image all of them: windows and heads become one axis.
+        bias = bias.reshape(1, -1, window.area, window.area)
+        scores = g.op("Reshape", [scores, g.shape(batch or -1, *bias.shape[1:])], f"{name}.attention.scores.images")
+    scores = g.op("Add", [scores, g.constant(f"{name}.attention.bias", bias)], f"{name}.attention.scores.biased")
+    if apart:
+        shape = g.shape(a.n, block.heads, window.area, window.area)
+        scores = g.op("Reshape", [scores, shape], f"{name}.attention.scores.windows")
+    out = a.attend(scores, v, None, window.area)
+    out = from_windows(g, out, f"{name}.attention.out", grid, window, width, batch)
+    return _norm(g, config, w, f"{key}.norm1", out, f"{name}.norm1") if block.post_norm else out
 
 
 @dataclass(frozen=True)
@@ -266,9 +319,24 @@ class _Attention:
             bias = g.constant(f"{name}_norm.bias", self.w[f"{self.key}.{part}_norm.bias"] * factor)
             eps = self.config.norm_eps
             x = g.op("LayerNormalization", [x, scale, bias], f"{name}_norm", axis=-1, epsilon=eps)
+        if part != "v" and self.block.cosine:
+            x = self._unit(part, x, f"{name}_norm")
         if part != "v" and self.block.rope:
             x = _turned(g, self.config, x, tokens, f"{name}_rope")
         return g.op("Transpose", [x], f"{name}.{last}", perm=perm)
+
+    def _unit(self, part: str, x: str, name: str) -> str:
+        """[N, tokens, heads, dim] with each head's vector scaled to a norm of 1, q's times a number a head."""
+        g = self.g
+        square = g.op("ReduceSum", [g.op("Mul", [x, x], f"{name}.square"), g.shape(-1)], f"{name}.energy", keepdims=1)
+        # The tiny addend keeps the zeros that complete a window from being divided by zero.
+        square = g.op("Add", [square, g.constant("tiny", np.float32(1e-24))], f"{name}.positive")
+        length = g.op("Sqrt", [square], f"{name}.length")
+        if part == "k":
+            return g.op("Div", [x, length], name)
+        x = g.op("Div", [x, length], f"{name}.direction")
+        scale = self.w[f"{self.key}.q_norm.weight"][:, None]
+        return g.op("Mul", [x, g.constant(f"{name}.scale", scale)], name)
 
     def constant_scores(self, x: str, tokens: int, query: np.ndarray) -> str:
         """Scores of one query [heads, dim], the same for every image. As keys times it, and not the other way round:

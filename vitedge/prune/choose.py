@@ -75,7 +75,10 @@ class Widths:
 
     def _cost(self, block: BlockConfig, tokens: int) -> int:
         needed = self.config.queries(self.index) or tokens
-        return self.price.part(self.config, block, BlockTokens(tokens, needed, needed))
+        at = BlockTokens(tokens, needed, needed)
+        if self.config.hierarchical:  # where none are merged, and each stage has its own
+            at = self.config.block_tokens(self.index)
+        return self.price.part(self.config.block_width(self.index), block, at)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ def sampled_gradients(
     Fisher matrix, half of whose quadratic form is the KL divergence a small change makes.
     """
     for x in batches:
+        images = len(x)
+
+        def by_image(t: Tensor, images: int = images) -> Tensor:
+            """[B, tokens, channels], also of what windows have taken apart."""
+            return t.float().reshape(images, -1, t.shape[-1])
+
         with ExitStack() as stack, torch.enable_grad():
             seen = [stack.enter_context(recording(block)) for block in model.encoder()]
             flow = x.detach().float().requires_grad_(True)
@@ -72,9 +78,9 @@ def sampled_gradients(
                 found = torch.autograd.grad(log_p, [seen[i][name] for i, name in places], retain_graph=n + 1 < samples)
                 gradients: Gradients = [{} for _ in seen]
                 for (i, name), gradient in zip(places, found, strict=True):
-                    gradients[i][name] = gradient.float()
+                    gradients[i][name] = by_image(gradient)
                 drawn.append(gradients)
-            yield [{k: v.detach().float() for k, v in s.items()} for s in seen], drawn
+            yield [{k: by_image(v.detach()) for k, v in s.items()} for s in seen], drawn
 
 
 def weight_gradients(gradient: Tensor, inputs: Tensor, mean: Tensor) -> Tensor:

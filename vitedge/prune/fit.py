@@ -46,7 +46,7 @@ def fit_block(
     (`token_weights`). LayerNorms stay as they are, so folded ones stay folded: what they could learn, the Linears after
     them can. Sparse weights keep their zeros.
     """
-    parameters = [p for name, p in block.named_parameters() if not name.startswith("norm")]
+    parameters = [p for name, p in block.named_parameters() if not name.startswith(("norm", "downsample.norm"))]
     if not fit.steps or not parameters:
         return
     for p in parameters:

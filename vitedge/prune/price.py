@@ -23,8 +23,8 @@ class Price(Protocol):
         """Of the model, one image as exported."""
         ...
 
-    def part(self, config: ViTConfig, block: BlockConfig, at: BlockTokens) -> int:
-        """Of what `block` has, attention or MLP or both, over so many tokens."""
+    def part(self, width: int, block: BlockConfig, at: BlockTokens) -> int:
+        """Of what `block` of a stream `width` wide has, attention or MLP or both, over so many tokens."""
         ...
 
     def merge(self, config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
@@ -40,8 +40,8 @@ class Macs(Price):
     def whole(self, config: ViTConfig) -> int:
         return model_macs(config)
 
-    def part(self, config: ViTConfig, block: BlockConfig, at: BlockTokens) -> int:
-        return attention_macs(config, block, at) + mlp_macs(config, block, at)
+    def part(self, width: int, block: BlockConfig, at: BlockTokens) -> int:
+        return attention_macs(width, block, at) + mlp_macs(width, block, at)
 
     def merge(self, config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
         return merging_macs(config, tokens, left, matched=matched)
@@ -55,8 +55,8 @@ class Params(Price):
     def whole(self, config: ViTConfig) -> int:
         return model_params(config)
 
-    def part(self, config: ViTConfig, block: BlockConfig, at: BlockTokens) -> int:
-        return block_params(config, block)
+    def part(self, width: int, block: BlockConfig, at: BlockTokens) -> int:
+        return block_params(width, block)
 
     def merge(self, config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
         return 0
@@ -72,9 +72,9 @@ class Time(Price):
     def whole(self, config: ViTConfig) -> int:
         return self.latency.nanoseconds(model_terms(config))
 
-    def part(self, config: ViTConfig, block: BlockConfig, at: BlockTokens) -> int:
-        terms = attention_terms("", config, block, at) if block.heads else []
-        return self.latency.nanoseconds(terms + (mlp_terms("", config, block, at.mlp) if block.hidden else []))
+    def part(self, width: int, block: BlockConfig, at: BlockTokens) -> int:
+        terms = attention_terms("", width, block, at) if block.heads else []
+        return self.latency.nanoseconds(terms + (mlp_terms("", width, block, at.mlp) if block.hidden else []))
 
     def merge(self, config: ViTConfig, tokens: int, left: int, *, matched: bool) -> int:
         return self.latency.nanoseconds(merge_terms("", config, tokens, left, matched=matched))

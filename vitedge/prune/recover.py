@@ -14,7 +14,7 @@ from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import ridge
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.record import recording
-from vitedge.prune.statistics import AttentionMoments, token_weights
+from vitedge.prune.statistics import AttentionMoments, attended_weights, token_weights
 from vitedge.prune.store import matched, mixed, parts, pooled, through
 from vitedge.prune.surgery import set_linear
 from vitedge.tokens.constant import cluster, mean_distances
@@ -74,8 +74,14 @@ def gather(layer: nn.Linear, name: str, block: Block, run: Callable[[Tensor], Te
     with recording(block) as seen, mixed():
         for before, after in parts(x, y):
             run(before)
-            tokens, sizes = split_sizes(before[:, : after.shape[1]], block.width)
-            moments.add(seen[name], after - tokens, token_weights(after, sizes))
+            inside = name == "context"
+            stream = block.enter(before) if inside else before
+            tokens, sizes = split_sizes(stream[:, : after.shape[1]], block.width)
+            if inside:
+                written, weights = block.as_attended(after - tokens), attended_weights(block, after, sizes)
+            else:
+                written, weights = after - tokens, token_weights(after, sizes)
+            moments.add(seen[name], written, weights)
     return moments
 
 
@@ -101,9 +107,10 @@ def cut_attention(block: Block, plan: BlockPlan, x: Tensor, middle: Tensor, how:
     with recording(block) as seen, mixed():
         for before, after in parts(x, middle):
             block.attend_unmerged(before)
-            stats.add(seen, after)
+            stats.add(seen, attended_weights(block, after))
     plan_attention(block, plan, stats, how.method != "none", damping_for(how.damping, stats.context))
-    if block.attention is not None and how.method != "none":
+    # What LayerNorm makes of a layer's output is not solved for: the plan's closed form stays.
+    if block.attention is not None and how.method != "none" and not block.config.post_norm:
         layer = block.attention.out
         solve(layer, gather(layer, "context", block, block.attend_unmerged, x, middle), how.damping)
 
@@ -119,7 +126,7 @@ def cut_mlp(block: Block, plan: BlockPlan, x: Tensor, out: Tensor, how: Recovery
     compensate = how.method != "none"
     moments = gather(block.mlp.fc2, "hidden", block, block.feed_forward, x, out)
     plan_mlp(block, plan, moments, compensate, damping_for(how.damping, moments))
-    if block.mlp is not None and compensate:
+    if block.mlp is not None and compensate and not block.config.post_norm:
         solve(block.mlp.fc2, moments.select(torch.as_tensor(plan.units)), how.damping)
 
 

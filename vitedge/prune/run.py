@@ -65,9 +65,13 @@ def check(model: Architecture, images: int, options: PruneOptions) -> None:
 
 def fewest_images(config: ViTConfig) -> tuple[int, str]:
     """How many images the closed forms need at least, and why: as many tokens as a layer has inputs."""
-    wide = max((max(b.hidden, b.heads * b.v_dim) for b in config.blocks), default=0)
-    why = f"Its widest layer has {wide} inputs, and an image gives {config.tokens} tokens."
-    return max(16, math.ceil(wide / config.tokens)), why
+    sizes = [
+        (max(block.hidden, block.heads * block.v_dim), math.prod(config.block_grid(i)) + config.prefix)
+        for i, block in enumerate(config.blocks)
+    ]
+    wide, tokens = max(sizes, key=lambda size: size[0] / size[1])
+    why = f"Its widest layer has {wide} inputs, and an image gives {tokens} tokens."
+    return max(16, math.ceil(wide / tokens)), why
 
 
 def default_steps(config: ViTConfig, batch: int) -> int:

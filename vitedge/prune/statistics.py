@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitedge.moments import Moments
 from vitedge.vit.config import BlockConfig
+from vitedge.vit.model import Block
 
 
 def token_weights(x: Tensor, sizes: Tensor | None = None) -> Tensor:
@@ -20,13 +21,18 @@ def token_weights(x: Tensor, sizes: Tensor | None = None) -> Tensor:
     return (1 if sizes is None else sizes) / x.detach().float().var(-1).clamp_min(1e-12)
 
 
+def attended_weights(block: Block, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """As `token_weights`, of the tokens as the block's attention takes them; 0 for what completes a window."""
+    return block.as_attended(token_weights(x, sizes)[..., None])[..., 0]
+
+
 @dataclass
 class AttentionMoments:
     """Of one attention.
 
     Attributes:
         context: moments of what the output projection reads.
-        queries: E[q q^T] of each head, keys: the keys' covariance within an image, both [heads, dim, dim].
+        queries: E[q q^T] of each head, keys: the keys' covariance within an image (or window), both [heads, dim, dim].
     """
 
     config: BlockConfig
@@ -40,9 +46,9 @@ class AttentionMoments:
         self.queries = torch.zeros(c.heads, c.qk_dim, c.qk_dim, dtype=torch.float64)
         self.keys = torch.zeros_like(self.queries)
 
-    def add(self, seen: dict[str, Tensor], out: Tensor) -> None:
-        """Take one batch in: what was seen inside (`recording`), and the residual stream after it [B, N, C]."""
-        self.context.add(seen["context"], weights=token_weights(out))
+    def add(self, seen: dict[str, Tensor], weights: Tensor) -> None:
+        """Take one batch in: what was seen inside (`recording`), and the weights of its tokens, in the same order."""
+        self.context.add(seen["context"], weights=weights)
         q = seen["q"].detach().float().unflatten(-1, (self.config.heads, -1))
         k = seen["k"].detach().float().unflatten(-1, (self.config.heads, -1))
         k = k - k.mean(1, keepdim=True)

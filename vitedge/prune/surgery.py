@@ -61,6 +61,11 @@ def cut_attention(
     qk_dim = c.qk_dim if queries is None else len(queries[0])
     v_dim = c.v_dim if values is None else len(values[0])
     new = attention.like(replace(c, heads=len(heads), qk_dim=qk_dim, v_dim=v_dim))
+    with torch.no_grad():
+        if attention.bias is not None and new.bias is not None:
+            new.bias.table.copy_(attention.bias.table[:, list(heads)])
+        if c.cosine:
+            new.q_norm.weight.copy_(attention.q_norm.weight[list(heads)])  # type: ignore[union-attr, operator, index]
     new.q = project_rows(attention.q, heads, c.qk_dim, queries)
     new.k = project_rows(attention.k, heads, c.qk_dim, keys)
     new.v = project_rows(attention.v, heads, c.v_dim, values)

@@ -9,7 +9,7 @@ from vitedge.moments import Moments
 from vitedge.prune.effects import sampled_gradients, weight_gradients
 from vitedge.prune.importance import Layer
 from vitedge.prune.record import recording
-from vitedge.prune.statistics import AttentionMoments, BlockMoments, token_weights
+from vitedge.prune.statistics import AttentionMoments, BlockMoments, attended_weights, token_weights
 from vitedge.prune.store import mixed, pack, parts, through
 from vitedge.tokens.constant import mean_distances
 from vitedge.vit.architecture import Architecture
@@ -32,7 +32,7 @@ def survey(model: Architecture, x: Tensor, distances: bool = False) -> list[Bloc
                 if stats.hidden is not None:
                     stats.hidden.add(seen["hidden"], weights=token_weights(out))
                 if stats.attention is not None:
-                    stats.attention.add(seen, out)
+                    stats.attention.add(seen, attended_weights(block, out))
         if middles:
             stats.distances = mean_distances(middles, block.width, model.config.prefix)
         found.append(stats)

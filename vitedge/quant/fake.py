@@ -179,6 +179,8 @@ def _kernels(sim: Architecture, scheme: Scheme) -> None:
             block.attention.softmax = KernelSoftmax(-1)
         if block.mlp is not None and any(name.startswith("mlp.") for name in rounded):
             block.mlp.act = KERNELS[block.config.act]()
+        if block.downsample is not None and "downsample_norm" in rounded:
+            block.downsample.norm = KernelNorm.of(block.downsample.norm)
         if block.norm1 is not None and "norm1" in rounded:
             block.norm1 = KernelNorm.of(block.norm1)
         if block.norm2 is not None and "norm2" in rounded:

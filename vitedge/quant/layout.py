@@ -40,19 +40,22 @@ def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None
+        down = [f"{name}.downsample_norm", f"{name}.downsample"] if block.stage else []
+        found += [f"{name}.downsample_joined", *down[::-1]] if block.stage and block.post_norm else down
         if block.heads:
-            found.append(f"{name}.norm1")
+            found.append(f"{name}.{block.reads[0]}")
             parts = [p for p in block.attention_sites() if not last or p[0] in "kv"]
             found += [f"{name}.attention.{part}" for part in parts]
+            found += [f"{name}.norm1"] if block.post_norm else []
             found += [] if last else [f"{name}.residual1"]
         found += [f"{name}.merged"] if block.merge else []
         if block.hidden and not last:
-            cost = config.width * config.block_tokens(i).mlp
+            cost = config.block_width(i) * config.block_tokens(i).mlp
             sizes = [(suffix, (end - start) * cost) for suffix, start, end in block.spans()]
             suffixes = [suffix for suffix, macs in sizes if macs >= NEGLIGIBLE * total or len(sizes) == 1]
             kinds = ("fc1", "gate", "act", "gelu") if block.gated else ("fc1", "gelu")
-            found += [f"{name}.norm2", *(f"{name}.mlp.{kind}{s}" for kind in kinds for s in suffixes)]
-            found += [f"{name}.mlp.fc2", f"{name}.residual2"]
+            found += [f"{name}.{block.reads[1]}", *(f"{name}.mlp.{kind}{s}" for kind in kinds for s in suffixes)]
+            found += [f"{name}.mlp.fc2", *([f"{name}.norm2"] if block.post_norm else []), f"{name}.residual2"]
     if config.pool_norm == "tokens" and config.queries(len(config.blocks) - 1) is None:
         found.append("norm")
         found += ["pool.attention.k", "pool.attention.v"] if config.pool_block else []

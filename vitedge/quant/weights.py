@@ -36,7 +36,13 @@ from vitedge.vit.products import PIXELS, Unit, stem_units, units
 TOKENS_PER_INPUT = 8
 # A stem's convolutions are rounded on the first images alone: each has hundreds of positions or more.
 STEM_IMAGES = 32
-STAGES = (("attention.q", "attention.k", "attention.v"), ("attention.out",), ("mlp.fc1", "mlp.gate"), ("mlp.fc2",))
+STAGES = (
+    ("downsample",),
+    ("attention.q", "attention.k", "attention.v"),
+    ("attention.out",),
+    ("mlp.fc1", "mlp.gate"),
+    ("mlp.fc2",),
+)
 
 Progress = Callable[[str], None]
 # From a stream, or the values of a stem, to whatever comes after the layers that are watched.
@@ -118,11 +124,13 @@ class WeightRounder:
             for name in names:
                 target, weight = self._target(name, mine[name], other[name]), None
                 index = block_index(name)
-                if index is not None and name.endswith((".out", ".fc2")):
+                if index is not None and name.endswith((".out", ".fc2")) and not self.float.config.post_norm:
                     # LayerNorm divides each token by its deviation: the same error matters less in a large
                     # one.
-                    weight = 1 / self._after(index, name, y).var(-1).clamp_min(1e-12).flatten()
-                    weight = weight / weight.mean()
+                    weight = 1 / self._after(index, name, y).var(-1, keepdim=True).clamp_min(1e-12)
+                    if name.endswith(".out"):
+                        weight = list(self.float.encoder())[index].as_attended(weight)
+                    weight = weight.flatten() / weight.mean()
                 module = self.sim.linears()[name]
                 rows = module.columns(mine[name]) if isinstance(module, Convolution) else mine[name]
                 moments[name].add(rows, target, weight)
@@ -132,8 +140,8 @@ class WeightRounder:
     def _after(self, index: int, name: str, y: Tensor) -> Tensor:
         """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
         if name.endswith(".out"):
-            return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.width]
-        return self.float.run_block(index, y)[..., : self.float.config.width]
+            return list(self.float.encoder())[index].attend_unmerged(y)[..., : self.float.config.block_width(index)]
+        return self.float.run_block(index, y)[..., : self.float.config.block_width(index)]
 
     def _stem(self, batches: Batches, progress: Progress) -> None:
         """The convolutions of a stem, one after the other."""

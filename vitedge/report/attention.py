@@ -104,6 +104,7 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
 
     model.eval()
     pooled: list[torch.Tensor] = []
+    blocks = iter([i for i, block in enumerate(model.encoder()) if block.attention is not None])
     with torch.no_grad(), merge_history(model) as seen:  # groups [B, N] of merges, and probs [B, queries, N] here
         hooks = [
             site.register_forward_hook(lambda module, inputs, output: seen.append(output.mean(1)))
@@ -119,9 +120,9 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
     flow, sizes, after = None, None, []
     for step in seen:
         if flow is None:
-            flow = torch.eye(step.shape[-1]).expand(len(step), -1, -1)
+            flow = torch.eye(model.config.tokens).expand(len(pixels), -1, -1)
         if step.is_floating_point():
-            flow = 0.5 * flow[:, : step.shape[1]] + 0.5 * step @ flow
+            flow = _attended(model, next(blocks), step, flow)
             after.append(_read(model.config, flow, sizes, pooled))
         else:
             flow, sizes = merge(flow, sizes, step, int(step.max()) + 1)
@@ -129,6 +130,24 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
         raise ValueError("the model has no attention")
     patches = np.stack(after)
     return patches.reshape(*patches.shape[:2], *model.config.grid)
+
+
+def _attended(model: Architecture, index: int, probs: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """What of the patches is in each token after the attention of block `index`, [B, queries, N]; `flow`: before it."""
+    from vitedge.vit.windows import from_windows, to_blocks, to_windows
+
+    config = model.config
+    start = flow.shape[1]
+    for at in range(index + 1):  # patches were merged before it, also where a block without attention began a stage
+        (rows, columns), tokens = config.block_grid(at), config.block_tokens(at).mlp
+        if config.blocks[at].stage and start > tokens:
+            flow = to_blocks(flow, (2 * rows, 2 * columns), (2, 2)).unflatten(0, (len(flow), -1)).mean(2)
+            start = tokens
+    window = config.blocks[index].window
+    if window is None:
+        return 0.5 * flow[:, : probs.shape[1]] + 0.5 * probs @ flow
+    grid = config.block_grid(index)
+    return 0.5 * flow + 0.5 * from_windows(probs @ to_windows(flow, grid, window), grid, window)
 
 
 def _read(config: ViTConfig, flow: torch.Tensor, sizes: torch.Tensor | None, pooled: list[torch.Tensor]) -> np.ndarray:
@@ -143,7 +162,7 @@ def _read(config: ViTConfig, flow: torch.Tensor, sizes: torch.Tensor | None, poo
         elif part in config.prefix_tokens:
             read[:, config.prefix_tokens.index(part)] += 1
         else:
-            read[:, config.prefix :] += share[:, config.prefix :] / config.patches
+            read[:, config.prefix :] += share[:, config.prefix :] / share[:, config.prefix :].sum(1, keepdim=True)
     return (read[:, None] @ flow)[:, 0, config.prefix :].numpy()
 
 

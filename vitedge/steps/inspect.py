@@ -23,6 +23,8 @@ from vitedge.vit.macs import (
     pool_macs,
     pool_params,
     pre_macs,
+    stage_macs,
+    stage_params,
 )
 
 if TYPE_CHECKING:
@@ -89,13 +91,21 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     if config.pre_linear:
         rows.append(["pre", f"{w} of {w}", f"[{n}, {w}]", w * w + w, pre_macs(config) / 1e6])
     for i, block in enumerate(config.blocks):
+        w = config.block_width(i)
+        if block.stage:
+            patches, merged = config.block_tokens(i).mlp, 4 * config.block_width(i - 1)
+            row = [f"block{i}.downsample", f"{w} of {merged}", f"[{patches}, {w}]", stage_params(config, i)]
+            rows.append([*row, stage_macs(config, i) / 1e6])
         old = before.blocks[i] if before is not None and len(before.blocks) == len(config.blocks) else block
         attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
         if block.v_dim != block.qk_dim:
             attention += f" (v {block.v_dim})"
         tokens = config.block_tokens(i)
-        macs = attention_macs(config, block, tokens) / 1e6
-        half = block_params(config, _only(block, mlp=False))
+        if block.window:
+            high, wide = block.window.size
+            attention += f" in windows of {high}x{wide}" + (", moved" * any(block.window.moved(config.block_grid(i))))
+        macs = attention_macs(w, block, tokens) / 1e6
+        half = block_params(w, _only(block, mlp=False))
         rows.append([f"block{i}.attention", attention, f"[{tokens.queries}, {w}]", half, macs])
         if block.merge:
             how = f"{tokens.queries} -> {block.merge.left} tokens, {'matched' if block.merge.matched else 'constant'}"
@@ -103,8 +113,9 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
         units = f"{_change(old.hidden, block.hidden)} units"
         if len(block.groups) > 1:
             units += " in groups of " + ", ".join(map(str, block.groups))
-        rest = block_params(config, _only(block, mlp=True))
-        rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(config, block, tokens) / 1e6])
+        rest = block_params(w, _only(block, mlp=True))
+        rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(w, block, tokens) / 1e6])
+    w = config.last_width
     if config.pool_block is not None:
         pool = f"{config.pool_block.heads} heads, {config.pool_block.hidden} units"
         rows.append(["pool", pool, f"[1, {w}]", pool_params(config), pool_macs(config) / 1e6])

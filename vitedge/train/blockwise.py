@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ def fit_blocks(
     teacher: Architecture,
     samples: Samples,
     preprocess: Preprocess,
-    compare: Rotated,
+    compare: Sequence[Rotated],
     groups: Groups,
     *,
     steps: int,
@@ -54,6 +54,7 @@ def fit_blocks(
     """Trains the blocks in place, `steps` steps of Adam each, or as many as there is time for; on the CPU.
 
     Args:
+        compare: one a block.
         groups: what of a block learns, with a `scale` of the peak learning rate `lr`.
         seconds: bound of the wall time of the steps; every block gets its share.
         advance: told of each block.
@@ -96,7 +97,7 @@ def fit_blocks(
                 group["lr"] = lr * group["scale"] * lr_factor(max(done, 1 / steps), WARMUP, 0.0)
             with mixed():
                 made = block(ours[picked].float(), *(part[picked] for part in merged))[..., : block.width]
-            loss = compare(made, goal[picked].float())
+            loss = compare[index](made, goal[picked].float())
             if not torch.isfinite(loss):
                 raise VitedgeError(
                     f"The loss of block {index} is no longer a number at step {step + 1}.",

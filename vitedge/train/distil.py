@@ -46,9 +46,8 @@ def distill(
     student = copy.deepcopy(student).float().requires_grad_(True)
     if not options.logit_weight:
         freeze_after_blocks(student)
-    run = TeachingRun(
-        student, teacher, pixels, preprocess, options, feature_error, accelerator, "distillation", state_folder
-    )
+    compare = [feature_error] * len(student.blocks)
+    run = TeachingRun(student, teacher, pixels, preprocess, options, compare, accelerator, "distillation", state_folder)
     groups = parameter_groups(student, len(student.blocks), layer_decay=1.0, weight_decay=options.weight_decay)
     report = run.teach(groups, progress or Reporter())
     return student.cpu().eval(), report
@@ -56,7 +55,8 @@ def distill(
 
 def check_pair(student: Architecture, teacher: Architecture) -> None:
     """Raises VitedgeError where `student` is no form of `teacher`."""
-    if student.config.width != teacher.config.width or len(student.blocks) != len(teacher.blocks):
+    ours, theirs = ([block.width for block in model.encoder()] for model in (student, teacher))
+    if ours != theirs:
         raise VitedgeError(
             "The student is no pruned form of the teacher.",
             f"Widths {student.config.width} and {teacher.config.width}, "

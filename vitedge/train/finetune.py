@@ -52,7 +52,7 @@ def with_new_head(model: Architecture, classes: int, multi_label: bool) -> Archi
     fresh = model.fresh(config)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith(("head.", "heads."))}
     heads = [name for name, _ in fresh.named_parameters() if name.startswith(("head.", "heads."))]
-    shapes = {"weight": (classes, config.width), "bias": (classes,)}
+    shapes = {"weight": (classes, config.last_width), "bias": (classes,)}
     zeros = {name: torch.zeros(shapes[name.rpartition(".")[2]]) for name in heads}
     fresh.load_state_dict({**state, **zeros})
     return fresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from vitedge.train.distil import check_pair
 from vitedge.train.loop import make_accelerator
 from vitedge.train.options import QatOptions
 from vitedge.train.schedule import ParameterGroups
-from vitedge.train.stream import Rotated, stream_rotation
+from vitedge.train.stream import Rotated, stream_rotations
 from vitedge.train.teaching import TeachingReport, TeachingRun, freeze_after_blocks
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.names import TOKENS
+from vitedge.vit.names import is_added
 
 # The most that the blocks by themselves take of `--minutes`.
 BLOCK_SHARE = 0.4
@@ -58,8 +59,8 @@ def train_quantized(
         VitedgeError: too few images, models that are not forms of one, a diverging run or a full memory.
     """
     check_pair(model, teacher)
-    rotation = stream_rotation(model, teacher)
-    if rotation is None and options.feature_weight:
+    rotations = stream_rotations(model, teacher)
+    if rotations is None and options.feature_weight:
         raise VitedgeError(
             "The teacher's residual stream is not the model's.",
             "No rotation takes what one embeds to what the other does.",
@@ -68,12 +69,15 @@ def train_quantized(
     accelerator, started, reporter = make_accelerator(), time.monotonic(), progress or Reporter()
     student = learnable(model, scheme, preprocess, from_float=options.from_float)
     registers = any(block.register for block in model.config.blocks)
-    compare = Rotated(rotation if rotation is not None else torch.eye(model.config.width), registers)
+    if not rotations:  # nor is there any where LayerNorms write to the stream: it is not turned
+        compare = [Rotated(torch.eye(block.width), registers) for block in model.encoder()]
+    else:
+        compare = [Rotated(rotations[model.config.block_stage(i)], registers) for i in range(len(model.blocks))]
     run = TeachingRun(
         student, teacher, pixels, preprocess, options, compare, accelerator, "training in INT8", state_folder
     )
     # A GPU has the time to train the whole; the streams of all images may not fit into its memory.
-    if options.block_steps and rotation is not None and accelerator.device.type == "cpu":
+    if options.block_steps and rotations is not None and accelerator.device.type == "cpu":
         started -= _fit_blocks(run, compare, preprocess, reporter)
     minutes = None
     if options.minutes is not None:
@@ -89,7 +93,7 @@ def train_quantized(
     return learned_floats(student, model, learned, preprocess), learned, report
 
 
-def _fit_blocks(run: TeachingRun, compare: Rotated, preprocess: Preprocess, reporter: Reporter) -> float:
+def _fit_blocks(run: TeachingRun, compare: Sequence[Rotated], preprocess: Preprocess, reporter: Reporter) -> float:
     """Each block by itself; the student stays as it was where the held-out images say that this did harm.
 
     Agreement of a hundred images goes up and down by chance: what the loop starts from is chosen by the divergence.
@@ -145,7 +149,7 @@ def learning(module: nn.Module, options: QatOptions) -> ParameterGroups:
     for name, parameter in module.named_parameters():
         if name.endswith(".factor"):
             factors.append(parameter)
-        elif "norm" not in name and name not in TOKENS:
+        elif "norm" not in name and not is_added(name):
             weights.append(parameter)
         parameter.requires_grad_(False)
     for parameter in [*weights, *factors]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vitedge.errors import VitedgeError
-from vitedge.vit.names import TOKENS, layer_index
+from vitedge.vit.names import is_added, layer_index
 
 # As torch.optim takes them: parameters, and what holds for them.
 ParameterGroups = list[dict[str, Any]]
@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, depth: int, *, layer_decay: float, weight
         if not parameter.requires_grad:
             continue
         scale = layer_decay ** (depth + 1 - layer_index(name, depth))
-        decayed = parameter.ndim > 1 and name not in TOKENS
+        decayed = parameter.ndim > 1 and not is_added(name)
         decay = weight_decay if decayed else 0.0
         group = groups.setdefault((scale, decay), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)

@@ -14,34 +14,43 @@ SAME = 0.2
 
 
 @torch.no_grad()
-def stream_rotation(student: Architecture, teacher: Architecture) -> Tensor | None:
-    """Q [C, C], orthogonal, with which the centred stream of `teacher` times Q is that of `student`.
+def stream_rotations(student: Architecture, teacher: Architecture) -> tuple[Tensor, ...] | None:
+    """For each stage Q [C, C], orthogonal, with which the (centred) stream of `teacher` times Q is that of `student`.
 
-    Conditioning rotates the stream. What both models write to it at its beginning (patch embedding and positions)
-    tells how: orthogonal Procrustes (Schoenemann 1966). None where no rotation makes them alike.
+    Conditioning rotates the streams. What both models write to one at its beginning (patch embedding and positions, or
+    patch merging) tells how: orthogonal Procrustes (Schoenemann 1966). None where no rotation makes them alike.
     """
-    ours, theirs = _written(student), _written(teacher)
-    u, _, vt = torch.linalg.svd(theirs @ ours.T)
-    rotation = u @ vt
-    apart = (theirs.T @ rotation - ours.T).norm() / ours.norm()
-    return rotation.float() if float(apart) < SAME else None
+    found: list[Tensor] = []
+    for ours, theirs in zip(_written(student), _written(teacher), strict=True):
+        if found:  # the columns read tokens of the stage before, which are rotated too
+            theirs = (theirs.unflatten(1, (-1, len(found[-1]))) @ found[-1]).flatten(1)
+        u, _, vt = torch.linalg.svd(theirs @ ours.T)
+        found.append(u @ vt)
+        apart = (theirs.T @ found[-1] - ours.T).norm() / ours.norm()
+        if float(apart) >= SAME:
+            return None
+    return tuple(rotation.float() for rotation in found)
 
 
-def _written(model: Architecture) -> Tensor:
-    """Columns that the embedding adds to the stream [C, n], centred over channels, float64.
+def _written(model: Architecture) -> list[Tensor]:
+    """Columns that the beginning of each stage adds to its stream [C, n], float64; centred over channels, as
+    conditioning leaves them where no reader sees the mean.
 
-    Where a LayerNorm stands before the first block, they are those of the Linear behind it (an identity where the model
-    has none yet), with what the LayerNorm multiplies by: conditioning moves that from one to the other.
+    Where a LayerNorm stands before them (before the first block, in patch merging), they are those of the Linear behind
+    it (an identity where the model has none yet), with what the LayerNorm multiplies by: conditioning moves that from
+    one to the other.
     """
-    model = model.rotatable()
+    model, found = model.rotatable(), []
     scales = {id(linear.weight): reader.norm.weight for reader in model.readers() for linear in reader.linears}
-    columns = []
-    for writer in model.streams()[0].writers:
-        if writer.embedding and writer.parameter.ndim > 1:
-            scale = scales.get(id(writer.parameter))
-            columns.append(writer.columns() if scale is None else writer.columns() * scale.double())
-    both = torch.cat([c / c.norm().clamp_min(1e-12) for c in columns], 1)
-    return both - both.mean(0, keepdim=True)
+    for stream in model.streams():
+        columns = []
+        for writer in stream.writers:
+            if writer.embedding and writer.parameter.ndim > 1:
+                scale = scales.get(id(writer.parameter))
+                columns.append(writer.columns() if scale is None else writer.columns() * scale.double())
+        both = torch.cat([c / c.norm().clamp_min(1e-12) for c in columns], 1)
+        found.append(both - both.mean(0, keepdim=True) if stream.mean_unseen else both)
+    return found
 
 
 def normalized(stream: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class TeachingReport:
 
 
 class Teaching:
-    """The task: logits by KL divergence, embeddings by cosine, every block's output by `compare`.
+    """The task: logits by KL divergence, embeddings by cosine, every block's output by its own of `compare`.
 
     Args:
         held: images uint8 [n, 3, H, W] that a model is judged by.
@@ -86,7 +86,7 @@ class Teaching:
         held: Tensor,
         preprocess: Preprocess,
         options: TeachingOptions,
-        compare: Compare,
+        compare: Sequence[Compare],
         device: torch.device,
     ) -> None:
         self.student, self.teacher, self.options, self.compare = student, teacher, options, compare
@@ -106,8 +106,8 @@ class Teaching:
         if o.logit_weight:
             losses.append(o.logit_weight * output_distance(logits, expected, o.temperature, self.activation))
         if o.feature_weight:
-            width = self.student.config.width
-            apart = [self.compare(a[..., :width], b) for a, b in zip(made, goal, strict=True)]
+            pairs = zip(self.student.encoder(), self.compare, made, goal, strict=True)
+            apart = [compare(a[..., : block.width], b) for block, compare, a, b in pairs]
             losses.append(o.feature_weight * torch.stack(apart).mean())
         return torch.stack(losses).sum()
 
@@ -151,7 +151,7 @@ class TeachingRun:
         pixels: np.ndarray,
         preprocess: Preprocess,
         options: TeachingOptions,
-        compare: Compare,
+        compare: Sequence[Compare],
         accelerator: Any,
         purpose: str,
         state_folder: Path | None = None,

@@ -23,12 +23,14 @@ class Reader:
     """A LayerNorm on a residual stream, and the Linears that read what it puts out; `site` stands between them.
 
     register: stands between LayerNorm and site where attention reads sink tokens as a constant.
+    tokens: how many the LayerNorm and the Linears read side by side (patch merging).
     """
 
     site: str
     norm: nn.LayerNorm
     linears: tuple[nn.Linear, ...]
     register: Register | None = None
+    tokens: int = 1
 
     @property
     def offset(self) -> Tensor:
@@ -52,9 +54,14 @@ class Writer:
     axis: int
     embedding: bool = False
 
+    @property
+    def width(self) -> int:
+        """Of the stream."""
+        return self.parameter.shape[self.axis]
+
     def columns(self) -> Tensor:
         """[C, n], float64: every vector that it may add."""
-        return self.parameter.detach().double().movedim(self.axis, 0).reshape(self.parameter.shape[self.axis], -1)
+        return self.parameter.detach().double().movedim(self.axis, 0).reshape(self.width, -1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,11 @@ class Stream:
     writers: tuple[Writer, ...]
     readers: tuple[Reader, ...]
     sites: tuple[str, ...]
+
+    @property
+    def mean_unseen(self) -> bool:
+        """Whether no reader sees a token's mean over channels: each LayerNorm reads single tokens."""
+        return all(reader.tokens == 1 for reader in self.readers)
 
 
 class Architecture(nn.Module):
@@ -96,7 +108,7 @@ class Architecture(nn.Module):
         raise NotImplementedError
 
     def streams(self) -> tuple[Stream, ...]:
-        """The residual streams, one a stage."""
+        """The residual streams, one a stage; none where LayerNorms write to them, which nothing can be folded into."""
         raise NotImplementedError
 
     def sites(self) -> OrderedDict[str, Site]:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from vitedge import documents
 from vitedge.errors import VitedgeError
+from vitedge.vit.geometry import Removable, Size, Stage, Window
 from vitedge.vit.names import block_index
 from vitedge.vit.stem import Placed, Stem
 
@@ -23,8 +24,6 @@ def sides(size: Any) -> Any:
 
 
 # Bounds of what a document may ask for, before anything is allocated.
-Size = Annotated[int, Field(strict=True, ge=1, le=2**16)]
-Removable = Annotated[int, Field(strict=True, ge=0, le=2**20)]
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
 Positive = Annotated[float, Field(gt=0, le=2**16)]
 Sides = Annotated[tuple[Pixels, Pixels], BeforeValidator(sides)]
@@ -84,9 +83,14 @@ class BlockConfig:
         merge: how tokens are merged between attention and MLP; None where they aren't.
         act: the MLP's activation: GELU by erf, by tanh (arXiv 1606.08415), x * sigmoid(1.702 x), or SwiGLU.
         qk_norm: whether q and k pass a LayerNorm over each head's dims.
+        cosine: whether q and k are scaled to a norm of 1, and q times a number a head (Swin v2, arXiv 2111.09883).
+        post_norm: whether LayerNorm stands after attention and MLP, before their sums, and both read the stream as it
+            is (Swin v2).
         rope: whether q and k are turned by their patch's place (see `Rope`).
         marker: whether the block marks attention's sink tokens, see `model.Marker`.
         register: whether attention reads marked tokens as a constant, see `model.Register`.
+        window: what attention is kept within; None where every token attends to all.
+        stage: the stage that begins with this block; None where that of the block before goes on.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -102,6 +106,10 @@ class BlockConfig:
     rope: bool = False
     marker: bool = False
     register: bool = False
+    cosine: bool = False
+    post_norm: bool = False
+    window: Window | None = None
+    stage: Stage | None = None
 
     @property
     def gated(self) -> bool:
@@ -112,21 +120,31 @@ class BlockConfig:
     def free_logits(self) -> bool:
         """Whether nothing stands between the products q, k and their product, so that a matrix may go from one to the
         other."""
-        return not (self.qk_norm or self.rope)
+        return not (self.normed or self.rope)
+
+    @property
+    def normed(self) -> bool:
+        """Whether q and k are normalised, in either way."""
+        return self.qk_norm or self.cosine
 
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
 
+    @property
+    def reads(self) -> tuple[str, str]:
+        """What attention and MLP read: a LayerNorm's output, or the stream (in windows)."""
+        return ("windows", "mlp.input") if self.post_norm else ("norm1", "norm2")
+
     def attention_sites(self) -> tuple[str, ...]:
         """The activations of attention, in the order of the data flow."""
-        normed = ("q_norm", "k_norm") if self.qk_norm else ()
+        normed = ("q_norm", "k_norm") if self.normed else ()
         turned = ("q_rope", "k_rope") if self.rope else ()
         return ("q", "k", *normed, *turned, "v", "scores", "probs", "context", "out")
 
     def factor(self, part: str) -> str:
         """Which activation the product of q and k reads for `part`, "q" or "k"."""
-        return f"{part}_rope" if self.rope else f"{part}_norm" if self.qk_norm else part
+        return f"{part}_rope" if self.rope else f"{part}_norm" if self.normed else part
 
     def spans(self) -> list[tuple[str, int, int]]:
         """(suffix of the name in the graph, first unit, one past the last) of each group of MLP units."""
@@ -136,12 +154,16 @@ class BlockConfig:
 
 
 class BlockTokens(NamedTuple):
-    """How many tokens of an image a block computes: `keys` it reads (norm1, k, v), `queries` attention puts out, `mlp`
-    the MLP reads and the block puts out."""
+    """How many tokens of an image a block computes: `keys` it reads (k, v), `queries` attention puts out, `mlp` the MLP
+    reads and the block puts out. Of windows all count, with the zeros that complete them."""
 
     keys: int
     queries: int
     mlp: int
+
+    def seen(self, block: BlockConfig) -> int:
+        """Of the keys, those that one query attends to."""
+        return self.keys if block.window is None else block.window.area
 
 
 @dataclass(frozen=True)
@@ -152,7 +174,7 @@ class ViTConfig:
         image_size: (height, width) in pixels; one number for both. patch_size: in pixels, square.
         stem: the layers that make the patches where these are not one convolution of the pixels (a hybrid).
         channels: of the input image.
-        width: of the residual stream.
+        width: of the residual stream; of its first stage where there are several.
         classes: of the head; dims of the embedding where there is no classifier.
         blocks: one `BlockConfig` an encoder block.
         norm_eps: epsilon of every LayerNorm.
@@ -220,6 +242,47 @@ class ViTConfig:
             raise ValueError("attention pooling has a pool_block")
         if self.rope is None and any(b.rope for b in self.blocks):
             raise ValueError("a block is rotated, but the model has no rope")
+        if self.hierarchical or self.post_norm:
+            self._check_stages()
+
+    def _check_stages(self) -> None:
+        if self.prefix_tokens or self.positions or self.rope or not set(self.pool) <= {"mean", "patches"}:
+            raise ValueError("windows and stages are of patches alone, without positions")
+        if any(
+            b.post_norm != self.blocks[0].post_norm or (b.post_norm and b.heads and not b.window) for b in self.blocks
+        ):
+            raise ValueError("LayerNorm stands after the halves of all blocks, which have windows, or of none")
+        if self.blocks[0].stage or any(b.register or b.marker for b in self.blocks):
+            raise ValueError("a stage begins at the first block, or blocks have registers")
+        halvings = self.block_stage(len(self.blocks) - 1)
+        unit = self.patch_size * 2**halvings
+        if any(side % unit for side in self.image_size):
+            height, width = self.image_size
+            raise VitedgeError(
+                f"An image of {height} x {width} pixels does not divide into {halvings + 1} stages.",
+                f"Each stage has half the rows and columns of tokens of the one before, from patches of "
+                f"{self.patch_size} pixels.",
+                f"Choose a multiple of {unit} as the image size.",
+            )
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether LayerNorm stands after each half of the blocks: what they write can't be turned or scaled then."""
+        return self.blocks[0].post_norm
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether there are several stages, or windows."""
+        return any(b.stage or b.window for b in self.blocks)
+
+    def refuse_stages(self, what: str, todo: str) -> None:
+        """Raises VitedgeError for a model with several stages or windows, which `what` does not take."""
+        if self.hierarchical:
+            raise VitedgeError(
+                f"{what} is not there for a model with several stages or windows.",
+                "It works on one residual stream, in which every token attends to all.",
+                todo,
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -234,6 +297,29 @@ class ViTConfig:
     def pixels_weight(self) -> str:
         """The parameter [out, channels, kernel, kernel] that multiplies the image's channels."""
         return f"stem.layers.{self.stem.layers[0].name}.conv.weight" if self.stem is not None else "patch_embed.weight"
+
+    def block_stage(self, index: int) -> int:
+        """The stage that block `index` is in, from 0."""
+        return sum(1 for b in self.blocks[: index + 1] if b.stage)
+
+    def block_grid(self, index: int) -> tuple[int, int]:
+        """(rows, columns) of tokens in the stage of block `index`."""
+        halved = 2 ** self.block_stage(index)
+        return self.grid[0] // halved, self.grid[1] // halved
+
+    def block_width(self, index: int) -> int:
+        """Width of the residual stream in the stage of block `index`."""
+        return next((b.stage.width for b in reversed(self.blocks[: index + 1]) if b.stage), self.width)
+
+    @property
+    def last_width(self) -> int:
+        """Width of the residual stream after the last block, which the heads read."""
+        return self.block_width(len(self.blocks) - 1)
+
+    @property
+    def last_patches(self) -> int:
+        """Patches after the last block, merged tokens as they were before."""
+        return math.prod(self.block_grid(len(self.blocks) - 1))
 
     @property
     def patches(self) -> int:
@@ -254,6 +340,10 @@ class ViTConfig:
 
     def block_tokens(self, index: int) -> BlockTokens:
         """The tokens that block `index` computes: no others than are needed after it."""
+        if self.hierarchical:
+            grid, window = self.block_grid(index), self.blocks[index].window
+            inside = math.prod(window.padded(grid) if window else grid)
+            return BlockTokens(inside, inside, math.prod(grid))
         merges = [b.merge.left for b in self.blocks[:index] if b.merge]
         keys, own = merges[-1] if merges else self.tokens, self.blocks[index].merge
         needed = self.queries(index) or keys
@@ -267,6 +357,8 @@ class ViTConfig:
     @property
     def unmergeable(self) -> str:
         """Why tokens can't be merged; empty where they can."""
+        if self.hierarchical:
+            return "Windows and stages are cut out of the whole grid of tokens, and merged tokens leave gaps in it."
         if self.rope is not None:
             return "Attention turns each token by its place (RoPE), and a merged token has several."
         return "Its output is one vector a patch, and merged patches share one." if "patches" in self.pool else ""

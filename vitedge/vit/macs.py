@@ -5,16 +5,23 @@ from __future__ import annotations
 from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
 
 
-def attention_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
+def attention_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:
     """MACs of one block's attention: q, k, v, scores, context, output."""
     n, m = tokens.keys, tokens.queries
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
-    return config.width * (m * qk + n * qk + n * v + m * v) + m * n * (qk + v)
+    return width * (m * qk + n * qk + n * v + m * v) + m * tokens.seen(block) * (qk + v)
 
 
-def mlp_macs(config: ViTConfig, block: BlockConfig, tokens: BlockTokens) -> int:
+def mlp_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:
     """MACs of one block's MLP."""
-    return (3 if block.gated else 2) * config.width * block.hidden * tokens.mlp
+    return (3 if block.gated else 2) * width * block.hidden * tokens.mlp
+
+
+def stage_macs(config: ViTConfig, index: int) -> int:
+    """MACs of the patch merging before block `index`; 0 where no stage begins."""
+    if config.blocks[index].stage is None:
+        return 0
+    return config.block_tokens(index).mlp * 4 * config.block_width(index - 1) * config.block_width(index)
 
 
 def pre_macs(config: ViTConfig) -> int:
@@ -24,16 +31,16 @@ def pre_macs(config: ViTConfig) -> int:
 
 def head_macs(config: ViTConfig) -> int:
     """MACs of one head."""
-    return config.width * config.classes * (config.patches if "patches" in config.pool else 1)
+    return config.last_width * config.classes * (config.last_patches if "patches" in config.pool else 1)
 
 
 def pool_macs(config: ViTConfig) -> int:
     """MACs of attention pooling: keys and values of all tokens, and one token's MLP."""
-    block, n = config.pool_block, config.block_tokens(len(config.blocks) - 1).mlp
+    block, n, width = config.pool_block, config.block_tokens(len(config.blocks) - 1).mlp, config.last_width
     if block is None:
         return 0
-    query = config.width * block.heads * block.qk_dim  # a constant
-    return attention_macs(config, block, BlockTokens(n, 1, 1)) - query + mlp_macs(config, block, BlockTokens(n, 1, 1))
+    query = width * block.heads * block.qk_dim  # a constant
+    return attention_macs(width, block, BlockTokens(n, 1, 1)) - query + mlp_macs(width, block, BlockTokens(n, 1, 1))
 
 
 def patch_macs(config: ViTConfig) -> int:
@@ -66,8 +73,9 @@ def merge_macs(config: ViTConfig, index: int) -> int:
 
 def block_macs(config: ViTConfig, index: int) -> int:
     """MACs of one block."""
-    block, tokens = config.blocks[index], config.block_tokens(index)
-    return attention_macs(config, block, tokens) + merge_macs(config, index) + mlp_macs(config, block, tokens)
+    block, tokens, width = config.blocks[index], config.block_tokens(index), config.block_width(index)
+    own = stage_macs(config, index) + attention_macs(width, block, tokens)
+    return own + merge_macs(config, index) + mlp_macs(width, block, tokens)
 
 
 def model_macs(config: ViTConfig) -> int:
@@ -77,27 +85,40 @@ def model_macs(config: ViTConfig) -> int:
     return patch_macs(config) + pre_macs(config) + blocks + pool_macs(config) + heads
 
 
-def block_params(config: ViTConfig, block: BlockConfig) -> int:
-    """Parameters of one block, its LayerNorms included."""
-    w, qk, v = config.width, block.heads * block.qk_dim, block.heads * block.v_dim
+def block_params(w: int, block: BlockConfig) -> int:
+    """Parameters of one block of the width `w`, its LayerNorms included; without the patch merging before it."""
+    qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
     attention = 2 * (w * qk + qk) + (w * v + v) + (v * w + w) + 2 * w if block.heads else 0
     attention += 4 * block.qk_dim if block.heads and block.qk_norm else 0
+    if block.heads and block.window:
+        rows, columns = block.window.size
+        attention += block.heads if block.cosine else 0
+        attention += (2 * rows - 1) * (2 * columns - 1) * block.heads
     first = w * block.hidden + block.hidden
     mlp = (2 if block.gated else 1) * first + (block.hidden * w + w) + 2 * w if block.hidden else 0
     return attention + mlp
 
 
+def stage_params(config: ViTConfig, index: int) -> int:
+    """Parameters of the patch merging before block `index`, its LayerNorm included; 0 where no stage begins."""
+    if config.blocks[index].stage is None:
+        return 0
+    merged, width = 4 * config.block_width(index - 1), config.block_width(index)
+    return 2 * (width if config.post_norm else merged) + merged * width + width
+
+
 def pool_params(config: ViTConfig) -> int:
     """Parameters of attention pooling: its query is a constant, and no LayerNorm of its own stands before it."""
-    pool, w = config.pool_block, config.width
-    return block_params(config, pool) - w * pool.heads * pool.qk_dim - 2 * w if pool else 0
+    pool, w = config.pool_block, config.last_width
+    return block_params(w, pool) - w * pool.heads * pool.qk_dim - 2 * w if pool else 0
 
 
 def model_params(config: ViTConfig) -> int:
     """Parameters of the model."""
-    w = config.width
+    w, last = config.width, config.last_width
     stem = patch_params(config) + config.prefix * w
     stem += (config.tokens * w if config.positions else 0) + (2 * w if config.norm_pre else 0)
     stem += w * w + w if config.pre_linear else 0
-    heads = (w * config.classes + config.classes) * len(config.pool)
-    return stem + sum(block_params(config, b) for b in config.blocks) + 2 * w + pool_params(config) + heads
+    heads = (last * config.classes + config.classes) * len(config.pool)
+    blocks = sum(block_params(config.block_width(i), b) + stage_params(config, i) for i, b in enumerate(config.blocks))
+    return stem + blocks + 2 * last + pool_params(config) + heads

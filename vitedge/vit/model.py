@@ -22,9 +22,10 @@ from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture, Reader, Stream, Writer
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.convolution import Convolution, ConvStem
-from vitedge.vit.names import TOKENS, block_index, is_stream
+from vitedge.vit.names import block_index, is_added, is_stream
 from vitedge.vit.products import NORMALIZED
 from vitedge.vit.rope import rope_table, turned
+from vitedge.vit.windows import Downsample, WindowBias, from_windows, to_windows
 
 
 class Site(nn.Identity):
@@ -57,16 +58,36 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+class UnitNorm(nn.Module):
+    """Vectors [B, heads, N, dim] scaled to a norm of 1, times a number a head; times 1 with `heads` 0."""
+
+    def __init__(self, heads: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(heads)) if heads else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.normalize(x, dim=-1)
+        return x if self.weight is None else x * self.weight[:, None, None]
+
+
 class Attention(nn.Module):
     """Multi-head attention of `x` [B, N, C] to itself; with `queries`, only for the first tokens.
 
     `sizes` [B, N]: how many tokens each one stands for; it counts as often (ToMe's proportional attention).
     rope: what turns q and k by their place, as `rope.rope_table` makes it.
+    grid: of tokens, where attention is kept within windows of it; x is then [B * windows, area, C].
     """
 
     rope: Tensor | None
 
-    def __init__(self, width: int, config: BlockConfig, eps: float = 1e-6, rope: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        config: BlockConfig,
+        eps: float = 1e-6,
+        rope: Tensor | None = None,
+        grid: tuple[int, int] = (0, 0),
+    ) -> None:
         super().__init__()
         self.config, self.eps = config, eps
         qk, v = config.heads * config.qk_dim, config.heads * config.v_dim
@@ -74,9 +95,15 @@ class Attention(nn.Module):
         self.k = nn.Linear(width, qk)
         self.v = nn.Linear(width, v)
         self.out = nn.Linear(v, width)
-        self.q_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
-        self.k_norm = nn.LayerNorm(config.qk_dim, eps=eps) if config.qk_norm else None
+        self.q_norm: nn.LayerNorm | UnitNorm | None = None
+        self.k_norm: nn.LayerNorm | UnitNorm | None = None
+        if config.cosine:
+            self.q_norm, self.k_norm = UnitNorm(config.heads), UnitNorm()
+        elif config.qk_norm:
+            self.q_norm, self.k_norm = (nn.LayerNorm(config.qk_dim, eps=eps) for _ in range(2))
         self.register_buffer("rope", rope if config.rope else None, persistent=False)
+        self.grid = grid
+        self.bias = WindowBias(config.heads, config.window, grid) if config.window else None
         self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
         self.q_norm_site, self.k_norm_site, self.q_rope_site, self.k_rope_site = Site(), Site(), Site(), Site()
         self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
@@ -84,8 +111,8 @@ class Attention(nn.Module):
 
     def like(self, config: BlockConfig) -> Attention:
         """Another one of these widths, its weights not set but for the LayerNorms of q and k."""
-        new = Attention(self.out.out_features, config, self.eps, self.rope)
-        if self.q_norm is not None and self.k_norm is not None:
+        new = Attention(self.out.out_features, config, self.eps, self.rope, self.grid)
+        if config.qk_norm:
             new.q_norm, new.k_norm = self.q_norm, self.k_norm
         return new
 
@@ -104,6 +131,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, queries: int | None = None, sizes: Tensor | None = None) -> Tensor:
         c, bias = self.config, None if sizes is None else sizes.log()[:, None, None]
+        bias = bias if self.bias is None else self.bias(len(x))
         q = self.q(x if queries is None else x[:, :queries])
         # As in the exported graph, where q's weights, or those of its LayerNorm, carry the scale.
         q = self.q_site(q if c.scale == 1 or c.qk_norm else q * c.scale)
@@ -193,7 +221,8 @@ class Block(nn.Module):
 
     queries: how many of the first tokens are needed after it; all where None. k and v are computed on all tokens, the
     rest on these alone: nothing else reaches the head. prefix: tokens that are never merged. A stream is [B, N, C], or
-    [B, N, C + 1] once tokens were merged (see `vitedge.tokens`).
+    [B, N, C + 1] once tokens were merged (see `vitedge.tokens`). grid: of the block's tokens; before: width of the
+    stream that comes in, where a stage begins with this block.
     """
 
     def __init__(
@@ -204,17 +233,21 @@ class Block(nn.Module):
         queries: int | None = None,
         prefix: int = 1,
         rope: Tensor | None = None,
+        grid: tuple[int, int] = (0, 0),
+        before: int = 0,
     ) -> None:
         super().__init__()
         self.config, self.width = config, width
-        self.queries = queries
-        self.attention = Attention(width, config, eps, rope) if config.heads else None
+        self.queries, self.grid = queries, grid
+        self.downsample = Downsample(before, config.stage, grid, eps, Site) if config.stage else None
+        self.attention = Attention(width, config, eps, rope, grid) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
         self.norm1_register = Register(width) if config.heads and config.register else None
         self.norm2_marker = Marker(width) if config.hidden and config.marker else None
         self.norm1_site, self.norm2_site = Site(), Site()
+        self.post_norm1_site, self.post_norm2_site = Site(), Site()
         self.residual1_site, self.residual2_site = Site(), Site()
         self.merge = TokenMerge(config.merge, width, prefix, Site()) if config.merge else None
 
@@ -240,21 +273,36 @@ class Block(nn.Module):
 
     def attend_unmerged(self, x: Tensor) -> Tensor:
         """The first half before the merge."""
-        x, sizes = split_sizes(x, self.width)
+        x, sizes = split_sizes(self.enter(x), self.width)
         residual = x if self.queries is None else x[:, : self.queries]
         if self.attention is not None and self.norm1 is not None:
-            normed = self.norm1(x) if self.norm1_register is None else self.norm1_register(self.norm1(x))
-            attended = self.attention(self.norm1_site(normed), self.queries, sizes)
+            post = self.config.post_norm
+            normed = x if post else self.norm1(x)
+            normed = normed if self.norm1_register is None else self.norm1_register(normed)
+            attended = self.attention(self.norm1_site(self.as_attended(normed)), self.queries, sizes)
+            if self.config.window is not None:
+                attended = from_windows(attended, self.grid, self.config.window)
+            attended = self.post_norm1_site(self.norm1(attended)) if post else attended
             residual = self.residual1_site(residual + attended)
         return residual if self.queries is not None else join_sizes(residual, sizes)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """The stream that the block's halves add to: patches merged where a stage begins, else the one that comes."""
+        return x if self.downsample is None else self.downsample(x)
+
+    def as_attended(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, C] as attention takes them: in windows, where it has some."""
+        return x if self.config.window is None else to_windows(x, self.grid, self.config.window)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half: x + mlp(norm2(x))."""
         if self.mlp is None or self.norm2 is None:
             return x
         x, sizes = split_sizes(x, self.width)
-        normed = self.norm2_site(self.norm2(x))
+        post = self.config.post_norm
+        normed = self.norm2_site(x if post else self.norm2(x))
         written = self.mlp(normed)
+        written = self.post_norm2_site(self.norm2(written)) if post else written
         if self.norm2_marker is not None:
             written = written + self.norm2_marker(normed)
         return join_sizes(self.residual2_site(x + written), sizes)
@@ -315,8 +363,19 @@ class VisionTransformer(Architecture):
         self.pre_norm_site, self.pre_site = Site(), Site()
         rope = rope_table(config)
         self.blocks = nn.ModuleList(
-            Block(width, eps, b, config.queries(i), config.prefix, rope) for i, b in enumerate(config.blocks)
+            Block(
+                config.block_width(i),
+                eps,
+                block,
+                config.queries(i),
+                config.prefix,
+                rope,
+                config.block_grid(i),
+                config.block_width(i - 1) if block.stage else 0,
+            )
+            for i, block in enumerate(config.blocks)
         )
+        width = config.last_width
         self.norm = nn.LayerNorm(width, eps=eps)
         self.norm_site, self.mean_site = Site(), Site()
         self.pooling = AttentionPool(width, eps, config.pool_block) if config.pool_block else None
@@ -334,7 +393,7 @@ class VisionTransformer(Architecture):
         return tokens if self.pre is None else self.pre_site(self.pre(tokens))
 
     def pool(self, x: Tensor) -> tuple[Tensor, ...]:
-        c, (x, sizes) = self.config, split_sizes(x, self.config.width)
+        c, (x, sizes) = self.config, split_sizes(x, self.config.last_width)
         if c.pool_norm == "pooled":
             return (self.norm_site(self.norm(self.mean_site(self._mean(x, sizes)))),)
         if len(c.pool) == 1 and c.pool[0] in c.prefix_tokens:
@@ -360,14 +419,22 @@ class VisionTransformer(Architecture):
         return (x * weights).sum(1) / weights.sum(1)
 
     def streams(self) -> tuple[Stream, ...]:
+        if self.config.post_norm:
+            return ()
         if self.pre is not None:
             embedding: list[tuple[Tensor | None, int]] = [(self.pre.weight, 0), (self.pre.bias, 0)]
         else:
             conv = self.patch_embed
             embedding = [(conv.weight, 0), (conv.bias, 0), (self.class_token, 2), (self.pos_embedding, 2)]
         writers = [Writer(p, axis, embedding=True) for p, axis in embedding if p is not None]
-        readers = []
+        start = "pre" if self.pre is not None else "pre_norm" if self.pre_norm is not None else "embed"
+        streams, readers, sites = [], [], [start]
         for i, block in enumerate(self.encoder()):
+            if (down := block.downsample) is not None:
+                readers.append(Reader(f"block{i}.downsample_norm", down.norm, (down.linear,), tokens=4))
+                streams.append(Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
+                writers = [Writer(p, 0, embedding=True) for p in (down.linear.weight, down.linear.bias)]
+                readers, sites = [], []
             if block.attention is not None and block.norm1 is not None:
                 a = block.attention
                 readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v), block.norm1_register))
@@ -378,22 +445,23 @@ class VisionTransformer(Architecture):
                 readers.append(Reader(f"block{i}.norm2", block.norm2, linears))
                 writers += [Writer(block.mlp.fc2.weight, 0), Writer(block.mlp.fc2.bias, 0)]
                 writers += [] if marker is None else [Writer(marker.row, 0)]
+            sites += [n for n in self.sites() if block_index(n) == i and is_stream(n)]
         pool = self.pooling
         last = self.head_list() if pool is None else (pool.attention.k, pool.attention.v)
         readers.append(Reader("norm", self.norm, last))
-        start = "pre" if self.pre is not None else "pre_norm" if self.pre_norm is not None else "embed"
-        sites = (start, *(n for n in self.sites() if block_index(n) is not None and is_stream(n)))
-        return (Stream(self.config.width, tuple(writers), tuple(readers), sites),)
+        return (*streams, Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
 
     def readers(self) -> Iterator[Reader]:
         if self.pre_norm is not None and self.pre is not None:
             yield Reader("pre_norm", self.pre_norm, (self.pre,))
         yield from super().readers()
+        if self.config.post_norm:
+            yield Reader("norm", self.norm, self.head_list())
         if self.pooling is not None:
             yield Reader("pool.norm2", self.pooling.norm2, self.pooling.mlp.inputs())
 
     def rotatable(self) -> Architecture:
-        if self.pre_norm is None or self.pre is not None:
+        if self.pre_norm is None or self.pre is not None or self.config.post_norm:
             return self
         model = VisionTransformer(replace(self.config, pre_linear=True))
         pre = {"pre.weight": torch.eye(self.config.width), "pre.bias": torch.zeros(self.config.width)}
@@ -421,22 +489,32 @@ class VisionTransformer(Architecture):
             if isinstance(block, AttentionPool):
                 named |= after_mean
             c, a = block.config, block.attention
+            if isinstance(block, Block) and block.downsample is not None:
+                down = block.downsample
+                own = [(f"{name}.downsample_norm", down.norm_site), (f"{name}.downsample", down.site)]
+                named |= OrderedDict(
+                    [(f"{name}.downsample_joined", down.joined_site), *own[::-1]] if c.post_norm else own
+                )
             if a is not None:
                 if isinstance(block, Block):
-                    named[f"{name}.norm1"] = block.norm1_site
+                    named[f"{name}.{c.reads[0]}"] = block.norm1_site
                 for part in c.attention_sites():
                     named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
+                if isinstance(block, Block) and c.post_norm:
+                    named[f"{name}.norm1"] = block.post_norm1_site
                 if isinstance(block, Block):
                     named[f"{name}.residual1"] = block.residual1_site
             if isinstance(block, Block) and block.merge is not None:
                 named[f"{name}.merged"] = cast("Site", block.merge.site)
             if block.mlp is not None:
-                named[f"{name}.norm2"] = block.norm2_site
+                named[f"{name}.{c.reads[1]}"] = block.norm2_site
                 for part in ("fc1", "gate", "act") if c.gated else ("fc1",):
                     named[f"{name}.mlp.{part}"] = getattr(block.mlp, f"{part}_site")
                 for (suffix, _, _), site in zip(c.spans(), block.mlp.gelu_sites, strict=True):
                     named[f"{name}.mlp.gelu{suffix}"] = cast("Site", site)
                 named[f"{name}.mlp.fc2"] = block.mlp.fc2_site
+                if isinstance(block, Block) and c.post_norm:
+                    named[f"{name}.norm2"] = block.post_norm2_site
                 named[f"{name}.residual2"] = block.residual2_site
         return named | after_mean
 
@@ -447,6 +525,8 @@ class VisionTransformer(Architecture):
         named |= {"patch_embed": self.patch_embed}
         named |= {"pre": self.pre} if self.pre is not None else {}
         for name, block in self._parts():
+            if isinstance(block, Block) and block.downsample is not None:
+                named[f"{name}.downsample"] = block.downsample.linear
             if block.attention is not None:
                 for part in ("q", "k", "v", "out") if isinstance(block, Block) else ("k", "v", "out"):
                     named[f"{name}.attention.{part}"] = getattr(block.attention, part)
@@ -463,7 +543,7 @@ def init_weights(model: VisionTransformer, seed: int = 0) -> VisionTransformer:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
-        elif name in TOKENS:
+        elif is_added(name):
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
         elif parameter.ndim > 1:
             nn.init.xavier_uniform_(parameter.view(len(parameter), -1), generator=generator)

@@ -6,6 +6,11 @@ from __future__ import annotations
 TOKENS = ("class_token", "pos_embedding")
 
 
+def is_added(parameter: str) -> bool:
+    """Whether it is added as it is and never multiplied: tokens, positions, and biases of relative positions."""
+    return parameter in TOKENS or parameter.endswith("bias.table")
+
+
 def block_index(name: str) -> int | None:
     """The block of a layer, a site or a value of the graph: 3 of "block3.mlp.fc1"; None outside the blocks."""
     head = name.split(".", 1)[0]
@@ -14,7 +19,7 @@ def block_index(name: str) -> int | None:
 
 def is_stream(name: str) -> bool:
     """Whether a site of a block shows the residual stream."""
-    return name.endswith((".residual1", ".residual2", ".merged"))
+    return name.endswith((".residual1", ".residual2", ".merged", ".downsample"))
 
 
 def layer_index(parameter: str, depth: int) -> int:

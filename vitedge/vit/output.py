@@ -18,7 +18,8 @@ def with_output(config: ViTConfig, state: dict[str, Tensor], output: Output) -> 
     after the last LayerNorm. An embedding that the source projects stays as it is."""
     if output == "logits" or (output == "embedding" and config.activation == "none" and "patches" not in config.pool):
         return config, state
-    width, eye = config.width, {"head.weight": torch.eye(config.width), "head.bias": torch.zeros(config.width)}
+    width = config.last_width
+    eye = {"head.weight": torch.eye(width), "head.bias": torch.zeros(width)}
     kept = {k: v for k, v in state.items() if not k.startswith(("head.", "heads."))}
     config = replace(config, classes=width, activation="none", normalize=False)
     if output == "embedding":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitedge.vit.config import BlockConfig, ViTConfig
-from vitedge.vit.macs import head_macs, merge_macs, patch_macs, pre_macs
+from vitedge.vit.macs import head_macs, merge_macs, patch_macs, pre_macs, stage_macs
 
 PIXELS = "pixels"
 # What the first convolution of a stem reads: its zeros around the image are zeros of this.
@@ -37,7 +37,6 @@ class Unit:
 
 def units(config: ViTConfig) -> Iterator[Unit]:
     """All products with weights, in the order of the data flow."""
-    width = config.width
     if config.stem is None:
         yield Unit("patch_embed", "patch_embed", PIXELS, patch_macs(config))
     for placed in config.stem_layers():
@@ -47,13 +46,16 @@ def units(config: ViTConfig) -> Iterator[Unit]:
     if config.pre_linear:
         yield Unit("pre", "pre", "pre_norm", pre_macs(config))
     for i, block in enumerate(config.blocks):
-        name, (n, m, mlp) = f"block{i}", config.block_tokens(i)
+        name, (n, m, mlp), width = f"block{i}", config.block_tokens(i), config.block_width(i)
+        if block.stage:
+            source = f"{name}.downsample_{'joined' if block.post_norm else 'norm'}"
+            yield Unit(f"{name}.downsample", f"{name}.downsample", source, stage_macs(config, i))
         if block.heads:
-            yield from _attention_units(f"{name}.attention", block, width, f"{name}.norm1", n, m)
+            yield from _attention_units(f"{name}.attention", block, width, f"{name}.{block.reads[0]}", n, m)
         if block.hidden:
-            yield from _mlp_units(f"{name}.mlp", block, width, f"{name}.norm2", mlp)
+            yield from _mlp_units(f"{name}.mlp", block, width, f"{name}.{block.reads[1]}", mlp)
     if config.pool_block is not None:
-        tokens = config.block_tokens(len(config.blocks) - 1).mlp
+        tokens, width = config.block_tokens(len(config.blocks) - 1).mlp, config.last_width
         yield from list(_attention_units("pool.attention", config.pool_block, width, "norm", tokens, 1))[1:]
         yield from _mlp_units("pool.mlp", config.pool_block, width, "pool.norm2", 1)
     for name, part in zip(config.heads(), config.pool, strict=True):
@@ -91,7 +93,8 @@ def _mlp_units(name: str, block: BlockConfig, width: int, source: str, tokens: i
 def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
     """(name, the two values it reads, MACs) of the products without weights: attention's two, and those of merging."""
     for i, block in enumerate(config.blocks):
-        n, m, _ = config.block_tokens(i)
+        tokens = config.block_tokens(i)
+        m, n = tokens.queries, tokens.seen(block)
         if block.heads:
             a, q, k = f"block{i}.attention", block.factor("q"), block.factor("k")
             yield f"{a}.scores", (f"{a}.{q}", f"{a}.{k}"), m * n * block.heads * block.qk_dim

@@ -33,6 +33,6 @@ def resize_model(
     resized = replace(config, image_size=image_size)
     if not config.positions:
         return resized, state
-    return resized, state | {"pos_embedding": resize_positions(
-        state["pos_embedding"], config.grid, resized.grid, antialias=antialias
-    )}
+    return resized, state | {
+        "pos_embedding": resize_positions(state["pos_embedding"], config.grid, resized.grid, antialias=antialias)
+    }

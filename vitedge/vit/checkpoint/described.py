@@ -329,8 +329,9 @@ def timm_arguments(name: str, config: TimmConfig, tensors: Iterable[str] | None 
     if tensors is not None:
         names = set(tensors)
         if pool == "avg" and "norm.weight" in names and "fc_norm.weight" not in names:
-            eva = timm.models.model_entrypoint(name).__module__.endswith(".eva")
-            arguments.setdefault("use_fc_norm" if eva else "fc_norm", False)
+            module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+            if not module.startswith("swin_transformer"):  # which has no such norm
+                arguments.setdefault("use_fc_norm" if module == "eva" else "fc_norm", False)
         if classes is None and not any(n.startswith("head") for n in names):
             classes = 0
     return arguments if classes is None else {**arguments, "num_classes": classes}

@@ -20,7 +20,7 @@ from vitedge.vit.checkpoint.adapter import Merged
 from vitedge.vit.checkpoint.channels import in_rgb
 from vitedge.vit.checkpoint.convert import from_library, has_head, published_heads
 from vitedge.vit.checkpoint.described import Known, describe, image_processor
-from vitedge.vit.checkpoint.families.find import Family, find
+from vitedge.vit.checkpoint.families.find import Family, find, of_tensors
 from vitedge.vit.checkpoint.files import check_tensors, read_checkpoint, read_tensors
 from vitedge.vit.checkpoint.folder import description, find_weights
 from vitedge.vit.checkpoint.kinds import SUFFIXES
@@ -264,6 +264,8 @@ def _read_file(path: Path, asked: _Asked) -> _Raw:
         return _of_family(path, family, asked)
     known = describe(beside, names_given=asked.classes is not None) if beside else Known()
     found = pick(read_checkpoint(path), asked.weights, str(path))
+    if (family := of_tensors(found.tensors)) is not None:
+        return _of_family(path, family, asked)
     merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
     if merged and merged.own_head:
         known = replace(known, sizes=tuple(size for size in known.sizes if size[0] != "classes"))
@@ -281,8 +283,10 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
     merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
     tensors = merged.tensors if merged else found.tensors
-    # transformers writes the registers of a model without any as an empty tensor.
-    check_tensors({k: v for k, v in tensors.items() if v.numel() or not k.endswith("register_tokens")})
+    # transformers writes the registers of a model without any as an empty tensor; Swin's index follows from its sizes.
+    passed = [k for k, v in tensors.items() if k.endswith("register_tokens") and not v.numel()]
+    passed += [k for k in tensors if k.endswith("relative_position_index")]
+    check_tensors({k: v for k, v in tensors.items() if k not in passed})
     try:
         read = family.read(tensors)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:

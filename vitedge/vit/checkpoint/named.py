@@ -1,4 +1,4 @@
-"""torchvision's ViTs by name, with their published weights or with random ones."""
+"""torchvision's ViTs and Swins by name, with their published weights or with random ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vitedge.data import preprocess_sources as sources
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.checkpoint.convert import from_library
+from vitedge.vit.checkpoint.families import swin
 from vitedge.vit.checkpoint.kinds import SUFFIXES
 from vitedge.vit.checkpoint.reference import Reference
 from vitedge.vit.config import ViTConfig, uniform
@@ -30,6 +31,7 @@ SIZES = {
     "vit_s_16": (16, 384, 12, 6, 1536),
     "vit_ti_16": (16, 192, 12, 3, 768),
 }
+NAMES = (*SIZES, *swin.SIZES)
 RANDOM = "random:"
 
 Loaded = tuple[ViTConfig, dict[str, Tensor], Preprocess, list[str] | None, bool, Reference | None]
@@ -63,16 +65,18 @@ def not_there(source: str) -> VitedgeError:
         )
     if "/" in source or source.startswith(".") or Path(source).suffix in SUFFIXES:
         return VitedgeError(f"There is no model '{source}'.", "", "Give a file or a folder that exists.")
-    near = difflib.get_close_matches(source, SIZES, 1)
+    near = difflib.get_close_matches(source, NAMES, 1)
     return VitedgeError(
         f"There is no model '{source}'.",
         f"{why} Did you mean '{near[0]}'?" if near else why,
-        f"Names: {', '.join(SIZES)}; or give a checkpoint's path.",
+        f"Names: {', '.join(NAMES)}; or give a checkpoint's path.",
     )
 
 
 def dense_config(name: str, *, image_size: int = 224, classes: int = 1000) -> ViTConfig:
-    """The configuration of the ViT of that name. Raises VitedgeError for an unknown one."""
+    """The configuration of the model of that name. Raises VitedgeError for an unknown one."""
+    if name in swin.SIZES:
+        return swin.dense_config(name, classes)
     if name not in SIZES:
         raise not_there(name)
     patch, width, depth, heads, hidden = SIZES[name]
@@ -110,7 +114,7 @@ def _torchvision(name: str, variant: str) -> Loaded:
     except ValueError as error:
         raise VitedgeError(
             f"torchvision has no weights of '{name}'.",
-            "It has them of vit_b_16, vit_b_32, vit_l_16, vit_l_32 and vit_h_14.",
+            "It has them of vit_b_16, vit_b_32, vit_l_16, vit_l_32, vit_h_14, and of all its Swins.",
             f"Give a checkpoint's path; for speed and size alone: --model {RANDOM}{name}.",
         ) from error
     if variant not in enum.__members__:
@@ -133,7 +137,12 @@ def _torchvision(name: str, variant: str) -> Loaded:
             f"or put it at {cache}. For speed and size alone: --model {RANDOM}{name}.",
             exit_code=1,
         ) from error
-    config, state, _ = from_library(tensors)
+    family = name in swin.SIZES
+    if family:
+        read = swin.read_torchvision(tensors)
+        config, state = read.config, read.state
+    else:
+        config, state, _ = from_library(tensors)
     transform = weights.transforms()
-    reference = Reference("torchvision", tensors, config, Path(), transform=transform)
+    reference = Reference("torchvision", tensors, config, Path(), transform=transform, family=family)
     return config, state, sources.from_torchvision(transform), list(weights.meta["categories"]), False, reference

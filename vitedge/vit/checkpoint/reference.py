@@ -60,7 +60,7 @@ class Reference:
 
 def can_verify(reference: Reference | None) -> bool:
     """Whether the source's library is installed and has a class for this model."""
-    if reference is None or len({b.hidden for b in reference.config.blocks}) != 1:
+    if reference is None or (not reference.family and len({b.hidden for b in reference.config.blocks}) != 1):
         return False
     return importlib.util.find_spec(PACKAGES[reference.library]) is not None
 

@@ -18,6 +18,7 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.data.processor import BY_MODEL
 from vitedge.vit.checkpoint.convert import has_head
 from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS, TimmConfig, timm_arguments
+from vitedge.vit.checkpoint.families import swin
 from vitedge.vit.checkpoint.layout import LAYOUTS
 
 if TYPE_CHECKING:
@@ -36,15 +37,18 @@ _TOWERS = {
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
+    "swin": "SwinModel",
 }
 _WHOLE = {"CLIPModel", "SiglipModel"}  # with a text tower, which is not built
 _NEVER_READ = ("pooler.", "mask_token", "position_ids", "inv_freq")
 
 
 def _torchvision(reference: Reference) -> nn.Module:
-    from torchvision.models import VisionTransformer
+    from torchvision.models import SwinTransformer, VisionTransformer
 
     c = reference.config
+    if reference.family:
+        return _filled(SwinTransformer(**swin.torchvision_arguments(c)), reference.tensors)
     model = VisionTransformer(
         c.image_size[0],
         c.patch_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,15 @@ from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.preprocess_sources import from_open_clip, from_timm
 from vitedge.vit.checkpoint import described, plain
-from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, timm_eva, timm_vit
+from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, swin, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import ACTIVATIONS, Read
 from vitedge.vit.config import sides
 
 OPEN_CLIP = "open_clip_config.json"
-_HUGGING_FACE = {kind: reader for reader in (deit, clip, siglip, dinov2, dinov3) for kind in reader.MODEL_TYPES}
-_TIMM = {kind: reader for reader in (timm_vit, timm_eva) for kind in reader.CLASSES}
+_HUGGING_FACE = {kind: reader.read for reader in (deit, clip, siglip, dinov2, dinov3) for kind in reader.MODEL_TYPES}
+_HUGGING_FACE |= dict.fromkeys(swin.MODEL_TYPES, swin.read_hugging_face)
+_TIMM = {kind: reader for reader in (timm_vit, timm_eva, swin) for kind in reader.CLASSES}
 _TODO = "Give the complete folder, as the library saved it."
 
 
@@ -75,6 +76,15 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
     return _timm(config, values, name)
 
 
+def of_tensors(names: Iterable[str]) -> Family | None:
+    """The family of a checkpoint that nothing describes, where its tensors' names tell it."""
+    if not swin.is_torchvision(names):
+        return None
+    return Family(
+        swin.read_torchvision, (swin.TORCHVISION_ANCHOR,), None, None, "torchvision's names of tensors", "torchvision"
+    )
+
+
 def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
     s = documents.validate(values, Settings, path, todo=_TODO)
     plain = s.architecture in ("", "ViTForImageClassification") and s.hidden_act in ("gelu", "gelu_python")
@@ -92,7 +102,7 @@ def _hugging_face(path: Path, values: dict[str, Any]) -> Family | None:
         "embeddings.patch_embeddings.projection.weight",
         "embeddings.patch_embeddings.weight",
     )
-    read = partial(_HUGGING_FACE[s.model_type].read, s=s)
+    read = partial(_HUGGING_FACE[s.model_type], s=s)
     prep = described.image_processor(path.parent)
     return Family(read, anchors, prep, classes, str(path), "Hugging Face", str(path))
 
@@ -123,7 +133,6 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     where = f"{path} (timm's {name})"
     anchors = ("patch_embed.proj.weight",)
     own = str(path) if path.is_file() else ""
-
 
     def read(tensors: Mapping[str, Tensor]) -> Read:
         other = _other_than_plain(config)

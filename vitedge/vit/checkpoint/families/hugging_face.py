@@ -36,6 +36,10 @@ class Settings(BaseModel):
     vision_use_head: bool = True
     projection_dim: int = 512
     vision_config: dict[str, Any] | None = None
+    depths: list[int] = [2, 2, 6, 2]
+    num_heads: list[int] = [3, 6, 12, 24]
+    window_size: int = 7
+    use_absolute_embeddings: bool = False
 
     @property
     def architecture(self) -> str:

@@ -1,0 +1,43 @@
+"""A model of several stages is taught as one of a single stage is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.vit.variants import VARIANTS, make
+from vitedge.condition import ConditionOptions, condition
+from vitedge.condition.apply import batched
+from vitedge.data.preprocess import Preprocess
+from vitedge.quant import QuantOptions, calibrate, simulate
+from vitedge.quant.scheme import Activation, Scheme
+from vitedge.train.options import QatOptions
+from vitedge.train.qat import train_quantized
+
+PREPROCESS = Preprocess(48, (32, 48), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize("name", ["windows and stages", "cosine attention and norms after"])
+def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
+    teacher = make(VARIANTS[name])
+    coarse = np.random.default_rng(0).integers(0, 256, (80, 4, 6, 3), dtype=np.uint8)
+    pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    x = torch.from_numpy(PREPROCESS.normalize(pixels))
+    model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
+    exact = calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS)
+    few = {
+        n: to if n == "pixels" else Activation(to.scale * 17, to.zero_point >> 4, 4)
+        for n, to in exact.activations.items()
+    }
+    scheme = Scheme(exact.preset, few, exact.weights, exact.biases, exact.groups)
+    options = QatOptions(epochs=3, lr=1e-3, precision="fp32", holdout=20, block_steps=16)
+    trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
+    assert report.kl[1] < 0.8 * report.kl[0]
+    table = "blocks.1.attention.bias.table"
+    assert torch.equal(trained.state_dict()[table], model.state_dict()[table])
+    with torch.no_grad():
+        found = simulate(trained, learned, PREPROCESS)(x)
+    assert torch.isfinite(found).all() and not np.array_equal(
+        learned.weights["block2.downsample"].values, scheme.weights["block2.downsample"].values
+    )
