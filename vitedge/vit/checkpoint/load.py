@@ -281,8 +281,10 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
     merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
     tensors = merged.tensors if merged else found.tensors
-    # transformers writes the registers of a model without any as an empty tensor.
-    check_tensors({k: v for k, v in tensors.items() if v.numel() or not k.endswith("register_tokens")})
+    # transformers writes the registers of a model without any as an empty tensor; batch norms count their batches.
+    never_read = {k for k, v in tensors.items() if k.endswith("register_tokens") and not v.numel()}
+    never_read |= {k for k in tensors if k.endswith("num_batches_tracked")}
+    check_tensors({k: v for k, v in tensors.items() if k not in never_read})
     try:
         read = family.read(tensors)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
