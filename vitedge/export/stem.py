@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from vitedge.data.preprocess import Preprocess
@@ -24,7 +26,7 @@ def convolution(
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> str:
     """[N, in, H, W] -> [N, out, rows, columns]."""
-    padding = {"pads": list(pads)} if any(pads) else {}
+    padding: dict[str, Any] = {"pads": list(pads)} if any(pads) else {}
     inputs = [x, g.constant(f"{name}.weight", weight), g.constant(f"{name}.bias", bias)]
     return g.op("Conv", inputs, name, kernel_shape=list(weight.shape[2:]), strides=[stride, stride], **padding)
 
@@ -50,11 +52,11 @@ def export_stem(
 def _layer(g: GraphBuilder, placed: Placed, eps: float, w: Weights, key: str, n: int) -> str:
     layer = placed.layer
     name, x = layer.unit, placed.source.value if placed.source else NORMALIZED
-    window = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+    window: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
     if layer.op == "conv":
         x = convolution(g, x, name, w[f"{key}.weight"], w[f"{key}.bias"], layer.stride, placed.pads)
     elif layer.op == "max":
-        x = g.op("MaxPool", [x], name, **window, **({"pads": list(placed.pads)} if any(placed.pads) else {}))
+        x = g.op("MaxPool", [x], name, pads=list(placed.pads), **window)
     else:
         x = g.op("AveragePool", [x], name, **window)
     if layer.groups:

@@ -29,8 +29,8 @@ _POOLS = {"MaxPool2d": "max", "MaxPool2dSame": "max", "AvgPool2d": "mean"}
 _IDLE = ("Identity", "Dropout", "DropPath", "DropBlock2d", "ClassifierHead")
 _BLOCKS = ("Bottleneck", "BasicBlock")
 # Containers whose children stand one behind the other.
-_SEQUENCES = ("Sequential", "ModuleDict", "FeatureListNet", "ConvStem", "ConvNormAct", "ResNetV2", "ResNetStage")
-_SEQUENCES += ("DownsampleConv", "DownsampleAvg")
+_SEQUENCES = {"Sequential", "ModuleDict", "FeatureListNet", "ConvStem", "ConvNormAct", "ResNetV2", "ResNetStage"}
+_SEQUENCES |= {"DownsampleConv", "DownsampleAvg"}
 _PREFIX = "patch_embed.backbone"
 
 
