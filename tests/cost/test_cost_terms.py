@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tests.vit.variants import VARIANTS
 from vitedge.cost.graph import graph_terms
 from vitedge.cost.plans import draw_plans
 from vitedge.cost.terms import model_terms, totals
@@ -27,7 +30,8 @@ def graph_of(config: ViTConfig):
 def plans(dense: ViTConfig) -> list[ViTConfig]:
     constant = tuple(min(n, 39) for n in range(dense.tokens))
     own = [dense, dense.with_block(1, merge=Merge(40, constant, matched=False)), dense.with_block(2, hidden=0)]
-    return own + draw_plans(dense, 6, seed=3)
+    stems = [VARIANTS["resnet stem"], replace(VARIANTS["convolutional stem"], channels=3)]
+    return own + stems + draw_plans(dense, 6, seed=3)
 
 
 def test_the_graph_has_the_work_of_its_plan(dense: ViTConfig) -> None:

@@ -128,6 +128,7 @@ def test_from_the_checkpoint_to_artifacts(tmp_path: Path, shapes_folder: Path) -
     assert agreement(*logits) >= 0.95 and sqnr_db(*map(torch.from_numpy, logits)) > 25
     shown = vitedge(tmp_path, "inspect").stdout
     assert "patch_embed.stem.conv" in shown and "GroupNorm of 4, relu" in shown
+    assert "leaves the convolutions before block0 in float" in shown
     report = json.loads((run_folder / "analysis/30-quantize.json").read_text())
     assert "share of MACs in the stem, which stays float" in json.dumps(report)
 

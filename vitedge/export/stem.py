@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from vitedge.data.preprocess import Preprocess
@@ -24,7 +26,7 @@ def convolution(
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> str:
     """[N, in, H, W] -> [N, out, rows, columns]."""
-    padding = {"pads": list(pads)} if any(pads) else {}
+    padding: dict[str, Any] = {"pads": list(pads)} if any(pads) else {}
     inputs = [x, g.constant(f"{name}.weight", weight), g.constant(f"{name}.bias", bias)]
     return g.op("Conv", inputs, name, kernel_shape=list(weight.shape[2:]), strides=[stride, stride], **padding)
 
@@ -41,31 +43,34 @@ def export_stem(
     mean, std = (np.asarray(v, np.float64)[:, None, None] for v in (preprocess.mean, preprocess.std))
     x = g.op("Mul", [x, g.constant("pixels.scale", (1 / (255 * std)).astype(np.float32))], "pixels.scaled")
     x = g.op("Add", [x, g.constant("pixels.shift", (-mean / std).astype(np.float32))], NORMALIZED)
-    for placed in config.stem_layers():
-        x = _layer(g, placed, config.stem.norm_eps, w, batch or -1)
+    for index, placed in enumerate(config.stem_layers()):
+        key = LAST if placed.layer.name == LAST else f"stem.layers.{index}.conv"
+        x = _layer(g, placed, config.stem.norm_eps, w, key, batch or -1)
     return x
 
 
-def _layer(g: GraphBuilder, placed: Placed, eps: float, w: Weights, n: int) -> str:
+def _layer(g: GraphBuilder, placed: Placed, eps: float, w: Weights, key: str, n: int) -> str:
     layer = placed.layer
     name, x = layer.unit, placed.source.value if placed.source else NORMALIZED
-    key = "patch_embed" if layer.name == LAST else f"stem.layers.{layer.name}.conv"
-    window = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
+    window: dict[str, Any] = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2}
     if layer.op == "conv":
         x = convolution(g, x, name, w[f"{key}.weight"], w[f"{key}.bias"], layer.stride, placed.pads)
     elif layer.op == "max":
-        x = g.op("MaxPool", [x], name, **window, **({"pads": list(placed.pads)} if any(placed.pads) else {}))
+        x = g.op("MaxPool", [x], name, pads=list(placed.pads), **window)
     else:
         x = g.op("AveragePool", [x], name, **window)
     if layer.groups:
         last = f"{name}.norm" if layer.plus or layer.act else layer.value
-        x = _group_norm(g, placed, eps, w, x, last, n)
+        affine = [w[f"{key.removesuffix('.conv')}.norm.{kind}"] for kind in ("weight", "bias")]
+        x = _group_norm(g, placed, eps, affine, x, last, n)
     if placed.plus:
         x = g.op("Add", [x, placed.plus.value], f"{name}.sum" if layer.act else layer.value)
     return ACTIVATIONS[layer.act](g, x, layer.value) if layer.act else x
 
 
-def _group_norm(g: GraphBuilder, placed: Placed, eps: float, w: Weights, x: str, last: str, n: int) -> str:
+def _group_norm(
+    g: GraphBuilder, placed: Placed, eps: float, affine: list[np.ndarray], x: str, last: str, n: int
+) -> str:
     """GroupNorm as InstanceNormalization of groups: opset 18's own operator has no channels in its affine part, and
     compilers don't have it."""
     layer, name = placed.layer, f"{placed.layer.unit}.norm"
@@ -78,6 +83,6 @@ def _group_norm(g: GraphBuilder, placed: Placed, eps: float, w: Weights, x: str,
     ]
     x = g.op("InstanceNormalization", [x, *constants], f"{name}.unit", epsilon=eps)
     x = g.op("Reshape", [x, g.shape(n, layer.channels, *placed.size)], f"{name}.joined")
-    scale, bias = (w[f"stem.layers.{layer.name}.norm.{kind}"][:, None, None] for kind in ("weight", "bias"))
+    scale, bias = (values[:, None, None] for values in affine)
     x = g.op("Mul", [x, g.constant(f"{name}.scale", scale)], f"{name}.scaled")
     return g.op("Add", [x, g.constant(f"{name}.bias", bias)], last)

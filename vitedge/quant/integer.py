@@ -91,6 +91,8 @@ class IntegerConv(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -104,16 +106,22 @@ class IntegerConv(nn.Module):
         self.source, self.stride, self.pads = source, stride, pads
         scale = torch.from_numpy(weight.scale)[:, None, None]
         self.register_buffer("weight", torch.from_numpy(weight.values.astype("float32")))
-        self.register_buffer("scale", scale * source.scale if isinstance(source, Activation) else scale)
         self.register_buffer("bias", bias[:, None, None])
+        mean = std = None
+        if isinstance(source, Activation):
+            scale = torch.tensor(source.scale) * scale
+        else:
+            mean, std = (torch.tensor(values)[:, None, None] for values in (source.mean, source.std))
+        self.register_buffer("scale", scale)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, H, W] -> [B, out, rows, columns]."""
         if isinstance(self.source, Activation):
             integers = codes(x, self.source)
         else:
-            mean, std = (torch.tensor(v)[:, None, None] for v in (self.source.mean, self.source.std))
-            integers = ((x * std + mean) * 255).round()
+            integers = ((x * self.std + self.mean) * 255).round()
         return convolve(integers, self.weight, None, self.stride, self.pads) * self.scale + self.bias
 
 

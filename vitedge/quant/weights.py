@@ -34,7 +34,7 @@ from vitedge.vit.products import PIXELS, Unit, stem_units, units
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
 TOKENS_PER_INPUT = 8
-# A stem's convolutions are rounded on the first images alone: each has hundreds of positions or more.
+# A stem's convolutions are rounded on the first images alone: each image has many positions.
 STEM_IMAGES = 32
 STAGES = (
     ("downsample",),
@@ -149,11 +149,11 @@ class WeightRounder:
         assert exact is not None and rounded is not None
         images = first_images(batches(), STEM_IMAGES).split(8)
         ours, theirs = [rounded.start(batch) for batch in images], [exact.start(batch) for batch in images]
-        for name, block in exact.blocks():
-            self._stage([block.placed.layer.unit], partial(_step_stem, name=name), ours, theirs, progress)
+        for index, block in enumerate(exact.blocks()):
+            self._stage([block.placed.layer.unit], partial(_step_stem, index=index), ours, theirs, progress)
             for mine, other in zip(ours, theirs, strict=True):
-                rounded.step(name, mine)
-                exact.step(name, other)
+                rounded.step(index, mine)
+                exact.step(index, other)
         self._stage(["patch_embed"], lambda model, x: model.patch_embed(x[exact.last]), ours, theirs, progress)
 
     def _patches(self, batches: Batches, progress: Progress) -> None:
@@ -246,9 +246,9 @@ def _run_block(model: Architecture, x: Tensor, index: int) -> Tensor:
     return model.run_block(index, x)
 
 
-def _step_stem(model: Architecture, values: dict[str, Tensor], name: str) -> None:
+def _step_stem(model: Architecture, values: dict[str, Tensor], index: int) -> None:
     assert model.stem is not None
-    model.stem.step(name, values)
+    model.stem.step(index, values)
 
 
 def inputs_of(model: Architecture, run: Run, names: list[str], x: Any) -> dict[str, Tensor]:

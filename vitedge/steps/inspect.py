@@ -81,13 +81,12 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     """One row a layer: widths (before and after where they differ), shapes, parameters, MACs."""
     w, n = config.width, config.tokens
     rows: list[list[Any]] = []
-    for placed in config.stem_layers()[:-1]:
-        layer, size = placed.layer, f"[{placed.layer.channels}, {placed.size[0]}, {placed.size[1]}]"
-        rows.append([layer.unit, str(layer), size, placed.params, placed.macs / 1e6])
-    kernel = config.stem.layers[-1].kernel if config.stem is not None else config.patch_size
-    above = [sum(row[at] for row in rows) for at in (3, 4)]
-    rows.append(["patch_embed", f"{kernel}x{kernel}", f"[{config.patches}, {w}]"])
-    rows[-1] += [patch_params(config) - above[0], patch_macs(config) / 1e6 - above[1]]
+    for placed in config.stem_layers():
+        output = f"[{placed.layer.channels}, {placed.size[0]}, {placed.size[1]}]"
+        rows.append([placed.layer.unit, str(placed.layer), output, placed.params, placed.macs / 1e6])
+    if config.stem is None:
+        patch = f"{config.patch_size}x{config.patch_size}"
+        rows.append(["patch_embed", patch, f"[{config.patches}, {w}]", patch_params(config), patch_macs(config) / 1e6])
     if config.pre_linear:
         rows.append(["pre", f"{w} of {w}", f"[{n}, {w}]", w * w + w, pre_macs(config) / 1e6])
     for i, block in enumerate(config.blocks):
@@ -125,6 +124,8 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
         rows.append([name, f"{config.classes} {of}", f"[{config.classes}]", size, head_macs(config) / 1e6])
     rows.append(["total", None, None, model_params(config), model_macs(config) / 1e6])
     note = "MACs as exported: a block computes only the tokens that are needed after it."
+    if config.stem is not None:
+        note += " Quantisation leaves the convolutions before block0 in float, unless quantize.stem is int8."
     columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
     return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
 

@@ -296,7 +296,7 @@ class ViTConfig:
     @property
     def pixels_weight(self) -> str:
         """The parameter [out, channels, kernel, kernel] that multiplies the image's channels."""
-        return f"stem.layers.{self.stem.layers[0].name}.conv.weight" if self.stem is not None else "patch_embed.weight"
+        return "stem.layers.0.conv.weight" if self.stem is not None else "patch_embed.weight"
 
     def block_stage(self, index: int) -> int:
         """The stage that block `index` is in, from 0."""

@@ -86,29 +86,29 @@ class ConvStem(nn.Module):
     def __init__(self, placed: list[Placed], eps: float, site: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.site = site()
-        self.layers = nn.ModuleDict({p.layer.name: StemBlock(p, eps, site()) for p in placed[:-1]})
+        self.layers = nn.ModuleList(StemBlock(p, eps, site()) for p in placed[:-1])
         self.last = placed[-1].source_name
         # The last layer that reads each output.
         self.read_by = {name: p.layer.name for p in placed for name in (p.source_name, p.layer.plus)}
 
-    def blocks(self) -> Iterator[tuple[str, StemBlock]]:
-        """Name -> layer, typed, in the order of the data flow."""
-        return iter(self.layers.items())  # type: ignore[arg-type]
+    def blocks(self) -> Iterator[StemBlock]:
+        """The layers, typed, in the order of the data flow."""
+        return iter(self.layers)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         values = self.start(x)
-        for name, _ in self.blocks():
-            self.step(name, values)
+        for index in range(len(self.layers)):
+            self.step(index, values)
         return values[self.last]
 
     def start(self, x: Tensor) -> dict[str, Tensor]:
         """What `step` goes on from: the image, under ""."""
         return {"": self.site(x)}
 
-    def step(self, name: str, values: dict[str, Tensor]) -> None:
-        """One layer. values: outputs by layer; it takes out those that no later layer reads."""
-        block = cast("StemBlock", self.layers[name])
-        source, plus = block.placed.source_name, block.placed.layer.plus
+    def step(self, index: int, values: dict[str, Tensor]) -> None:
+        """The layer of that index. values: outputs by layer; it takes out those that no later layer reads."""
+        block = cast("StemBlock", self.layers[index])
+        name, source, plus = block.placed.layer.name, block.placed.source_name, block.placed.layer.plus
         values[name] = block(values[source], values[plus] if plus else None)
         for read in {source, plus} & values.keys():
             if self.read_by[read] == name:

@@ -477,7 +477,7 @@ class VisionTransformer(Architecture):
         named: OrderedDict[str, Site] = OrderedDict()
         if self.stem is not None:
             named |= {NORMALIZED: cast("Site", self.stem.site)}
-            named |= {b.placed.layer.value: cast("Site", b.site) for _, b in self.stem.blocks()}
+            named |= {b.placed.layer.value: cast("Site", b.site) for b in self.stem.blocks()}
         named |= {"patches": self.patch_site, "embed": self.embed_site}
         named |= {"pre_norm": self.pre_norm_site} if self.pre_norm is not None else {}
         named |= {"pre": self.pre_site} if self.pre is not None else {}
@@ -521,7 +521,7 @@ class VisionTransformer(Architecture):
     def linears(self) -> OrderedDict[str, nn.Linear | Convolution]:
         named: OrderedDict[str, nn.Linear | Convolution] = OrderedDict()
         if self.stem is not None:
-            named |= {b.placed.layer.unit: b.conv for _, b in self.stem.blocks() if b.conv is not None}
+            named |= {b.placed.layer.unit: b.conv for b in self.stem.blocks() if b.conv is not None}
         named |= {"patch_embed": self.patch_embed}
         named |= {"pre": self.pre} if self.pre is not None else {}
         for name, block in self._parts():

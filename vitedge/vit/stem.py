@@ -142,6 +142,6 @@ class Stem:
             if other and (other.layer.channels, other.size) != (layer.channels, (height, width)):
                 raise ValueError(f"{layer.name} and {layer.plus} have different shapes")
             pads = (top, left, bottom, right)
-            before = (one.layer if one else None for one in (read, other))
-            found[layer.name] = Placed(layer, *before, inputs, pads, (height, width))
+            plus = other.layer if other else None
+            found[layer.name] = Placed(layer, read.layer if read else None, plus, inputs, pads, (height, width))
         return list(found.values())

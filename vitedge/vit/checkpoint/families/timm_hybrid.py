@@ -29,8 +29,8 @@ _POOLS = {"MaxPool2d": "max", "MaxPool2dSame": "max", "AvgPool2d": "mean"}
 _IDLE = ("Identity", "Dropout", "DropPath", "DropBlock2d", "ClassifierHead")
 _BLOCKS = ("Bottleneck", "BasicBlock")
 # Containers whose children stand one behind the other.
-_SEQUENCES = ("Sequential", "ModuleDict", "FeatureListNet", "ConvStem", "ConvNormAct", "ResNetV2", "ResNetStage")
-_SEQUENCES += ("DownsampleConv", "DownsampleAvg")
+_SEQUENCES = {"Sequential", "ModuleDict", "FeatureListNet", "ConvStem", "ConvNormAct", "ResNetV2", "ResNetStage"}
+_SEQUENCES |= {"DownsampleConv", "DownsampleAvg"}
 _PREFIX = "patch_embed.backbone"
 
 
@@ -97,7 +97,7 @@ class _Walk:
         padding: Any = "same" if same else conv.padding if isinstance(conv.padding, str) else set(conv.padding)
         if len(kernel) > 1 or len(stride) > 1 or conv.groups != 1 or set(conv.dilation) != {1}:
             raise self._refused("a grouped, dilated or oblong convolution")
-        if padding != "same" and (isinstance(padding, str) or len(padding) > 1):
+        if padding != "same" and (isinstance(padding, str) or len(padding) > 1 or conv.padding_mode != "zeros"):
             raise self._refused(f"the padding {conv.padding}")
         weight = self.t.take(f"{path}.weight").double()
         bias = self.t.take(f"{path}.bias").double() if conv.bias is not None else weight.new_zeros(len(weight))
@@ -113,11 +113,13 @@ class _Walk:
         kernel, stride, padding = (
             {*side} if isinstance(side, tuple) else {side} for side in (pool.kernel_size, pool.stride, pool.padding)
         )
-        if max(map(len, (kernel, stride, padding))) > 1 or getattr(pool, "dilation", 1) not in (1, (1, 1)):
-            raise self._refused("a dilated or oblong pooling")
+        op, oblong = _POOLS[type(pool).__name__], max(map(len, (kernel, stride, padding))) > 1
+        uneven = pool.ceil_mode if op == "max" else any(padding)
+        if oblong or uneven or getattr(pool, "dilation", 1) not in (1, (1, 1)):
+            raise self._refused("a dilated, oblong or unevenly padded pooling")
         same: Any = "same" if type(pool).__name__.endswith("Same") else padding.pop()
         shape = {"kernel": kernel.pop(), "stride": stride.pop(), "padding": same}
-        self._add(path, channels=self.layers[-1].channels, op=_POOLS[type(pool).__name__], **shape)
+        self._add(path, channels=self.layers[-1].channels, op=op, **shape)
 
     def _batch_norm(self, norm: Any, path: str) -> None:
         last = self.layers[-1] if self.layers else None
@@ -134,7 +136,7 @@ class _Walk:
     def _group_norm(self, norm: Any, path: str) -> None:
         self._behind("GroupNorm", groups=norm.num_groups)
         self.eps.add(norm.eps)
-        self.t.norm(f"stem.layers.{self.layers[-1].name}.norm", path)
+        self.t.norm(f"stem.layers.{len(self.layers) - 1}.norm", path)
         self.follow(getattr(norm, "act", nn.Identity()), path)
 
     def _block(self, block: Any, path: str) -> None:
@@ -158,10 +160,12 @@ class _Walk:
         last = self.layers[-1]
         if last.op != "conv" or last.value != last.unit:
             raise self._refused("no convolution at the end")
+        for index, layer in enumerate(self.layers):
+            if layer.op == "conv":
+                ours = LAST if layer is last else f"stem.layers.{index}.conv"
+                weight, bias = self.weights[layer.name]
+                self.t.state |= {f"{ours}.weight": weight.float(), f"{ours}.bias": bias.float()}
         self.layers[-1] = replace(last, name=LAST)
-        for name, parts in self.weights.items():
-            ours = LAST if name == last.name else f"stem.layers.{name}.conv"
-            self.t.state |= {f"{ours}.{kind}": p.float() for kind, p in zip(("weight", "bias"), parts, strict=True)}
         if len(self.eps) > 1:
             raise self._refused("GroupNorms of different epsilons")
         return Stem(tuple(self.layers), *self.eps)
