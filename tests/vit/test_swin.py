@@ -23,6 +23,7 @@ from vitedge.vit.checkpoint import load_model
 from vitedge.vit.checkpoint.families import swin
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import Read
+from vitedge.vit.checkpoint.reference import can_verify, verify
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import Window
@@ -91,6 +92,9 @@ def test_hugging_face(tmp_path: Path, size: tuple[int, int]) -> None:
     check(found, lambda x: model(x).logits)
     memory = swin.read_hugging_face(model.state_dict(), settings)
     assert all(torch.equal(memory.state[name], tensor) for name, tensor in found.state.items())
+    loaded = load_model(str(tmp_path), preprocess="imagenet")
+    assert loaded.reference is not None
+    assert "equal transformers's" in verify(loaded.model, loaded.preprocess, loaded.reference, overridden=True)
 
 
 def named(library: str, name: str, size: int) -> tuple[Read, Callable[[torch.Tensor], torch.Tensor]]:
@@ -186,10 +190,13 @@ def test_moved_windows_hold_neighbours(pad_first: bool) -> None:
         assert ((columns[:, None] - columns).abs()[near] < 3).all()
 
 
-def test_a_file_alone_is_enough(tmp_path: Path) -> None:
-    model = torchvision_swin()
+@pytest.mark.parametrize("v2", [False, True])
+def test_a_file_alone_is_enough(tmp_path: Path, v2: bool) -> None:
+    model = torchvision_swin(v2)
     torch.save({"model": model.state_dict()}, tmp_path / "swin.pth")
     loaded = load_model(str(tmp_path / "swin.pth"), preprocess="imagenet", image_size=64)
+    assert loaded.reference is not None and can_verify(loaded.reference)
+    assert "equal torchvision's" in verify(loaded.model, loaded.preprocess, loaded.reference, overridden=True)
     x = images(loaded.model.config)
     with torch.no_grad():
         assert apart(model(x), loaded.model(x)) < 1e-5
