@@ -39,6 +39,15 @@ def test_the_graph_has_the_work_of_its_plan(dense: ViTConfig) -> None:
         assert totals(graph_terms(graph_of(config))) == totals(model_terms(config)), config
 
 
+@pytest.mark.parametrize("name", ["windows and stages", "cosine attention and norms after"])
+def test_the_graph_of_several_stages_has_the_work_of_its_plan(name: str) -> None:
+    config = VARIANTS[name]
+    for plan in [config, *draw_plans(config, 4, seed=3, align=8)]:
+        work = totals(model_terms(plan))
+        assert totals(graph_terms(graph_of(plan))) == work, plan
+        assert work["patches"] + work["linear"] + work["attention"] == model_macs(plan)
+
+
 def test_macs_are_those_that_everything_else_counts(dense: ViTConfig) -> None:
     for config in plans(dense):
         work = totals(model_terms(config))

@@ -23,12 +23,15 @@ from vitedge.vit.checkpoint import load_model
 from vitedge.vit.checkpoint.families import swin
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import Read
+from vitedge.vit.checkpoint.reference import can_verify, verify
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import Window
 from vitedge.vit.macs import model_macs, model_params
 
 SMALL = {"embed_dim": 24, "depths": [2, 2, 2], "num_heads": [1, 2, 4], "window_size": [4, 4]}
+TIMM_NAMES = [f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base")]
+TIMM_NAMES += [f"swinv2_{size}_window8_256" for size in ("tiny", "small", "base")]
 # Rows and columns of patches: several windows, completed windows, and one window that is larger than the last stage.
 SIZES = [(64, 64), (80, 112), (48, 48)]
 
@@ -89,6 +92,9 @@ def test_hugging_face(tmp_path: Path, size: tuple[int, int]) -> None:
     check(found, lambda x: model(x).logits)
     memory = swin.read_hugging_face(model.state_dict(), settings)
     assert all(torch.equal(memory.state[name], tensor) for name, tensor in found.state.items())
+    loaded = load_model(str(tmp_path), preprocess="imagenet")
+    assert loaded.reference is not None
+    assert "equal transformers's" in verify(loaded.model, loaded.preprocess, loaded.reference, overridden=True)
 
 
 def named(library: str, name: str, size: int) -> tuple[Read, Callable[[torch.Tensor], torch.Tensor]]:
@@ -105,11 +111,9 @@ def named(library: str, name: str, size: int) -> tuple[Read, Callable[[torch.Ten
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 256])
-@pytest.mark.parametrize("name", ["swin_t", "swin_s", "swin_b"])
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_named_models(library: str, name: str, size: int) -> None:
-    full = {"swin_t": "tiny", "swin_s": "small", "swin_b": "base"}[name]
-    check(*named(library, name if library == "torchvision" else f"swin_{full}_patch4_window7_224", size))
+@pytest.mark.parametrize("name", [*swin.SIZES, *TIMM_NAMES])
+def test_named_models(name: str, size: int) -> None:
+    check(*named("torchvision" if name in swin.SIZES else "timm", name, size))
 
 
 def small(size: tuple[int, int] = (64, 96)) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
@@ -186,10 +190,13 @@ def test_moved_windows_hold_neighbours(pad_first: bool) -> None:
         assert ((columns[:, None] - columns).abs()[near] < 3).all()
 
 
-def test_a_file_alone_is_enough(tmp_path: Path) -> None:
-    model = torchvision_swin()
+@pytest.mark.parametrize("v2", [False, True])
+def test_a_file_alone_is_enough(tmp_path: Path, v2: bool) -> None:
+    model = torchvision_swin(v2)
     torch.save({"model": model.state_dict()}, tmp_path / "swin.pth")
     loaded = load_model(str(tmp_path / "swin.pth"), preprocess="imagenet", image_size=64)
+    assert loaded.reference is not None and can_verify(loaded.reference)
+    assert "equal torchvision's" in verify(loaded.model, loaded.preprocess, loaded.reference, overridden=True)
     x = images(loaded.model.config)
     with torch.no_grad():
         assert apart(model(x), loaded.model(x)) < 1e-5
@@ -198,6 +205,17 @@ def test_a_file_alone_is_enough(tmp_path: Path) -> None:
 def test_images_that_do_not_divide() -> None:
     with pytest.raises(VitedgeError, match="multiple of 16"):
         small((64, 72))
+
+
+def test_a_description_can_not_ask_for_all_memory() -> None:
+    """Masks and tables are made with the model: their sizes are bounded before."""
+    described = small()[0].to_dict()
+    assert ViTConfig.from_dict(json.loads(json.dumps(described))) == small()[0]
+    for changes in ({"size": [65536, 65536]}, {"size": [64, 64], "shift": [1, 1]}):
+        wrong = json.loads(json.dumps(described | {"image_size": [8192, 8192]}))
+        wrong["blocks"][0]["window"] |= changes
+        with pytest.raises(VitedgeError, match="window"):
+            ViTConfig.from_dict(wrong)
 
 
 def test_what_is_refused() -> None:

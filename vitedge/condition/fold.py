@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -31,7 +29,8 @@ def fold_attention_scale(model: Architecture) -> None:
     for i, block in enumerate(model.encoder()):
         if block.attention is None or block.config.cosine:  # whose scale stands by itself
             continue
-        scale, last = block.config.scale, cast("nn.LayerNorm", block.attention.q_norm) or block.attention.q
+        scale, last = block.config.scale, block.attention.q_norm or block.attention.q
+        assert isinstance(last, (nn.LayerNorm, nn.Linear))
         assign(last.weight, last.weight.double() * scale)
         assign(last.bias, last.bias.double() * scale)
         model.reconfigure(i, scale=1.0)

@@ -44,7 +44,6 @@ def profile(config: ViTConfig, options: ProfileOptions, reporter: Reporter) -> l
 
     config: the dense model that plans are drawn around.
     """
-    config.refuse_stages("A latency model", "Measure the model itself: vitedge bench.")
     target = targets.get(options.target)
     found = []
     for name in options.precision or target.precisions[:1]:

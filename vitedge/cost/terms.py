@@ -53,10 +53,13 @@ def model_terms(config: ViTConfig) -> list[Term]:
     width, patches = config.width, config.patches
     found = [
         Term("patches", "patches", patch_macs(config)),
-        Term("patches", "elementwise", patches * width + config.tokens * width),
         *stem_terms(config),
         Term("patches", "operator", 1),
     ]
+    # Positions are added to the patches, and the prefix is joined with them.
+    joined = (patches if config.positions else 0) + (config.tokens if config.prefix else 0)
+    if joined:
+        found.append(Term("patches", "elementwise", joined * width))
     if config.norm_pre:
         found.append(Term("pre", "norm", config.tokens * width))
     if config.pre_linear:
@@ -98,7 +101,7 @@ def block_terms(config: ViTConfig, index: int) -> list[Term]:
     found: list[Term] = []
     if block.stage:
         merged = 4 * config.block_width(index - 1)
-        found.append(Term(f"block{index}.downsample", "norm", tokens.mlp * merged))
+        found.append(Term(f"block{index}.downsample", "norm", tokens.mlp * (width if block.post_norm else merged)))
         found += linear(f"block{index}.downsample", tokens.mlp, merged, width)
     found += attention_terms(f"block{index}.attention", width, block, tokens) if block.heads else []
     if block.merge:

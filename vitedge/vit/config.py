@@ -27,6 +27,8 @@ def sides(size: Any) -> Any:
 Pixels = Annotated[int, Field(strict=True, ge=1, le=2**13)]
 Positive = Annotated[float, Field(gt=0, le=2**16)]
 Sides = Annotated[tuple[Pixels, Pixels], BeforeValidator(sides)]
+# Pairs of tokens that share a window, of which a block keeps a mask: 256 MiB; Swin for 1024 pixels has a sixth.
+MOST_SCORES = 2**26
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -254,6 +256,9 @@ class ViTConfig:
             raise ValueError("LayerNorm stands after the halves of all blocks, which have windows, or of none")
         if self.blocks[0].stage or any(b.register or b.marker for b in self.blocks):
             raise ValueError("a stage begins at the first block, or blocks have registers")
+        for i, block in enumerate(self.blocks):
+            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
+                raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
         halvings = self.block_stage(len(self.blocks) - 1)
         unit = self.patch_size * 2**halvings
         if any(side % unit for side in self.image_size):
@@ -274,15 +279,6 @@ class ViTConfig:
     def hierarchical(self) -> bool:
         """Whether there are several stages, or windows."""
         return any(b.stage or b.window for b in self.blocks)
-
-    def refuse_stages(self, what: str, todo: str) -> None:
-        """Raises VitedgeError for a model with several stages or windows, which `what` does not take."""
-        if self.hierarchical:
-            raise VitedgeError(
-                f"{what} is not there for a model with several stages or windows.",
-                "It works on one residual stream, in which every token attends to all.",
-                todo,
-            )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pydantic import Field
 # Bounds of what a document may ask for, before anything is allocated.
 Size = Annotated[int, Field(strict=True, ge=1, le=2**16)]
 Removable = Annotated[int, Field(strict=True, ge=0, le=2**20)]
+_Side = Annotated[int, Field(strict=True, ge=1, le=2**6)]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Window:
             it (timm).
     """
 
-    size: tuple[Size, Size]
+    size: tuple[_Side, _Side]
     shift: tuple[Removable, Removable] = (0, 0)
     pad_first: bool = True
 
