@@ -283,8 +283,8 @@ def _of_family(path: Path, family: Family, asked: _Asked) -> _Raw:
     found = pick(read_checkpoint(path), asked.weights, str(path), family.anchors)
     merged = adapters.merge(found.tensors, asked.adapter) if asked.adapter else None
     tensors = merged.tensors if merged else found.tensors
-    # transformers writes the registers of a model without any as an empty tensor; batch norms count their batches; Swin's
-    # index follows from its sizes.
+    # transformers writes the registers of a model without any as an empty tensor, batch norms count their batches, and
+    # Swin's index follows from its sizes.
     never_read = {k for k, v in tensors.items() if k.endswith("register_tokens") and not v.numel()}
     never_read |= {k for k in tensors if k.endswith(("num_batches_tracked", "relative_position_index"))}
     check_tensors({k: v for k, v in tensors.items() if k not in never_read})
