@@ -49,15 +49,25 @@ def main() -> None:
     name = Path(options.model).name.replace("random:", "")
     options.work = options.work.resolve()
     work = options.work / name
+    entries = [
+        entry
+        for entry in ENTRIES
+        if not options.only or any(part in f"{entry.name} {entry.precision}" for part in options.only)
+    ]
     sources = prepare(
-        options.model, options.calib, options.calib_size, options.data, options.classes, work, options.reuse
+        options.model,
+        options.calib,
+        options.calib_size,
+        options.data,
+        options.classes,
+        work,
+        options.reuse,
+        any(entry.recipe.startswith("pruned") for entry in entries),
     )
     rows, running = [], []
     with contextlib.ExitStack() as stack:
-        for entry in ENTRIES:
+        for entry in entries:
             label = f"{entry.name} {entry.precision}"
-            if options.only and not any(part in label for part in options.only):
-                continue
             row = make(entry, sources, work, options.work)
             rows.append(row)
             if row["status"] == "ok":

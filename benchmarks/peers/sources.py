@@ -37,17 +37,25 @@ class Sources:
 
 
 def prepare(
-    model: str, calib: Path, count: int, data: Path | None, classes: Path | None, work: Path, reuse: bool
+    model: str,
+    calib: Path,
+    count: int,
+    data: Path | None,
+    classes: Path | None,
+    work: Path,
+    reuse: bool,
+    pruned: bool = True,
 ) -> Sources:
     """Compresses with vitedge, exports plainly, and normalises the images.
 
     reuse: takes the runs in `work` as they stand, even if vitedge has changed since.
+    pruned: whether one is pruned too.
     """
     work.mkdir(parents=True, exist_ok=True)
     base = ["compress", "--model", model, "--calib", str(calib), "--calib-size", str(count), "--quantize", "static"]
     base += ["--classes", str(classes)] if classes else []
     made = {}
-    for name, more in (("run", []), ("pruned", ["--prune", "0.3"])):
+    for name, more in (("run", []), ("pruned", ["--prune", "0.3"]))[: 1 + pruned]:
         if reuse and (work / f"{name}.json").exists():
             made[name] = json.loads((work / f"{name}.json").read_text())
             continue
@@ -61,7 +69,7 @@ def prepare(
             command = ["build", "--target", target, "--precision", precision, "--run", str(work / name)]
             # An artifact outside its tolerance (random weights, pruning) is kept and judged below.
             subprocess.run([sys.executable, "-m", "vitedge", *command], capture_output=True, check=False)
-    files = (*_export(work), _calibration(work, count), work / "run", work / "pruned")
+    files = (*_export(work, model), _calibration(work, count), work / "run", work / "pruned")
     return Sources(*files, made, *_test(work, data, classes))
 
 
@@ -78,7 +86,7 @@ def _vitedge(command: list[str], kept: Path) -> dict[str, float]:
     return json.loads(kept.read_text())
 
 
-def _export(work: Path) -> tuple[Path, Path]:
+def _export(work: Path, model: str) -> tuple[Path, Path]:
     import onnx
     import torch
     import torchvision
@@ -91,11 +99,14 @@ def _export(work: Path) -> tuple[Path, Path]:
         return torch_file, plain
     ours = read_model(work / "run" / "source")
     config, block = ours.config, ours.config.blocks[0]
-    theirs = torchvision.models.VisionTransformer(
-        config.image_size[0], config.patch_size, len(config.blocks), block.heads, config.width, block.hidden,
-        num_classes=config.classes,
-    )  # fmt: skip
-    theirs.load_state_dict(to_torchvision(ours))
+    if config.hierarchical:  # other random weights: speed and size only
+        theirs = torchvision.models.get_model(model.removeprefix("random:"), weights=None)
+    else:
+        theirs = torchvision.models.VisionTransformer(
+            config.image_size[0], config.patch_size, len(config.blocks), block.heads, config.width, block.hidden,
+            num_classes=config.classes,
+        )  # fmt: skip
+        theirs.load_state_dict(to_torchvision(ours))
     theirs.eval()
     torch.save(theirs, torch_file)
     image = torch.zeros(1, 3, *config.image_size)

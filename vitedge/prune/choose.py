@@ -22,6 +22,8 @@ Count = Callable[[ViTConfig], int]
 # Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the
 # expected harm by this share.
 STAGES, WORTH = 4, 0.07
+# What a share is one of, in words.
+UNITS = {"macs": "MACs", "params": "parameters", "time": "time"}
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,13 @@ def decide(
         most = _most(parts, config, total) / total
         if options.prune_by == "tokens":
             raise VitedgeError(
-                f"Can't remove {options.prune:.0%} of the {options.prune_unit} by merging tokens.",
+                f"Can't remove {options.prune:.0%} of the {UNITS[options.prune_unit]} by merging tokens.",
                 f"In up to {STAGES} blocks, {most:.3f} is the most.",
                 f"Ask for at most {int(most * 1000) / 1000}, or leave --prune-by out: widths are cut too then.",
             )
         whole = "" if config.stem is None else "The convolutional stem stays whole. "
         raise VitedgeError(
-            f"Can't remove {options.prune:.0%} of the {options.prune_unit}.",
+            f"Can't remove {options.prune:.0%} of the {UNITS[options.prune_unit]}.",
             f"{whole}With units in multiples of {options.align}, head sizes in multiples of {options.head_align}, and "
             f"at least {options.min_heads} head(s) and {options.min_hidden} units a block, {most:.3f} is the most.",
             f"Ask for at most {int(most * 1000) / 1000}, or lower --align, --min-hidden or --min-heads.",

@@ -157,9 +157,9 @@ def judge(candidate: Candidate, base: RunConfig, folders: Folders, options: Sear
             runner.close()
     activation = from_bundle.find_activation(bundle)
     agreement = metrics.agreement(held.logits, logits, activation)
-    metric = "top1" if activation == "softmax" else "agreement"
-    points, error = lost(torch.from_numpy(held.logits), torch.from_numpy(logits), metric)
-    if activation != "softmax":
+    if activation == "softmax":
+        points, error = lost(torch.from_numpy(held.logits), torch.from_numpy(logits), "top1")
+    else:
         points, error = 100 * (1 - agreement), 100 * float(np.sqrt(agreement * (1 - agreement) / len(logits)))
     # Not what says when and how fast it was built.
     built = [path for path in bundle.files(f"build/{name}/") if not path.endswith(("/metadata.json", "/build.log"))]
