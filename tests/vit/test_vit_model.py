@@ -12,8 +12,8 @@ from vitedge.vit.checkpoint import to_torchvision
 from vitedge.vit.checkpoint.convert import from_library
 from vitedge.vit.checkpoint.save import build_model
 from vitedge.vit.config import Merge
+from vitedge.vit.layers import Site
 from vitedge.vit.macs import model_macs, model_params
-from vitedge.vit.model import Site
 from vitedge.vit.products import products, units
 
 

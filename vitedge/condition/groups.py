@@ -14,7 +14,7 @@ from torch import Tensor
 from vitedge.condition.ranges import ChannelStats, measure
 from vitedge.condition.surgery import assign
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import MLP
+from vitedge.vit.layers import MLP
 
 # How far from the best a smaller group may be, as a ratio of noises.
 FLAT = 1.15

@@ -19,7 +19,7 @@ from vitedge.condition.smooth import smooth_scales
 from vitedge.condition.surgery import assign
 from vitedge.moments import Moments
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import Attention
+from vitedge.vit.layers import Attention
 
 
 def balancing(cov_q: Tensor, cov_k: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ A few MLP units write norms far above all others into a few tokens of every imag
 sinks; what was in them is drowned, so that all of them, in all images, have nearly the same key and value (Darcet et
 al., arXiv 2309.16588; Sun et al., arXiv 2402.17762). As registers they can live outside the image tokens, without
 training (Jiang et al., arXiv 2506.08010; RegCache, arXiv 2510.04547). Here these units go. Where they would have
-written, a small mark is (`vit.model.Marker`), along the direction that the stream uses least, and every later
-attention reads a marked token as a constant row (`vit.model.Register`): its own content is gone from keys and values
+written, a small mark is (`vit.layers.Marker`), along the direction that the stream uses least, and every later
+attention reads a marked token as a constant row (`vit.layers.Register`): its own content is gone from keys and values
 as before, without the massive norm.
 
 Measured on a ViT-Ti/16, 512 images, agreement with the model before: the units set to 0 alone 0.826; and one constant
@@ -27,7 +27,7 @@ from vitedge.condition.massive import OUTLIER, find_massive
 from vitedge.condition.ranges import Batches
 from vitedge.condition.surgery import assign
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import MLP, Block
+from vitedge.vit.layers import MLP, Block
 from vitedge.vit.names import block_index
 
 # A token is no sink below the first, and is one above the second, multiple of the stream's typical norm written to it.

@@ -185,13 +185,13 @@ def _gate(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
 
 
 def _register(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
-    """Marked tokens as a constant row: see `vit.model.Register`."""
+    """Marked tokens as a constant row: see `vit.layers.Register`."""
     x = g.op("Mul", [x, _gate(g, w, key, x, name)], f"{name}.gated")
     return g.op("Add", [x, g.constant(f"{name}.register", w[f"{key}.row"])], name)
 
 
 def _marker(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
-    """What marks sink tokens: see `vit.model.Marker`."""
+    """What marks sink tokens: see `vit.layers.Marker`."""
     return g.op("Mul", [_gate(g, w, key, x, name), g.constant(f"{name}.mark", w[f"{key}.row"])], f"{name}.marked")
 
 

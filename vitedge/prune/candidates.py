@@ -10,7 +10,7 @@ from torch import Tensor
 from vitedge.moments import damping_for
 from vitedge.prune.linear import damped, drop, reduce_logits, reduce_values
 from vitedge.prune.statistics import BlockMoments
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 
 @dataclass

@@ -10,7 +10,7 @@ from vitedge.prune.linear import reduce_logits, reduce_values, restrict
 from vitedge.prune.plan import BlockPlan
 from vitedge.prune.statistics import AttentionMoments
 from vitedge.prune.surgery import cut_attention, cut_mlp
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 
 def columns(heads: tuple[int, ...], dim: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from vitedge.prune.statistics import token_weights
 from vitedge.prune.store import mixed
 from vitedge.tokens.matching import split_sizes
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 # A weight with more zeros than this share is sparse by intention.
 SPARSE = 0.05

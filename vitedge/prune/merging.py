@@ -17,8 +17,8 @@ from vitedge.tokens.matching import match_to
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.layers import Site
 from vitedge.vit.macs import model_macs
-from vitedge.vit.model import Site
 
 # Tokens whose harm is measured, in sixteenths of the patches; those between are interpolated.
 LEVELS = (4, 6, 8, 10, 12, 13, 14, 15)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from vitedge.tokens.matching import compose, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import Merge
-from vitedge.vit.model import Block, Site
+from vitedge.vit.layers import Block, Site
 
 # Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration images of a
 # ViT-Ti/16 at 0.3, 10 was better than 1.

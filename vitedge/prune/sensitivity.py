@@ -27,7 +27,7 @@ from vitedge.tokens.constant import cluster
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import Merge
-from vitedge.vit.model import Block, Site
+from vitedge.vit.layers import Block, Site
 
 Batches = Callable[[], Iterator[Tensor]]
 # Shares of a layer's own MACs that are tried on it alone.

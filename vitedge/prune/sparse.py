@@ -17,7 +17,7 @@ from vitedge.prune.fit import Fit, fit_block
 from vitedge.prune.linear import damped
 from vitedge.prune.store import matched, mixed, parts, through
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 # Columns among which a row's share of zeros is chosen at once.
 WINDOW = 128

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitedge.moments import Moments
 from vitedge.vit.config import BlockConfig
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 
 def token_weights(x: Tensor, sizes: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import BlockConfig
-from vitedge.vit.model import MLP, Attention, Block
+from vitedge.vit.layers import MLP, Attention, Block
 
 
 def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:

@@ -27,7 +27,7 @@ from vitedge.quant.uniform import fake_quantize
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.convolution import Convolution
-from vitedge.vit.model import Site
+from vitedge.vit.layers import Site
 from vitedge.vit.products import PIXELS, Unit, units
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.scheme import Activation, Weight
 from vitedge.vit.convolution import convolve
-from vitedge.vit.model import MatMul
+from vitedge.vit.layers import MatMul
 
 _SQRT2, _SQRT_2_PI = float(np.float32(np.sqrt(2))), float(np.float32(np.sqrt(2 / np.pi)))
 

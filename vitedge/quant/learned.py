@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vitedge.prune.fit import SPARSE
 from vitedge.quant.scheme import Activation
 from vitedge.vit.convolution import Convolution, convolve
-from vitedge.vit.model import Site
+from vitedge.vit.layers import Site
 
 # A step size stays within this share of the one that it started from: Adam's first steps are large.
 NARROWEST, WIDEST = 0.1, 10.0

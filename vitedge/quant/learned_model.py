@@ -16,7 +16,7 @@ from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.convolution import Convolution
-from vitedge.vit.model import Site
+from vitedge.vit.layers import Site
 from vitedge.vit.products import PIXELS, Unit, units
 
 # How far from the middle of its rounding interval a weight may start, in steps: its integer stays the scheme's.

@@ -26,7 +26,7 @@ from vitedge.train.schedule import ParameterGroups, lr_factor
 from vitedge.train.state import State
 from vitedge.train.stream import Rotated
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.model import Block
+from vitedge.vit.layers import Block
 
 MOST_VIEWS = 3
 WARMUP = 0.05

@@ -61,7 +61,7 @@ def normalized(stream: Tensor) -> Tensor:
 class Rotated:
     """The distance of two streams [B, N, C]: of what LayerNorm makes of them, in the student's rotation.
 
-    registers: whether the student's sink tokens are marked (`vit.model.Marker`) where the teacher's are massive: these
+    registers: whether the student's sink tokens are marked (`vit.layers.Marker`) where the teacher's are massive: these
     tokens tell nothing about each other, and are left out.
     """
 

@@ -15,7 +15,7 @@ from vitedge.vit.config import ViTConfig
 from vitedge.vit.convolution import Convolution, ConvStem
 
 if TYPE_CHECKING:
-    from vitedge.vit.model import Block, Register, Site
+    from vitedge.vit.layers import Block, Register, Site
 
 
 @dataclass(frozen=True)

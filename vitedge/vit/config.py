@@ -89,8 +89,8 @@ class BlockConfig:
         post_norm: whether LayerNorm stands after attention and MLP, before their sums, and both read the stream as it
             is (Swin v2).
         rope: whether q and k are turned by their patch's place (see `Rope`).
-        marker: whether the block marks attention's sink tokens, see `model.Marker`.
-        register: whether attention reads marked tokens as a constant, see `model.Register`.
+        marker: whether the block marks attention's sink tokens, see `layers.Marker`.
+        register: whether attention reads marked tokens as a constant, see `layers.Register`.
         window: what attention is kept within; None where every token attends to all.
         stage: the stage that begins with this block; None where that of the block before goes on.
     """
