@@ -93,7 +93,7 @@ def main() -> None:
             "processors": len(os.sched_getaffinity(0)),
             "isa": [f for f in ISA if f in flags.split()],
         },
-        "versions": versions(options.work),
+        "versions": versions(entries, options.work),
         "rows": rows,
     }
     for row in rows:
@@ -102,10 +102,10 @@ def main() -> None:
     options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def versions(environments: Path) -> dict[str, dict[str, str]]:
+def versions(entries: list[Entry], environments: Path) -> dict[str, dict[str, str]]:
     """Environment -> the versions of what was compared in it."""
     found = {}
-    for name in sorted({entry.environment for entry in ENTRIES}):
+    for name in sorted({entry.environment for entry in entries}):
         python, _ = python_of(name, environments)
         if python is not None:
             found[name] = versions_of(python)
