@@ -27,7 +27,7 @@ from vitedge.vit.macs import model_macs
 # of which one takes about six an image.
 TRIAL_IMAGES, MIN_TRIAL, TRIAL_MACS, TRIAL_PASSES = 128, 24, 4e12, 6
 # What the harm of merging may weigh beside that of widths: single cuts of the two add up unequally.
-WEIGHTS = (0.3, 1.0, 2.0)
+WEIGHTS = (0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
