@@ -43,11 +43,16 @@ def case() -> Case:
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
     scheme = calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS)
+    return teacher, model, in_four_bits(scheme), pixels
+
+
+def in_four_bits(scheme: Scheme) -> Scheme:
+    """The scheme with four bits less for every activation but the pixels."""
     few = {
         n: to if n == "pixels" else Activation(to.scale * 17, to.zero_point >> 4, 4)
         for n, to in scheme.activations.items()
     }
-    return teacher, model, Scheme(scheme.preset, few, scheme.weights, scheme.biases, scheme.groups), pixels
+    return Scheme(scheme.preset, few, scheme.weights, scheme.biases, scheme.groups)
 
 
 def options(**changes: object) -> QatOptions:

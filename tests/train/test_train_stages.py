@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train.test_train_qat import in_four_bits
 from tests.vit.variants import VARIANTS, make
 from vitedge.condition import ConditionOptions, condition
 from vitedge.condition.apply import batched
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant import QuantOptions, calibrate, simulate
-from vitedge.quant.scheme import Activation, Scheme
 from vitedge.train.options import QatOptions
 from vitedge.train.qat import train_quantized
 
@@ -25,12 +25,7 @@ def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
     pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
-    exact = calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS)
-    few = {
-        n: to if n == "pixels" else Activation(to.scale * 17, to.zero_point >> 4, 4)
-        for n, to in exact.activations.items()
-    }
-    scheme = Scheme(exact.preset, few, exact.weights, exact.biases, exact.groups)
+    scheme = in_four_bits(calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS))
     options = QatOptions(epochs=3, lr=1e-3, precision="fp32", holdout=20, block_steps=16)
     trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.8 * report.kl[0]

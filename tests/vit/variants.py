@@ -50,7 +50,7 @@ def _stages(v2: bool = False) -> ViTConfig:
     windows = [Window((4, 3), (2, 1) if i % 2 else (0, 0)) for i in range(4)]
     blocks = [replace(DENSE, window=window) for window in windows[:2]]
     blocks += [replace(DENSE, heads=3, hidden=96, window=window) for window in windows[2:]]
-    blocks[2] = replace(blocks[2], stage=Stage(48, v2))
+    blocks[2] = replace(blocks[2], stage=Stage(48))
     if v2:
         blocks = [replace(block, cosine=True, post_norm=True, scale=1.0) for block in blocks]
     own = {"prefix_tokens": (), "positions": False, "norm_pre": True, "pool": ("mean",)}

@@ -50,10 +50,7 @@ class Window:
 class Stage:
     """The beginning of a further stage: of 2 x 2 tokens one is made, of another width (patch merging).
 
-    Attributes:
-        width: of the residual stream from there on.
-        post_norm: whether LayerNorm stands after the Linear that makes it (Swin v2) instead of before.
+    width: of the residual stream from there on.
     """
 
     width: Size
-    post_norm: bool = False

@@ -231,7 +231,9 @@ class Block(nn.Module):
         super().__init__()
         self.config, self.width = config, width
         self.queries, self.grid = queries, grid
-        self.downsample = Downsample(before, config.stage, grid, eps, Site) if config.stage else None
+        self.downsample = (
+            Downsample(before, width, grid, eps, Site, post=config.post_norm) if config.stage is not None else None
+        )
         self.attention = Attention(width, config, eps, rope, grid) if config.heads else None
         self.mlp = MLP(width, config) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitedge.vit.geometry import Stage, Window
+from vitedge.vit.geometry import Window
 
 # Added to the score of two tokens that the shift brought into one window, but that are no neighbours; of all libraries.
 APART = -100.0
@@ -108,12 +108,12 @@ class Downsample(nn.Module):
     """Patch merging: of 2 x 2 tokens side by side, row by row, a Linear makes one; LayerNorm before or after it."""
 
     def __init__(
-        self, before: int, stage: Stage, grid: tuple[int, int], eps: float, site: Callable[[], nn.Module]
+        self, before: int, width: int, grid: tuple[int, int], eps: float, site: Callable[[], nn.Module], *, post: bool
     ) -> None:
         super().__init__()
-        self.grid, self.post_norm = grid, stage.post_norm
-        self.norm = nn.LayerNorm(stage.width if stage.post_norm else 4 * before, eps=eps)
-        self.linear = nn.Linear(4 * before, stage.width)
+        self.grid, self.post_norm = grid, post
+        self.norm = nn.LayerNorm(width if post else 4 * before, eps=eps)
+        self.linear = nn.Linear(4 * before, width)
         self.joined_site, self.norm_site, self.site = site(), site(), site()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def _config(
     blocks: list[BlockConfig] = []
     for number, stage in enumerate(stages):
         for i, (width, heads, hidden, window) in enumerate(stage):
-            begins = Stage(width, v2) if number and not i else None
+            begins = Stage(width) if number and not i else None
             block = block_config(width, heads, hidden, window=window, stage=begins, **own)
             blocks.append(replace(block, scale=1.0) if v2 else block)
     return ViTConfig(
