@@ -19,8 +19,9 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
+from vitedge.export.stages import depthwise, downsample, layer_norm, reduced
 from vitedge.export.stem import Weights, convolution, export_stem
-from vitedge.export.windows import from_windows, scores_bias, to_blocks, to_windows
+from vitedge.export.windows import from_windows, scores_bias, to_windows
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.rope import rope_table
 
@@ -154,7 +155,7 @@ def _embed(
     if config.prefix:
         x = g.op("Concat", [cls, x], "embed", axis=1)
     if config.norm_pre:
-        x = _norm(g, config, w, "pre_norm", x, "pre_norm")
+        x = layer_norm(g, w, "pre_norm", x, "pre_norm", config.behind_conv)
     return g.linear(x, "pre", w["pre.weight"], w["pre.bias"]) if config.pre_linear else x
 
 
@@ -172,9 +173,7 @@ def _rows(g: GraphBuilder, x: str, start: int, stop: int, name: str) -> str:
 
 
 def _norm(g: GraphBuilder, config: ViTConfig, w: Weights, key: str, x: str, name: str) -> str:
-    scale = g.constant(f"{name}.scale", w[f"{key}.weight"])
-    bias = g.constant(f"{name}.bias", w[f"{key}.bias"])
-    return g.op("LayerNormalization", [x, scale, bias], name, axis=-1, epsilon=config.norm_eps)
+    return layer_norm(g, w, key, x, name, config.norm_eps)
 
 
 def _gate(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
@@ -207,8 +206,8 @@ def _block(
 ) -> tuple[str, Sizes | None]:
     name, key = f"block{index}", f"blocks.{index}"
     if block.stage:
-        x = _downsample(g, config, w, index, x, batch)
-    tokens, length, _ = config.block_tokens(index)
+        x = downsample(g, config, w, index, x, batch)
+    tokens, length = config.block_tokens(index)[:2]
     cut = config.queries(index) is not None
     if block.heads and block.window:
         attended = _window_attention(g, config, w, index, x, batch)
@@ -220,7 +219,8 @@ def _block(
         queries = _rows(g, normed, 0, length, f"{name}.norm1.cls") if cut else normed
         residual = _rows(g, x, 0, length, f"{name}.cls") if cut else x
         a = _Attention(g, block, w, f"{name}.attention", f"{key}.attention", batch or -1, config)
-        q, k, v = a.queries(queries, length), a.keys(normed, tokens), a.values(normed, tokens)
+        read = reduced(g, config, w, index, normed, batch) if block.reduction else normed
+        q, k, v = a.queries(queries, length), a.keys(read, tokens), a.values(read, tokens)
         out = a.attend(g.op("MatMul", [q, k], f"{name}.attention.scores"), v, sizes, length)
         x = g.op("Add", [residual, out], f"{name}.residual1")
     elif cut:
@@ -235,24 +235,12 @@ def _block(
         x = g.op("Add", [x, _norm(g, config, w, f"{key}.norm2", written, f"{name}.norm2")], f"{name}.residual2")
     elif block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
-        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)
+        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed, (config.block_grid(index), batch))
         if block.marker:
             mark = _marker(g, w, f"{key}.norm2_marker", normed, f"{name}.norm2")
             written = g.op("Add", [written, mark], f"{name}.written")
         x = g.op("Add", [x, written], f"{name}.residual2")
     return x, sizes
-
-
-def _downsample(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
-    """Patch merging: a stage's tokens from 2 x 2 of the one before, side by side."""
-    name, key, width = f"block{index}.downsample", f"blocks.{index}.downsample", config.block_width(index - 1)
-    x = to_blocks(g, x, name, config.block_grid(index - 1), (2, 2), width, batch)
-    x = g.op("Reshape", [x, g.shape(batch or -1, config.block_tokens(index).mlp, 4 * width)], f"{name}_joined")
-    if config.post_norm:
-        x = g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
-        return _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
-    x = _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
-    return g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
 
 
 def _window_attention(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
@@ -372,8 +360,19 @@ def _turned(g: GraphBuilder, config: ViTConfig, x: str, tokens: int, name: str) 
     return g.op("Add", [direct, swapped], name)
 
 
-def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, name: str, key: str, x: str) -> str:
-    """fc1, activation, fc2. Each group of units is a branch of its own, and the branches are summed."""
+def _mlp(
+    g: GraphBuilder,
+    block: BlockConfig,
+    w: Weights,
+    name: str,
+    key: str,
+    x: str,
+    place: tuple[tuple[int, int], int | None] = ((0, 0), 1),
+) -> str:
+    """fc1, activation, fc2. Each group of units is a branch of its own, and the branches are summed.
+
+    place: the grid of tokens and the batch, which depthwise convolutions want.
+    """
     total, spans = "", block.spans()
     for number, (suffix, start, end) in enumerate(spans):
         units = slice(start, end)
@@ -383,6 +382,9 @@ def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, name: str, key: str, x
             return g.linear(x, f"{name}.{part}{suffix}", weight, bias)
 
         hidden = first("fc1")
+        if block.depthwise:
+            filters = w[f"{key}.depthwise.weight"][units], w[f"{key}.depthwise.bias"][units]
+            hidden = depthwise(g, hidden, f"{name}.depthwise", suffix, *filters, *place, relu=block.relu)
         if block.gated:
             gate = ACTIVATIONS[block.act](g, first("gate"), f"{name}.act{suffix}")
             hidden = g.op("Mul", [hidden, gate], f"{name}.gelu{suffix}")
