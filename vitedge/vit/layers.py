@@ -173,6 +173,10 @@ class MLP(nn.Module):
         """The Linears that read the stream."""
         return (self.fc1,) if self.gate is None else (self.fc1, self.gate)
 
+    def by_unit(self) -> tuple[nn.Linear | Convolution, ...]:
+        """The layers with a row of weights for each unit."""
+        return self.inputs() if self.depthwise is None else (*self.inputs(), self.depthwise)
+
     def set_config(self, config: BlockConfig) -> None:
         """Takes over a configuration of the same widths."""
         if config.groups != self.config.groups:
