@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vitedge.vit.convolution import Convolution, from_grid, to_grid
 from vitedge.vit.geometry import STRIDE, Reduction, Stage
@@ -128,3 +129,14 @@ def mean_table(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
             table[i, i * side // parts : -(-(i + 1) * side // parts)] = 1
         tables.append(table / table.sum(1, keepdim=True))
     return torch.kron(*tables).float()
+
+
+def means_of_read(x: Tensor, grid: tuple[int, int], by: Stage | Reduction) -> Tensor:
+    """Of tokens [B, rows * columns, C] the mean of those that each new one is made of, [B, new, C]."""
+    if isinstance(by, Stage):
+        kernel, stride, padding = (by.kernel, by.kernel), (STRIDE, STRIDE), by.padding
+    elif by.fits(grid):
+        kernel, stride, padding = by.block(grid), by.block(grid), 0
+    else:
+        return mean_table(grid, by.size) @ x
+    return from_grid(F.avg_pool2d(to_grid(x, grid), kernel, stride, padding, count_include_pad=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.geometry import Reduction, Stage
 from vitedge.vit.stem import LAST, Stem, StemLayer
 
+# The patch embedding in PVT's own release.
+ANCHORS = ("patch_embed1.proj.weight",)
 CLASSES = ("PyramidVisionTransformerV2",)
-# timm's models take images of any size, and none is told to them.
+# timm's models take images of any size, and are not told any: this one where the description has none.
 SIZE = 224
 PATCH = 4
 
@@ -69,7 +72,7 @@ def read(tensors: Mapping[str, Tensor], model: Any, size: tuple[int, int] = (SIZ
         pool=("mean",),
         stem=Stem((StemLayer(LAST, width, kernel, PATCH, kernel // 2),)),
     )
-    return t.finish(config)
+    return replace(t.finish(config), any_size=True)
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
