@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from tests.vit.test_verify_families import timm_folder
 from tests.vit.test_vit_families import check, filled
 from tests.vit.test_vit_variants import apart, exported, of, run
 from tests.vit.variants import VARIANTS, images, make
@@ -92,7 +93,13 @@ def test_the_names_of_its_own_release() -> None:
 
 
 def test_a_folder_of_timm_and_another_size(tmp_path: Path) -> None:
-    folder = timm_folder(tmp_path / "m", "pvt_v2_b0", **SMALL)
+    model, folder = small(), tmp_path / "m"
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    data = {"input_size": [3, 96, 96], "mean": [0.4] * 3, "std": [0.3] * 3, "crop_pct": 0.9}
+    described = {"architecture": "pvt_v2_b0", "num_classes": 10, "model_args": SMALL, "pretrained_cfg": data}
+    (folder / "config.json").write_text(json.dumps(described))
+    assert load_model(str(folder)).model.config.image_size == (96, 96)
     loaded = load_model(str(folder), image_size=64)
     assert loaded.model.config.grid == (16, 16) and loaded.reference is not None
     assert "equal timm's" in verify(loaded.model, loaded.preprocess, loaded.reference, overridden=True)

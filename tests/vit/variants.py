@@ -58,8 +58,8 @@ def _stages(v2: bool = False) -> ViTConfig:
 
 
 def _pyramid(linear: bool = False) -> ViTConfig:
-    """Two stages, the second behind a convolution of overlapping tokens; keys and values of fewer tokens in the first one
-    and, pooled, of unequal parts of the grid in the second too; depthwise convolutions in the MLPs."""
+    """Two stages, the second behind a convolution of overlapping tokens; keys and values of fewer tokens in the first
+    one and, pooled, of unequal parts of the grid in the second too; depthwise convolutions in the MLPs."""
     own = {"depthwise": True, "relu": linear}
     first = Reduction((2, 3), pooled=True) if linear else Reduction((4, 2))
     blocks = [replace(DENSE, reduction=first, **own)] * 2

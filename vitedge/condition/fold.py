@@ -14,7 +14,8 @@ def fold_norms(model: Architecture) -> None:
     """Leaves every LayerNorm with gamma 1 and beta 0, in place (with a register, its row takes beta's place)."""
     for reader in model.readers():
         for linear in reader.linears:
-            assign(linear.bias, linear.bias.double() + linear.weight.double() @ reader.spread(reader.offset.double(), linear))
+            offset = reader.spread(reader.offset.double(), linear)
+            assign(linear.bias, linear.bias.double() + linear.weight.double() @ offset)
         reader.offset.zero_()
         gamma = reader.norm.weight.double()
         for linear in reader.gated_linears:

@@ -1,7 +1,8 @@
 """MLP units before a depthwise convolution, scaled to one range. Exact.
 
-The convolution filters each unit by itself, and so does a ReLU before it: what divides a unit's row of fc1 multiplies its
-filter (cross-layer equalisation, arXiv 1906.04721). Filters have a scale each, so that nothing is lost there.
+The convolution filters each unit by itself, and a ReLU before it scales with what it reads: what divides a unit's row
+of fc1 multiplies its filter (cross-layer equalisation, arXiv 1906.04721). Filters have a scale each, so that nothing is
+lost there.
 """
 
 from __future__ import annotations

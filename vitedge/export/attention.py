@@ -115,9 +115,7 @@ def _through_reduction(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
     return g.op("Add", [moved, half], name)
 
 
-def _spread(
-    g: _Rows, x: str, name: str, before: Pair, after: Pair, kernel: Pair, stride: Pair, padding: int
-) -> str:
+def _spread(g: _Rows, x: str, name: str, before: Pair, after: Pair, kernel: Pair, stride: Pair, padding: int) -> str:
     """A row over the tokens of the grid `after` -> one over those of `before` that a window read for each, in equal
     shares."""
     sides = list(zip(before, after, kernel, stride, strict=True))

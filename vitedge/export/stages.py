@@ -1,11 +1,8 @@
-"""What begins a stage, what reduces keys and values, and what filters an MLP's units on the grid of tokens, as ONNX
-nodes: see `vit.stages`."""
+"""What begins a stage and what reduces keys and values, as ONNX nodes: see `vit.stages`."""
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
@@ -65,7 +62,7 @@ def _conv_downsample(
 
 
 def reduced(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
-    """What keys and values of block `index` are made of, [N, left, C]; x: what its queries are made of [N, tokens, C]."""
+    """What keys and values of block `index` are made of, [N, left, C]; x: what its queries are, [N, tokens, C]."""
     name, key = f"block{index}.attention.reduce", f"blocks.{index}.attention.reduction"
     reduction, grid, width = config.blocks[index].reduction, config.block_grid(index), config.block_width(index)
     assert reduction is not None
@@ -88,24 +85,3 @@ def reduced(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, 
     if reduction.pooled:
         x = ACTIVATIONS["gelu"](g, x, f"{name}_gelu")
     return x
-
-
-def depthwise(
-    g: GraphBuilder,
-    x: str,
-    name: str,
-    suffix: str,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    grid: Pair,
-    batch: int | None,
-    *,
-    relu: bool,
-) -> str:
-    """Each unit of [N, tokens, units] filtered on the grid by its 3 x 3 weights [units, 1, 3, 3]."""
-    result, inner = f"{name}{suffix}", f"{name}.grid{suffix}"
-    if relu:
-        x = g.op("Relu", [x], f"{inner}.relu")
-    x = to_grid(g, x, (f"{inner}.rows", inner), grid, len(weight), batch)
-    x = convolution(g, x, result, weight, bias, 1, (1, 1, 1, 1), groups=len(weight), result=f"{inner}.conv")
-    return from_grid(g, x, (f"{inner}.flat", result), grid, len(weight), batch)

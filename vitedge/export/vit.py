@@ -16,10 +16,10 @@ import onnx
 from onnx import TensorProto
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
-from vitedge.export.stages import depthwise, downsample, layer_norm, reduced
+from vitedge.export.mlp import mlp
+from vitedge.export.stages import downsample, layer_norm, reduced
 from vitedge.export.stem import Weights, convolution, export_stem
 from vitedge.export.windows import from_windows, scores_bias, to_windows
 from vitedge.vit.config import BlockConfig, ViTConfig
@@ -124,7 +124,7 @@ def _attention_pool(
     query = w["pooling.attention.q.value"].reshape(block.heads, block.qk_dim) * np.float32(block.scale)
     x = a.attend(a.constant_scores(x, tokens, query), a.values(x, tokens), sizes, 1)
     normed = _norm(g, config, w, "pooling.norm2", x, "pool.norm2")
-    return g.op("Add", [x, _mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
+    return g.op("Add", [x, mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
 
 
 def _embed(
@@ -231,11 +231,11 @@ def _block(
     if block.hidden and block.post_norm:
         # The stream as the MLP reads it, which may be rounded, has a name of its own.
         read = g.op("Identity", [x], f"{name}.{block.reads[1]}")
-        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
+        written = mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
         x = g.op("Add", [x, _norm(g, config, w, f"{key}.norm2", written, f"{name}.norm2")], f"{name}.residual2")
     elif block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
-        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed, (config.block_grid(index), batch))
+        written = mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed, (config.block_grid(index), batch))
         if block.marker:
             mark = _marker(g, w, f"{key}.norm2_marker", normed, f"{name}.norm2")
             written = g.op("Add", [written, mark], f"{name}.written")
@@ -358,45 +358,3 @@ def _turned(g: GraphBuilder, config: ViTConfig, x: str, tokens: int, name: str) 
     direct = g.op("Mul", [x, g.constant(f"rope.cosines_{tokens}", cosines)], f"{name}.direct")
     swapped = g.op("Mul", [swapped, g.constant(f"rope.sines_{tokens}", sines)], f"{name}.cross")
     return g.op("Add", [direct, swapped], name)
-
-
-def _mlp(
-    g: GraphBuilder,
-    block: BlockConfig,
-    w: Weights,
-    name: str,
-    key: str,
-    x: str,
-    place: tuple[tuple[int, int], int | None] = ((0, 0), 1),
-) -> str:
-    """fc1, activation, fc2. Each group of units is a branch of its own, and the branches are summed.
-
-    place: the grid of tokens and the batch, which depthwise convolutions want.
-    """
-    total, spans = "", block.spans()
-    for number, (suffix, start, end) in enumerate(spans):
-        units = slice(start, end)
-
-        def first(part: str, suffix: str = suffix, units: slice = units) -> str:
-            weight, bias = w[f"{key}.{part}.weight"][units], w[f"{key}.{part}.bias"][units]
-            return g.linear(x, f"{name}.{part}{suffix}", weight, bias)
-
-        hidden = first("fc1")
-        if block.depthwise:
-            filters = w[f"{key}.depthwise.weight"][units], w[f"{key}.depthwise.bias"][units]
-            hidden = depthwise(g, hidden, f"{name}.depthwise", suffix, *filters, *place, relu=block.relu)
-        if block.gated:
-            gate = ACTIVATIONS[block.act](g, first("gate"), f"{name}.act{suffix}")
-            hidden = g.op("Mul", [hidden, gate], f"{name}.gelu{suffix}")
-        else:
-            hidden = ACTIVATIONS[block.act](g, hidden, f"{name}.gelu{suffix}")
-        weight = w[f"{key}.fc2.weight"][:, units]
-        if number == 0:
-            total = g.linear(hidden, f"{name}.fc2{suffix}", weight, w[f"{key}.fc2.bias"])
-        else:
-            product = g.op(
-                "MatMul", [hidden, g.constant(f"{name}.fc2{suffix}.weight", weight.T)], f"{name}.fc2{suffix}"
-            )
-            last = number == len(spans) - 1
-            total = g.op("Add", [total, product], f"{name}.fc2" if last else f"{name}.fc2.sum{number}")
-    return total

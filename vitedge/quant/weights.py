@@ -155,7 +155,9 @@ class WeightRounder:
         conv, bits = self.float.linears()[layer], self.options.weight_bits
         assert isinstance(conv, Convolution)
         weight, bias = self._float_weight(layer)
-        scales = weight_scales(weight, bits, torch.ones(weight.shape[1], dtype=torch.float64))[:, None].expand_as(weight)
+        scales = weight_scales(weight, bits, torch.ones(weight.shape[1], dtype=torch.float64))[:, None].expand_as(
+            weight
+        )
         values = nearest(weight, scales, bits)
         if self.options.correct:
             rounded, moved, count = (values * scales).float().view_as(conv.weight), torch.zeros_like(bias), 0

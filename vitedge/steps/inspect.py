@@ -133,6 +133,8 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     note = "MACs as exported: a block computes only the tokens that are needed after it."
     if config.stem is not None:
         note += " Quantisation leaves the convolutions before block0 in float, unless quantize.stem is int8."
+    if any(block.depthwise for block in config.blocks):
+        note += " Depthwise convolutions (filtered by 3x3) are in INT8 with the preset full alone."
     columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
     return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
 

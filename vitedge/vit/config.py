@@ -139,10 +139,12 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
-        if self.relu and not self.depthwise or self.depthwise and self.gated:
+        if self.relu > self.depthwise or (self.depthwise and self.gated):
             raise ValueError("a ReLU stands before a depthwise convolution, which no gated MLP has")
         if self.reduction and (self.window or self.post_norm):
-            raise ValueError("keys and values are reduced where all tokens attend, and LayerNorm stands before attention")
+            raise ValueError(
+                "keys and values are reduced where all tokens attend, and LayerNorm stands before attention"
+            )
 
     @property
     def reads(self) -> tuple[str, str]:
@@ -342,7 +344,9 @@ class ViTConfig:
     @property
     def pixels_weight(self) -> str:
         """The parameter [out, channels, kernel, kernel] that multiplies the image's channels."""
-        return "stem.layers.0.conv.weight" if self.stem is not None and len(self.stem.layers) > 1 else "patch_embed.weight"
+        return (
+            "stem.layers.0.conv.weight" if self.stem is not None and len(self.stem.layers) > 1 else "patch_embed.weight"
+        )
 
     def block_stage(self, index: int) -> int:
         """The stage that block `index` is in, from 0."""
@@ -407,10 +411,7 @@ class ViTConfig:
     def unmergeable(self) -> str:
         """Why tokens can't be merged; empty where they can."""
         if self.hierarchical:
-            return (
-                "Windows, stages and convolutions are cut out of the whole grid of tokens, and merged tokens leave gaps in "
-                "it."
-            )
+            return "Windows, stages and convolutions read the whole grid of tokens, and merged tokens leave gaps in it."
         if self.rope is not None:
             return "Attention turns each token by its place (RoPE), and a merged token has several."
         return "Its output is one vector a patch, and merged patches share one." if "patches" in self.pool else ""

@@ -50,8 +50,8 @@ def from_grid(x: Tensor) -> Tensor:
 
 
 class Convolution(nn.Conv2d):
-    """[B, in, H, W] -> [B, out, rows, columns], with `pads` (top, left, bottom, right) zeros around the input; depthwise
-    where `groups` is the number of channels."""
+    """[B, in, H, W] -> [B, out, rows, columns], with `pads` (top, left, bottom, right) zeros around the input;
+    depthwise where `groups` is the number of channels."""
 
     def __init__(
         self,

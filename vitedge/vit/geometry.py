@@ -85,8 +85,8 @@ class Stage:
 
     Attributes:
         width: of the residual stream from there on.
-        kernel: 2: a Linear makes one of 2 x 2 tokens (patch merging, Swin). 3: a convolution of stride 2 reads 3 x 3 that
-            overlap, zeros around the grid; LayerNorm stands before and after it (PVT v2).
+        kernel: 2: a Linear makes one of 2 x 2 tokens (patch merging, Swin). 3: a convolution of stride 2 reads 3 x 3
+            that overlap, zeros around the grid; LayerNorm stands before and after it (PVT v2).
     """
 
     width: Size

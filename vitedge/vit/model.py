@@ -126,7 +126,9 @@ class VisionTransformer(Architecture):
                 if isinstance(down, Downsample):
                     readers.append(Reader(f"block{i}.downsample_norm", down.norm, (down.linear,), tokens=4))
                 streams.append(Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
-                writers = [Writer(p, 0, embedding=True) for p in (down.product.weight, down.product.bias) if p is not None]
+                writers = [
+                    Writer(p, 0, embedding=True) for p in (down.product.weight, down.product.bias) if p is not None
+                ]
                 readers, sites = [], []
             if block.attention is not None and block.norm1 is not None:
                 a = block.attention

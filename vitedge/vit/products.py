@@ -115,8 +115,8 @@ def _mlp_units(name: str, block: BlockConfig, width: int, source: str, tokens: i
 
 
 def products(config: ViTConfig) -> Iterator[tuple[str, tuple[str, str], int]]:
-    """(name, the two values it reads, MACs) of the products without weights: attention's two, those of merging, and means
-    by a constant."""
+    """(name, the two values it reads, MACs) of the products without weights: attention's two, those of merging, and
+    means by a constant."""
     for i, block in enumerate(config.blocks):
         tokens = config.block_tokens(i)
         m, n = tokens.queries, tokens.seen(block)

@@ -52,7 +52,7 @@ class Downsample(nn.Module):
 
 
 class ConvDownsample(nn.Module):
-    """A convolution of stride 2 over overlapping tokens, LayerNorm before it and after it (PVT v2, arXiv 2106.13797)."""
+    """A convolution of stride 2 over overlapping tokens, LayerNorm before and after it (PVT v2, arXiv 2106.13797)."""
 
     def __init__(
         self, before: int, stage: Stage, grid: tuple[int, int], eps: float, behind_conv: float, site: Site
@@ -120,8 +120,8 @@ class ReducedTokens(nn.Module):
 
 
 def mean_table(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Adaptive average pooling as a matrix [size, grid], both row by row: part i of n reaches from floor(i * side / n) to
-    ceil((i + 1) * side / n)."""
+    """Adaptive average pooling as a matrix [size, grid], both row by row: part i of n reaches from floor(i * side / n)
+    to ceil((i + 1) * side / n)."""
     tables = []
     for side, parts in zip(grid, size, strict=True):
         table = torch.zeros(parts, side, dtype=torch.float64, device="cpu")
