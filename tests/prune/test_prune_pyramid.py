@@ -50,7 +50,7 @@ def test_a_share_is_removed_and_fitted(name: str) -> None:
     model, x = make(config), images(config, 40)
     cut = PruneOptions(prune=0.3, align=4, head_align=4, min_hidden=8, fit_steps=0)
     plain, _ = prune(model, batched(x), cut)
-    fitted, _ = prune(model, batched(x), cut.model_copy(update={"fit_steps": 30}))
+    fitted, _ = prune(model, batched(x), cut.model_copy(update={"fit_steps": 30, "fit_lr": 3e-4}))
     test = images(config, 32, seed=9)
 
     def lost(small: torch.nn.Module) -> float:

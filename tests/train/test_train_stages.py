@@ -24,12 +24,12 @@ NAMES = ["windows and stages", "cosine attention and norms after", "pyramid", "p
 @pytest.mark.parametrize("name", NAMES)
 def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
     teacher = make(VARIANTS[name])
-    coarse = np.random.default_rng(0).integers(0, 256, (80, 4, 6, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (240, 4, 6, 3), dtype=np.uint8)
     pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
     scheme = in_four_bits(calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS))
-    options = QatOptions(epochs=3, lr=1e-3, precision="fp32", holdout=20, block_steps=16)
+    options = QatOptions(epochs=6, lr=1e-3, precision="fp32", holdout=60, block_steps=16, seed=1)
     trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.8 * report.kl[0]
     if "pyramid" not in name:
@@ -40,6 +40,6 @@ def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
     assert torch.isfinite(found).all()
     for layer in (
         "block2.downsample",
-        *(["block1.attention.reduce", "block3.mlp.depthwise"] if "pyramid" in name else []),
+        *(["block1.attention.reduce", "block3.mlp.depthwise.0"] if "pyramid" in name else []),
     ):
         assert not np.array_equal(learned.weights[layer].values, scheme.weights[layer].values)

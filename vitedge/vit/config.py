@@ -292,15 +292,6 @@ class ViTConfig:
             raise ValueError("a stage begins at the first block, or blocks have registers")
         if self.post_norm and any(b.stage and b.stage.overlaps for b in self.blocks):
             raise ValueError("LayerNorm stands before blocks whose stages begin with a convolution")
-        for i, block in enumerate(self.blocks):
-            reduction = block.reduction
-            if reduction and not reduction.pooled and not reduction.fits(self.block_grid(i)):
-                raise ValueError(f"the tokens of block {i} do not divide into blocks of {reduction.size}")
-            tokens = self.block_tokens(i)
-            if tokens.averaged * tokens.keys > MOST_SCORES:
-                raise ValueError(f"block {i} has means of more than {MOST_SCORES} weights")
-            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
-                raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
         halvings = self.block_stage(len(self.blocks) - 1)
         unit = self.patch_size * 2**halvings
         if any(side % unit for side in self.image_size):
@@ -311,6 +302,15 @@ class ViTConfig:
                 f"{self.patch_size} pixels.",
                 f"Choose a multiple of {unit} as the image size.",
             )
+        for i, block in enumerate(self.blocks):
+            reduction = block.reduction
+            if reduction and not reduction.pooled and not reduction.fits(self.block_grid(i)):
+                raise ValueError(f"the tokens of block {i} do not divide into blocks of {reduction.size}")
+            tokens = self.block_tokens(i)
+            if tokens.averaged * tokens.keys > MOST_SCORES:
+                raise ValueError(f"block {i} has means of more than {MOST_SCORES} weights")
+            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
+                raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
 
     @property
     def post_norm(self) -> bool:
