@@ -41,7 +41,11 @@ def test_the_maps_are_given_block_by_block():
 
 
 @pytest.mark.parametrize(
-    "name", ["registers first", "cls and mean", "mean, normalised before", "attention pool", "windows and stages"]
+    "name",
+    [
+        *("registers first", "cls and mean", "mean, normalised before", "attention pool"),
+        *("windows and stages", "pyramid", "pyramid of pooled tokens"),
+    ],
 )
 def test_whatever_is_pooled_the_rollout_is_a_distribution_over_the_patches_that_it_reads(name):
     config = VARIANTS[name]
@@ -71,6 +75,27 @@ def test_windows_are_put_back_together():
             places = [(top + k // 3 + down) % rows * columns + (left + k % 3 + right) % columns for k in range(12)]
             full[np.ix_(places, places)] = probs[window]
         flow = (0.5 * full + 0.5 * np.eye(len(full))) @ (merged @ flow if index == 2 else flow)
+    assert np.allclose(found.reshape(-1), flow.mean(0), atol=1e-6)
+
+
+def test_keys_of_fewer_tokens_reach_those_that_they_were_made_of():
+    """As matrices over all tokens; of a stage that begins with a convolution each token is the mean of what it read."""
+    model = make(VARIANTS["pyramid"])
+    seen = {}
+    for name, site in model.sites().items():
+        site.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.numpy().astype(np.float64)}))
+    found = rollout(model, images(model.config, 1).numpy())
+    joined, stage, flow = np.zeros((12, 96)), np.zeros((24, 96)), np.eye(96)
+    for token in range(96):
+        row, column = divmod(token, 12)
+        joined[row // 4 * 6 + column // 2, token] = 1 / 8
+        for new in range(24):
+            stage[new, token] = abs(new // 6 * 2 - row) < 2 and abs(new % 6 * 2 - column) < 2
+    stage /= stage.sum(1, keepdims=True)
+    for index in range(4):
+        flow = stage @ flow if index == 2 else flow
+        probs = seen[f"block{index}.attention.probs"].mean(1)[0]
+        flow = 0.5 * flow + 0.5 * (probs @ joined if index < 2 else probs) @ flow
     assert np.allclose(found.reshape(-1), flow.mean(0), atol=1e-6)
 
 

@@ -18,21 +18,28 @@ from vitedge.train.qat import train_quantized
 PREPROCESS = Preprocess(48, (32, 48), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-@pytest.mark.parametrize("name", ["windows and stages", "cosine attention and norms after"])
+NAMES = ["windows and stages", "cosine attention and norms after", "pyramid", "pyramid of pooled tokens"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
     teacher = make(VARIANTS[name])
-    coarse = np.random.default_rng(0).integers(0, 256, (80, 4, 6, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (240, 4, 6, 3), dtype=np.uint8)
     pixels = coarse.repeat(8, axis=1).repeat(8, axis=2)
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
     scheme = in_four_bits(calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS))
-    options = QatOptions(epochs=3, lr=1e-3, precision="fp32", holdout=20, block_steps=16)
+    options = QatOptions(epochs=6, lr=1e-3, precision="fp32", holdout=60, block_steps=16, seed=1)
     trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.8 * report.kl[0]
-    table = "blocks.1.attention.bias.table"
-    assert torch.equal(trained.state_dict()[table], model.state_dict()[table])
+    if "pyramid" not in name:
+        table = "blocks.1.attention.bias.table"
+        assert torch.equal(trained.state_dict()[table], model.state_dict()[table])
     with torch.no_grad():
         found = simulate(trained, learned, PREPROCESS)(x)
-    assert torch.isfinite(found).all() and not np.array_equal(
-        learned.weights["block2.downsample"].values, scheme.weights["block2.downsample"].values
-    )
+    assert torch.isfinite(found).all()
+    for layer in (
+        "block2.downsample",
+        *(["block1.attention.reduce", "block3.mlp.depthwise.0"] if "pyramid" in name else []),
+    ):
+        assert not np.array_equal(learned.weights[layer].values, scheme.weights[layer].values)

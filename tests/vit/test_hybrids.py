@@ -223,8 +223,8 @@ def test_a_state_dict_alone_is_asked_for_its_description(tmp_path: Path) -> None
     assert refusal(error) == (
         "This timm checkpoint has a stem of several layers ('patch_embed.backbone.conv.weight').",
         PLAIN,
-        "DeiT, CLIP, SigLIP, DINOv2, DINOv3, Swin, EVA-02 and timm's hybrids are read with the config.json of timm, "
-        "transformers or open_clip beside the weights, or with timm's name of the model: --architecture NAME.",
+        "DeiT, CLIP, SigLIP, DINOv2, DINOv3, Swin, PVT v2, EVA-02 and timm's hybrids are read with the config.json of "
+        "timm, transformers or open_clip beside the weights, or with timm's name of the model: --architecture NAME.",
     )
 
 

@@ -131,7 +131,9 @@ def test_static_quantisation_is_what_the_simulation_says(name: str, preset: str)
     model, x = make(config), images(config, 24)
     model, _ = condition(model, batched(x), ConditionOptions(rotate="hadamard", groups=1))
     scheme = calibrate(model, batched(x), QuantOptions(preset=preset, stem="int8"), preprocess_of(config))
-    assert {unit.name for unit in units(model.config)} == set(scheme.weights)
+    # A depthwise convolution stays float where what it reads does.
+    rounded = [unit for unit in units(model.config) if preset == "full" or unit.kind != "depthwise"]
+    assert {unit.name for unit in rounded} == set(scheme.weights)
     sim = of(simulate(model, scheme, preprocess_of(config)), x)
     expected = of(model, x)
     found = run(insert_qdq(exported(model), scheme), x)

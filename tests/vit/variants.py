@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from vitedge.vit.config import BlockConfig, Rope, ViTConfig
-from vitedge.vit.geometry import Stage, Window
+from vitedge.vit.geometry import Reduction, Stage, Window
 from vitedge.vit.model import VisionTransformer, init_weights
 from vitedge.vit.stem import Stem, StemLayer
 
@@ -57,6 +57,19 @@ def _stages(v2: bool = False) -> ViTConfig:
     return replace(PLAIN, image_size=(32, 48), patch_size=4, blocks=tuple(blocks), **own)
 
 
+def _pyramid(linear: bool = False) -> ViTConfig:
+    """Two stages, the second behind a convolution of overlapping tokens; keys and values of fewer tokens in the first
+    one and, pooled, of unequal parts of the grid in the second too; depthwise convolutions in the MLPs."""
+    own = {"depthwise": True, "relu": linear}
+    first = Reduction((2, 3), pooled=True) if linear else Reduction((4, 2))
+    blocks = [replace(DENSE, reduction=first, **own)] * 2
+    second = replace(DENSE, heads=3, hidden=96, reduction=Reduction((3, 4), pooled=True) if linear else None, **own)
+    blocks += [replace(second, stage=Stage(48, kernel=3)), second]
+    more = {"prefix_tokens": (), "positions": False, "norm_pre": True, "pool": ("mean",), "conv_norm_eps": 1e-5}
+    stem = Stem((StemLayer("patch_embed", 32, 7, 4, 3),))
+    return replace(PLAIN, image_size=(32, 48), patch_size=4, blocks=tuple(blocks), stem=stem, **more)
+
+
 REGISTERS = ("cls", "reg", "reg")
 VARIANTS: dict[str, ViTConfig] = {
     "plain": PLAIN,
@@ -74,6 +87,8 @@ VARIANTS: dict[str, ViTConfig] = {
     "convolutional stem": _with(stem=CONVOLUTIONS, image_size=(24, 40), pool=("mean",), channels=4),
     "windows and stages": _stages(),
     "cosine attention and norms after": _stages(v2=True),
+    "pyramid": _pyramid(),
+    "pyramid of pooled tokens": _pyramid(linear=True),
     "patches": _with(prefix_tokens=REGISTERS, pool=("patches",), activation="none", classes=32),
 }
 

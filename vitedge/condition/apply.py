@@ -19,6 +19,7 @@ from vitedge.condition.registers import add_registers
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import product_noise, smooth_norms
 from vitedge.condition.transform import Applied, Transform, in_order
+from vitedge.condition.units import scale_units
 from vitedge.errors import VitedgeError
 from vitedge.metrics import agreement
 from vitedge.tokens.modules import merge_history, replaying
@@ -110,7 +111,7 @@ def _smooth(model: Architecture, batches: Batches, _options: ConditionOptions) -
 
 def _balance(model: Architecture, batches: Batches, _options: ConditionOptions) -> Applied:
     balance_heads(model, batches())
-    return Applied(scale_values(model, batches()))
+    return Applied(scale_values(model, batches()) | scale_units(model, batches()))
 
 
 def _groups(model: Architecture, batches: Batches, options: ConditionOptions) -> Applied:
@@ -147,7 +148,8 @@ def check_windows(config: ViTConfig) -> None:
 def _rotate(model: Architecture, batches: Batches, kind: Rotation, seed: int) -> tuple[Architecture, dict[str, object]]:
     """The model with its streams centred and rotated in the way asked for, or the best of all ("auto")."""
     if not model.streams():
-        return model, {"kind": "off", "noise": {}}
+        reason = "LayerNorms write to the stream, and a rotation can't be folded into what they write"
+        return model, {"kind": "off", "noise": {}, "reason": reason}
     centred = copy.deepcopy(model)
     centre_stream(centred)
     widths = [stream.width for stream in centred.streams()]
@@ -182,8 +184,8 @@ def stream_noise(model: Architecture, batches: Iterable[Tensor]) -> float:
     stats = measure(model, batches, [*(reader.site for reader in model.readers()), *sums])
     shares = []
     for reader in model.readers():
-        weight, stat = torch.cat([linear.weight for linear in reader.linears]), stats[reader.site]
-        shares.append(product_noise(stat.absmax, stat.energy, weight))
+        stat = stats[reader.site]
+        shares.append(product_noise(stat.absmax, stat.energy, reader.rows()))
     shares += [(stats[name].crest / 127) ** 2 / 12 for name in sums]
     return sum(shares) / len(shares)
 

@@ -14,11 +14,12 @@ def fold_norms(model: Architecture) -> None:
     """Leaves every LayerNorm with gamma 1 and beta 0, in place (with a register, its row takes beta's place)."""
     for reader in model.readers():
         for linear in reader.linears:
-            assign(linear.bias, linear.bias.double() + linear.weight.double() @ reader.offset.double())
+            offset = reader.spread(reader.offset.double(), linear)
+            assign(linear.bias, linear.bias.double() + linear.weight.double() @ offset)
         reader.offset.zero_()
         gamma = reader.norm.weight.double()
         for linear in reader.gated_linears:
-            assign(linear.weight, linear.weight.double() * gamma)
+            assign(linear.weight, linear.weight.double() * reader.spread(gamma, linear))
         assign(reader.norm.bias, reader.norm.bias.double() / torch.where(gamma == 0, torch.ones_like(gamma), gamma))
         reader.norm.weight.fill_(1)
 

@@ -73,9 +73,10 @@ def _split_off(rest: Tensor, width: Tensor, importance: Tensor, count: int, mult
 
 def reorder_units(mlp: MLP, order: Tensor) -> None:
     """Puts the MLP's units into `order` [hidden]; the function stays."""
-    for linear in mlp.inputs():
-        assign(linear.weight, linear.weight[order].clone())
-        assign(linear.bias, linear.bias[order].clone())
+    for layer in mlp.by_unit():
+        assign(layer.weight, layer.weight[order].clone())
+        if layer.bias is not None:
+            assign(layer.bias, layer.bias[order].clone())
     assign(mlp.fc2.weight, mlp.fc2.weight[:, order].clone())
 
 

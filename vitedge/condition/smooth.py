@@ -66,16 +66,15 @@ def smooth_norms(model: Architecture, batches: Iterable[Tensor]) -> dict[str, fl
     stats = measure(model, batches, [reader.site for reader in model.readers()])
     chosen = {}
     for reader in model.readers():
-        name, readers = reader.site, reader.linears
+        name = reader.site
         mean = stats[name].mean
         assign(reader.offset, reader.offset.double() - mean)
-        for linear in readers:
-            assign(linear.bias, linear.bias.double() + linear.weight.double() @ mean)
-        weight = torch.cat([linear.weight for linear in readers])
-        scales, chosen[name] = smooth_scales(stats[name].shifted(mean), weight)
+        for linear in reader.linears:
+            assign(linear.bias, linear.bias.double() + linear.weight.double() @ reader.spread(mean, linear))
+        scales, chosen[name] = smooth_scales(stats[name].shifted(mean), reader.rows())
         if chosen[name]:
             for parameter in {reader.norm.weight, reader.norm.bias, reader.offset}:
                 assign(parameter, parameter.double() / scales)
             for linear in reader.gated_linears:
-                assign(linear.weight, linear.weight.double() * scales)
+                assign(linear.weight, linear.weight.double() * reader.spread(scales, linear))
     return chosen

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
-from vitedge.vit.macs import patch_macs
+from vitedge.vit.geometry import STRIDE
+from vitedge.vit.macs import average_macs, patch_macs
 
 Kind = Literal[
     "patches", "linear", "weights", "attention", "softmax", "norm", "activation", "elementwise", "merge", "operator"
@@ -100,9 +101,11 @@ def block_terms(config: ViTConfig, index: int) -> list[Term]:
     block, tokens, width = config.blocks[index], config.block_tokens(index), config.block_width(index)
     found: list[Term] = []
     if block.stage:
-        merged = 4 * config.block_width(index - 1)
-        found.append(Term(f"block{index}.downsample", "norm", tokens.mlp * (width if block.post_norm else merged)))
-        found += linear(f"block{index}.downsample", tokens.mlp, merged, width)
+        part, before = f"block{index}.downsample", config.block_width(index - 1)
+        merged = block.stage.kernel**2 * before
+        normed = STRIDE**2 * before + width if block.stage.overlaps else width if block.post_norm else merged
+        found.append(Term(part, "norm", tokens.mlp * normed))
+        found += linear(part, tokens.mlp, merged, width)
     found += attention_terms(f"block{index}.attention", width, block, tokens) if block.heads else []
     if block.merge:
         found += merge_terms(
@@ -121,10 +124,19 @@ def linear(part: str, rows: int, inputs: int, outputs: int) -> list[Term]:
 
 
 def attention_terms(part: str, width: int, block: BlockConfig, tokens: BlockTokens) -> list[Term]:
-    """LayerNorm, q, k, v, both products with the softmax between them, the output projection and the sum."""
+    """LayerNorm, q, k, v, both products with the softmax between them, the output projection and the sum; what reduces
+    keys and values."""
     n, m = tokens.keys, tokens.queries
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
-    found = [Term(part, "norm", n * width), Term(part, "elementwise", m * width)]
+    found = [Term(part, "norm", max(m, n) * width), Term(part, "elementwise", m * width)]
+    if block.reduction:
+        found += [*linear(part, n, block.reduction.joined * width, width), Term(part, "norm", n * width)]
+        # Tokens that are brought together are copied; others are averaged.
+        found.append(Term(part, "elementwise", m * width))
+    if block.reduction and block.reduction.pooled:
+        found.append(Term(part, "activation", n * width))
+    if tokens.averaged:
+        found.append(Term(part, "linear", average_macs(width, tokens)))
     for rows, outputs in ((m, qk), (n, qk), (n, v)):
         found += linear(part, rows, width, outputs)
     found += [
@@ -146,6 +158,8 @@ def mlp_terms(part: str, width: int, block: BlockConfig, tokens: int) -> list[Te
     found += linear(part, tokens, width, hidden)
     if block.gated:
         found += [*linear(part, tokens, width, hidden), Term(part, "elementwise", tokens * hidden)]
+    if block.depthwise:  # its products are few: it reads the units and writes them, and each way they are transposed
+        found += [Term(part, "elementwise", 3 * tokens * hidden), Term(part, "operator", 1)]
     found.append(Term(part, "activation", tokens * hidden))
     return found + linear(part, tokens, hidden, width)
 

@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vitedge.export.windows import from_windows, to_windows
+from vitedge.export.windows import Pair, from_windows, to_windows
 from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.geometry import STRIDE
+from vitedge.vit.stages import mean_table
 
 OUTPUT = "attention"
 
@@ -36,12 +38,15 @@ def with_attention(model: onnx.ModelProto, config: ViTConfig) -> onnx.ModelProto
             x = _apart(g, f"block{index}", x, block.merge, tokens.queries, config.prefix)
         if block.heads and block.window:
             x = _through_windows(g, config, index, x)
+        elif block.heads and block.reduction:
+            x = _through_reduction(g, config, index, x)
         elif block.heads:
             x = _through(g, f"block{index}.attention.probs", x, tokens.keys - tokens.queries)
         elif tokens.keys > tokens.queries:
             x = g.pad(x, tokens.keys - tokens.queries, f"rollout.block{index}")
         if block.stage:
-            x = _unmerged(g, config, index, x)
+            name, sides = f"rollout.block{index}.stage", (config.block_grid(index - 1), config.block_grid(index))
+            x = _spread(g, x, name, *sides, (block.stage.kernel,) * 2, (STRIDE,) * 2, block.stage.padding)
     patches = g.slice(x, config.prefix, config.tokens, "rollout.patches")
     # The batch's size is that of the probabilities: a row that is the same for all images would have none.
     g.op("Reshape", [patches, g.constant("rollout.shape", np.array([-1, *config.grid], np.int64))], OUTPUT)
@@ -94,17 +99,38 @@ def _through_windows(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
     return g.op("Add", [moved, half], name)
 
 
-def _unmerged(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
-    """A row over the tokens of the stage that begins with a block -> one over the 2 x 2 that each was made of."""
-    name, (rows, columns) = f"rollout.block{index}.stage", config.block_grid(index)
-    share = g.op("Mul", [x, g.constant("rollout.quarter", np.float32(0.25))], f"{name}.share")
-    # In blocks of 2 x 2 tokens, of which the first row stands before the second.
-    share = g.op("Reshape", [share, g.shape(-1, columns, 1, 1)], f"{name}.column")
-    pair = g.op("Concat", [share, share], f"{name}.pair", axis=3)
-    pairs = g.op(
-        "Transpose", [g.op("Concat", [pair, pair], f"{name}.pairs", axis=2)], f"{name}.rows", perm=[0, 2, 1, 3]
-    )
-    return g.op("Reshape", [pairs, g.shape(-1, 1, 4 * rows * columns)], name)
+def _through_reduction(g: _Rows, config: ViTConfig, index: int, x: str) -> str:
+    """As `_through`, where keys are of fewer tokens: what goes to one is shared by those that it was made of."""
+    name, grid, reduction = f"rollout.block{index}", config.block_grid(index), config.blocks[index].reduction
+    assert reduction is not None
+    mean = g.op("ReduceMean", [f"block{index}.attention.probs", g.axes(1)], f"{name}.mean", keepdims=0)
+    half = g.op("Mul", [x, g.constant("rollout.half", np.float32(0.5))], f"{name}.half")
+    moved = g.op("MatMul", [half, mean], f"{name}.moved")
+    if reduction.fits(grid):
+        block = reduction.block(grid)
+        moved = _spread(g, moved, f"{name}.shared", grid, reduction.left(grid), block, block, 0)
+    else:
+        means = g.constant(f"{name}.means", mean_table(grid, reduction.size).numpy())
+        moved = g.op("MatMul", [moved, means], f"{name}.shared")
+    return g.op("Add", [moved, half], name)
+
+
+def _spread(g: _Rows, x: str, name: str, before: Pair, after: Pair, kernel: Pair, stride: Pair, padding: int) -> str:
+    """A row over the tokens of the grid `after` -> one over those of `before` that a window read for each, in equal
+    shares."""
+    sides = list(zip(before, after, kernel, stride, strict=True))
+    counts = [
+        [min(at * step - padding + size, side) - max(at * step - padding, 0) for at in range(new)]
+        for side, new, size, step in sides
+    ]
+    share = (1 / np.outer(*counts)).astype(np.float32)[None, None]
+    grid = g.op("Reshape", [x, g.shape(-1, 1, *after)], f"{name}.grid")
+    grid = g.op("Mul", [grid, g.constant(f"{name}.shares", share)], f"{name}.share")
+    ones = g.constant(f"rollout.ones_{kernel[0]}_{kernel[1]}", np.ones((1, 1, *kernel), np.float32))
+    more = [side - (step * (new - 1) + size - 2 * padding) for side, new, size, step in sides]
+    window = {"kernel_shape": list(kernel), "strides": list(stride), "pads": [padding] * 4, "output_padding": more}
+    grid = g.op("ConvTranspose", [grid, ones], f"{name}.back", **window)
+    return g.op("Reshape", [grid, g.shape(-1, 1, math.prod(before))], name)
 
 
 def _apart(g: _Rows, block: str, x: str, merge: Merge, tokens: int, prefix: int) -> str:

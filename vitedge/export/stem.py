@@ -24,11 +24,15 @@ def convolution(
     bias: np.ndarray,
     stride: int,
     pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+    *,
+    groups: int = 1,
+    result: str = "",
 ) -> str:
-    """[N, in, H, W] -> [N, out, rows, columns]."""
-    padding: dict[str, Any] = {"pads": list(pads)} if any(pads) else {}
+    """[N, in, H, W] -> [N, out, rows, columns]; `name`: of its initialisers, and of the result where it has none."""
+    more: dict[str, Any] = {"pads": list(pads)} if any(pads) else {}
+    more |= {"group": groups} if groups > 1 else {}
     inputs = [x, g.constant(f"{name}.weight", weight), g.constant(f"{name}.bias", bias)]
-    return g.op("Conv", inputs, name, kernel_shape=list(weight.shape[2:]), strides=[stride, stride], **padding)
+    return g.op("Conv", inputs, result or name, kernel_shape=list(weight.shape[2:]), strides=[stride, stride], **more)
 
 
 def export_stem(

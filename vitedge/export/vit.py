@@ -16,11 +16,12 @@ import onnx
 from onnx import TensorProto
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.export.activations import ACTIVATIONS
 from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
+from vitedge.export.mlp import mlp
+from vitedge.export.stages import downsample, layer_norm, reduced
 from vitedge.export.stem import Weights, convolution, export_stem
-from vitedge.export.windows import from_windows, scores_bias, to_blocks, to_windows
+from vitedge.export.windows import from_windows, scores_bias, to_windows
 from vitedge.vit.config import BlockConfig, ViTConfig
 from vitedge.vit.rope import rope_table
 
@@ -123,7 +124,7 @@ def _attention_pool(
     query = w["pooling.attention.q.value"].reshape(block.heads, block.qk_dim) * np.float32(block.scale)
     x = a.attend(a.constant_scores(x, tokens, query), a.values(x, tokens), sizes, 1)
     normed = _norm(g, config, w, "pooling.norm2", x, "pool.norm2")
-    return g.op("Add", [x, _mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
+    return g.op("Add", [x, mlp(g, block, w, "pool.mlp", "pooling.mlp", normed)], "pool.residual2")
 
 
 def _embed(
@@ -154,7 +155,7 @@ def _embed(
     if config.prefix:
         x = g.op("Concat", [cls, x], "embed", axis=1)
     if config.norm_pre:
-        x = _norm(g, config, w, "pre_norm", x, "pre_norm")
+        x = layer_norm(g, w, "pre_norm", x, "pre_norm", config.behind_conv)
     return g.linear(x, "pre", w["pre.weight"], w["pre.bias"]) if config.pre_linear else x
 
 
@@ -172,9 +173,7 @@ def _rows(g: GraphBuilder, x: str, start: int, stop: int, name: str) -> str:
 
 
 def _norm(g: GraphBuilder, config: ViTConfig, w: Weights, key: str, x: str, name: str) -> str:
-    scale = g.constant(f"{name}.scale", w[f"{key}.weight"])
-    bias = g.constant(f"{name}.bias", w[f"{key}.bias"])
-    return g.op("LayerNormalization", [x, scale, bias], name, axis=-1, epsilon=config.norm_eps)
+    return layer_norm(g, w, key, x, name, config.norm_eps)
 
 
 def _gate(g: GraphBuilder, w: Weights, key: str, x: str, name: str) -> str:
@@ -207,8 +206,8 @@ def _block(
 ) -> tuple[str, Sizes | None]:
     name, key = f"block{index}", f"blocks.{index}"
     if block.stage:
-        x = _downsample(g, config, w, index, x, batch)
-    tokens, length, _ = config.block_tokens(index)
+        x = downsample(g, config, w, index, x, batch)
+    tokens, length = config.block_tokens(index)[:2]
     cut = config.queries(index) is not None
     if block.heads and block.window:
         attended = _window_attention(g, config, w, index, x, batch)
@@ -220,7 +219,8 @@ def _block(
         queries = _rows(g, normed, 0, length, f"{name}.norm1.cls") if cut else normed
         residual = _rows(g, x, 0, length, f"{name}.cls") if cut else x
         a = _Attention(g, block, w, f"{name}.attention", f"{key}.attention", batch or -1, config)
-        q, k, v = a.queries(queries, length), a.keys(normed, tokens), a.values(normed, tokens)
+        read = reduced(g, config, w, index, normed, batch) if block.reduction else normed
+        q, k, v = a.queries(queries, length), a.keys(read, tokens), a.values(read, tokens)
         out = a.attend(g.op("MatMul", [q, k], f"{name}.attention.scores"), v, sizes, length)
         x = g.op("Add", [residual, out], f"{name}.residual1")
     elif cut:
@@ -231,28 +231,16 @@ def _block(
     if block.hidden and block.post_norm:
         # The stream as the MLP reads it, which may be rounded, has a name of its own.
         read = g.op("Identity", [x], f"{name}.{block.reads[1]}")
-        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
+        written = mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", read)
         x = g.op("Add", [x, _norm(g, config, w, f"{key}.norm2", written, f"{name}.norm2")], f"{name}.residual2")
     elif block.hidden:
         normed = _norm(g, config, w, f"{key}.norm2", x, f"{name}.norm2")
-        written = _mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed)
+        written = mlp(g, block, w, f"{name}.mlp", f"{key}.mlp", normed, (config.block_grid(index), batch))
         if block.marker:
             mark = _marker(g, w, f"{key}.norm2_marker", normed, f"{name}.norm2")
             written = g.op("Add", [written, mark], f"{name}.written")
         x = g.op("Add", [x, written], f"{name}.residual2")
     return x, sizes
-
-
-def _downsample(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
-    """Patch merging: a stage's tokens from 2 x 2 of the one before, side by side."""
-    name, key, width = f"block{index}.downsample", f"blocks.{index}.downsample", config.block_width(index - 1)
-    x = to_blocks(g, x, name, config.block_grid(index - 1), (2, 2), width, batch)
-    x = g.op("Reshape", [x, g.shape(batch or -1, config.block_tokens(index).mlp, 4 * width)], f"{name}_joined")
-    if config.post_norm:
-        x = g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
-        return _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
-    x = _norm(g, config, w, f"{key}.norm", x, f"{name}_norm")
-    return g.linear(x, name, w[f"{key}.linear.weight"], w[f"{key}.linear.bias"])
 
 
 def _window_attention(g: GraphBuilder, config: ViTConfig, w: Weights, index: int, x: str, batch: int | None) -> str:
@@ -370,31 +358,3 @@ def _turned(g: GraphBuilder, config: ViTConfig, x: str, tokens: int, name: str) 
     direct = g.op("Mul", [x, g.constant(f"rope.cosines_{tokens}", cosines)], f"{name}.direct")
     swapped = g.op("Mul", [swapped, g.constant(f"rope.sines_{tokens}", sines)], f"{name}.cross")
     return g.op("Add", [direct, swapped], name)
-
-
-def _mlp(g: GraphBuilder, block: BlockConfig, w: Weights, name: str, key: str, x: str) -> str:
-    """fc1, activation, fc2. Each group of units is a branch of its own, and the branches are summed."""
-    total, spans = "", block.spans()
-    for number, (suffix, start, end) in enumerate(spans):
-        units = slice(start, end)
-
-        def first(part: str, suffix: str = suffix, units: slice = units) -> str:
-            weight, bias = w[f"{key}.{part}.weight"][units], w[f"{key}.{part}.bias"][units]
-            return g.linear(x, f"{name}.{part}{suffix}", weight, bias)
-
-        hidden = first("fc1")
-        if block.gated:
-            gate = ACTIVATIONS[block.act](g, first("gate"), f"{name}.act{suffix}")
-            hidden = g.op("Mul", [hidden, gate], f"{name}.gelu{suffix}")
-        else:
-            hidden = ACTIVATIONS[block.act](g, hidden, f"{name}.gelu{suffix}")
-        weight = w[f"{key}.fc2.weight"][:, units]
-        if number == 0:
-            total = g.linear(hidden, f"{name}.fc2{suffix}", weight, w[f"{key}.fc2.bias"])
-        else:
-            product = g.op(
-                "MatMul", [hidden, g.constant(f"{name}.fc2{suffix}.weight", weight.T)], f"{name}.fc2{suffix}"
-            )
-            last = number == len(spans) - 1
-            total = g.op("Add", [total, product], f"{name}.fc2" if last else f"{name}.fc2.sum{number}")
-    return total

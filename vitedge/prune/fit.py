@@ -17,6 +17,8 @@ from vitedge.prune.store import mixed
 from vitedge.tokens.matching import split_sizes
 from vitedge.vit.layers import Block
 
+# LayerNorms of the stream.
+_NORMS = ("norm", "downsample.norm", "attention.reduction.norm")
 # A weight with more zeros than this share is sparse by intention.
 SPARSE = 0.05
 
@@ -46,7 +48,7 @@ def fit_block(
     (`token_weights`). LayerNorms stay as they are, so folded ones stay folded: what they could learn, the Linears after
     them can. Sparse weights keep their zeros.
     """
-    parameters = [p for name, p in block.named_parameters() if not name.startswith(("norm", "downsample.norm"))]
+    parameters = [p for name, p in block.named_parameters() if not name.startswith(_NORMS)]
     if not fit.steps or not parameters:
         return
     for p in parameters:

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from vitedge.vit.architecture import Architecture
 from vitedge.vit.config import BlockConfig
+from vitedge.vit.convolution import Convolution
 from vitedge.vit.layers import MLP, Attention, Block
 
 
-def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+def set_linear(layer: nn.Linear | Convolution, weight: Tensor, bias: Tensor) -> None:
     """Copy float64 results into a float32 layer of the same shape."""
+    assert layer.bias is not None
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
@@ -22,10 +24,11 @@ def set_linear(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 def cut_mlp(mlp: MLP, kept: Sequence[int], weight: Tensor, bias: Tensor) -> MLP:
     """The MLP with only the units `kept`, and with fc2's new weight [C, kept] and bias [C]."""
-    new = MLP(mlp.fc1.in_features, replace(mlp.config, hidden=len(kept), groups=()))
+    new = MLP(mlp.fc1.in_features, replace(mlp.config, hidden=len(kept), groups=()), mlp.grid)
     units = torch.as_tensor(kept)
-    for old, linear in zip(mlp.inputs(), new.inputs(), strict=True):
-        set_linear(linear, old.weight[units], old.bias[units])
+    for old, layer in zip(mlp.by_unit(), new.by_unit(), strict=True):
+        assert old.bias is not None
+        set_linear(layer, old.weight[units], old.bias[units])
     set_linear(new.fc2, weight, bias)
     return new
 

@@ -15,6 +15,7 @@ from vitedge.condition.fold import fold_attention_scale
 from vitedge.data.preprocess import Preprocess
 from vitedge.quant.integer import (
     KERNELS,
+    ByGroups,
     IntegerConv,
     IntegerLinear,
     IntegerMatMul,
@@ -49,7 +50,7 @@ class FakeQuant(Site):
 
 def site_parts(config: ViTConfig, site: str) -> list[tuple[str, int, int]]:
     """(value in the graph, first channel, one past the last) of a site: several for an MLP's units in groups."""
-    if site.endswith((".mlp.fc1", ".mlp.gate", ".mlp.act")):
+    if site.endswith((".mlp.fc1", ".mlp.gate", ".mlp.act", ".mlp.depthwise")):
         return [(site + suffix, a, b) for suffix, a, b in config.block_of(site).spans()]
     return [(site, 0, 0)]
 
@@ -154,9 +155,8 @@ def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess)
         if not any(u.name in scheme.weights and u.source in scheme.activations for u in parts):
             continue
         if isinstance(layer, Convolution):
-            bias, source = torch.from_numpy(scheme.biases[name]), parts[0].source
-            reads = preprocess if source == PIXELS else scheme.activations[source]
-            replaced[id(layer)] = IntegerConv(scheme.weights[name], bias, reads, layer.stride, layer.pads)
+            made = [_convolution_of(layer, unit, scheme, preprocess) for unit in parts]
+            replaced[id(layer)] = made[0] if len(made) == 1 else ByGroups(made, [unit.rows for unit in parts])
         else:
             replaced[id(layer)] = IntegerLinear([_product_of(layer, unit, scheme) for unit in parts])
     for index, block in enumerate(sim.encoder()):
@@ -170,6 +170,24 @@ def _integer_products(sim: Architecture, scheme: Scheme, preprocess: Preprocess)
     replace_modules(sim, replaced)
 
 
+def _convolution_of(layer: Convolution, unit: Unit, scheme: Scheme, preprocess: Preprocess) -> nn.Module:
+    """The unit's convolution: in integers, or in float where the scheme leaves its weight or what it reads so."""
+    rows = slice(*unit.rows) if unit.rows else slice(None)
+    weight, bias = layer.weight[rows], layer.bias[rows] if layer.bias is not None else None
+    depthwise = unit.kind == "depthwise"
+    groups = len(weight) if depthwise else layer.groups
+    stored, reads = scheme.weights.get(unit.name), scheme.activations.get(unit.source)
+    if stored is not None and (reads is not None or unit.source == PIXELS):
+        source = preprocess if reads is None or unit.source == PIXELS else reads
+        return IntegerConv(stored, torch.from_numpy(scheme.biases[unit.name]), source, layer.stride, layer.pads, groups)
+    inputs = len(weight) if depthwise else layer.in_channels
+    part = Convolution(inputs, len(weight), layer.kernel_size[0], layer.stride[0], layer.pads, groups)
+    part.weight.copy_(weight)
+    if part.bias is not None and bias is not None:
+        part.bias.copy_(bias)
+    return part
+
+
 def _kernels(sim: Architecture, scheme: Scheme) -> None:
     """Puts the runtime's softmax, GELU and LayerNorm next to what is rounded, in place. Elsewhere the last bit of a
     result tells nothing, and torch's own are faster."""
@@ -179,8 +197,16 @@ def _kernels(sim: Architecture, scheme: Scheme) -> None:
             block.attention.softmax = KernelSoftmax(-1)
         if block.mlp is not None and any(name.startswith("mlp.") for name in rounded):
             block.mlp.act = KERNELS[block.config.act]()
-        if block.downsample is not None and "downsample_norm" in rounded:
-            block.downsample.norm = KernelNorm.of(block.downsample.norm)
+        if block.downsample is not None:
+            norms = block.downsample.norms()
+            exact = {id(norm): KernelNorm.of(norm) for end, norm in norms.items() if f"downsample{end}" in rounded}
+            replace_modules(block.downsample, exact)
+        if block.attention is not None and block.attention.reduction is not None:
+            reduction = block.attention.reduction
+            if "attention.reduce_norm" in rounded:
+                reduction.norm = KernelNorm.of(reduction.norm)
+            if "attention.reduce_gelu" in rounded and reduction.reduction.pooled:
+                reduction.act = KERNELS["gelu"]()
         if block.norm1 is not None and "norm1" in rounded:
             block.norm1 = KernelNorm.of(block.norm1)
         if block.norm2 is not None and "norm2" in rounded:

@@ -101,9 +101,10 @@ class IntegerConv(nn.Module):
         source: Activation | Preprocess,
         stride: tuple[int, ...],
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.source, self.stride, self.pads = source, stride, pads
+        self.source, self.stride, self.pads, self.groups = source, stride, pads, groups
         scale = torch.from_numpy(weight.scale)[:, None, None]
         self.register_buffer("weight", torch.from_numpy(weight.values.astype("float32")))
         self.register_buffer("bias", bias[:, None, None])
@@ -122,7 +123,20 @@ class IntegerConv(nn.Module):
             integers = codes(x, self.source)
         else:
             integers = ((x * self.std + self.mean) * 255).round()
-        return convolve(integers, self.weight, None, self.stride, self.pads) * self.scale + self.bias
+        return convolve(integers, self.weight, None, self.stride, self.pads, self.groups) * self.scale + self.bias
+
+
+class ByGroups(nn.Module):
+    """Depthwise convolutions side by side, each of its own channels `rows` (first, one past the last)."""
+
+    def __init__(self, parts: Sequence[nn.Module], rows: Sequence[tuple[int, int] | None]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.rows = [slice(*span) if span else slice(None) for span in rows]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, channels, H, W]."""
+        return torch.cat([part(x[:, rows]) for part, rows in zip(self.parts, self.rows, strict=True)], 1)
 
 
 class IntegerMatMul(MatMul):

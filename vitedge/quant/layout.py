@@ -21,13 +21,15 @@ def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
     "full" is everything but what `NEGLIGIBLE` stands for: the last block's single token and groups of few units.
 
     stem: whether a convolutional stem is quantised too. Its MACs don't count in what is negligible beside them.
+
+    "linear" leaves depthwise convolutions in float: they are a few percent of the MACs, and read each value once.
     """
     before = stem_units(config)
     others = [unit for unit in units(config) if unit not in before]
     total = sum(unit.macs for unit in others) + sum(macs for _, _, macs in products(config))
     if preset == "linear":
         read: dict[str, int] = {}
-        for unit in (*(before if stem else ()), *others):
+        for unit in (*(before if stem else ()), *(unit for unit in others if unit.kind != "depthwise")):
             read[unit.source] = read.get(unit.source, 0) + unit.macs
         return [name for name, macs in read.items() if macs >= NEGLIGIBLE * total]
     found = [PIXELS] if config.stem is None else []
@@ -40,12 +42,15 @@ def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None
-        down = [f"{name}.downsample_norm", f"{name}.downsample"] if block.stage else []
-        found += [f"{name}.downsample_joined", *down[::-1]] if block.stage and block.post_norm else down
+        if block.stage:
+            parts = ("_input", "", "_norm") if block.stage.overlaps else ("_norm", "")
+            parts = ("_joined", "", "_norm") if block.post_norm else parts
+            found += [f"{name}.downsample{part}" for part in parts]
         if block.heads:
             found.append(f"{name}.{block.reads[0]}")
-            parts = [p for p in block.attention_sites() if not last or p[0] in "kv"]
-            found += [f"{name}.attention.{part}" for part in parts]
+            found += [f"{name}.attention.{part}" for part in block.reduction_sites()]
+            seen = [p for p in block.attention_sites() if not last or p[0] in "kv"]
+            found += [f"{name}.attention.{part}" for part in seen]
             found += [f"{name}.norm1"] if block.post_norm else []
             found += [] if last else [f"{name}.residual1"]
         found += [f"{name}.merged"] if block.merge else []
@@ -53,8 +58,8 @@ def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
             cost = config.block_width(i) * config.block_tokens(i).mlp
             sizes = [(suffix, (end - start) * cost) for suffix, start, end in block.spans()]
             suffixes = [suffix for suffix, macs in sizes if macs >= NEGLIGIBLE * total or len(sizes) == 1]
-            kinds = ("fc1", "gate", "act", "gelu") if block.gated else ("fc1", "gelu")
-            found += [f"{name}.{block.reads[1]}", *(f"{name}.mlp.{kind}{s}" for kind in kinds for s in suffixes)]
+            kinds = (f"{name}.mlp.{kind}" for kind in block.unit_sites())
+            found += [f"{name}.{block.reads[1]}", *(f"{kind}{s}" for kind in kinds for s in suffixes)]
             found += [f"{name}.mlp.fc2", *([f"{name}.norm2"] if block.post_norm else []), f"{name}.residual2"]
     if config.pool_norm == "tokens" and config.queries(len(config.blocks) - 1) is None:
         found.append("norm")

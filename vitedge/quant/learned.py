@@ -151,12 +151,18 @@ class LearnedConv(_Learned, Convolution):
     def __init__(self, conv: Convolution, base: Tensor, bits: int) -> None:
         with torch.device("meta"):
             Convolution.__init__(
-                self, conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.pads
+                self,
+                conv.in_channels,
+                conv.out_channels,
+                conv.kernel_size[0],
+                conv.stride[0],
+                conv.pads,
+                conv.groups,
             )
         _adopt(self, conv, base, (conv.in_channels,), bits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.rounded(), self.bias, self.stride, self.pads)
+        return convolve(x, self.rounded(), self.bias, self.stride, self.pads, self.groups)
 
 
 def _adopt(layer: Any, source: nn.Module, base: Tensor, groups: tuple[int, ...], bits: int) -> None:

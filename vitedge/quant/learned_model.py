@@ -63,7 +63,7 @@ def _steps(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Step sizes of a layer, broadcast to its weight, and the sizes of its groups of columns."""
     if isinstance(layer, Convolution):
-        raw = torch.from_numpy(scheme.weights[found[0].name].scale).double()
+        raw = torch.cat([torch.from_numpy(scheme.weights[unit.name].scale) for unit in found]).double()
         if found[0].source != PIXELS:
             return raw[:, None, None, None].float(), (layer.in_channels,)
         # The scheme's are for raw pixels: see `fake.from_raw_pixels`.
@@ -97,7 +97,7 @@ def learned_scheme(student: Architecture, scheme: Scheme, preprocess: Preprocess
         values, factor = layer.integers(), attention_scale(student.config, unit)
         bias = layer.bias[rows] if layer.bias is not None else None
         if isinstance(layer, LearnedConv) and unit.source != PIXELS:
-            steps, stored = layer.steps()[:, :1, 0, 0].double(), values
+            steps, stored = layer.steps()[rows, :1, 0, 0].double(), values[rows]
         elif isinstance(layer, LearnedConv):
             steps = layer.steps()[:, :1, 0, 0].double() / 255 / preprocess.std[0]
             stored = values

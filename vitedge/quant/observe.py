@@ -11,6 +11,7 @@ from vitedge.condition.ranges import hooked, non_finite
 from vitedge.quant.fake import site_parts
 from vitedge.quant.histogram import Histogram
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.config import BlockConfig
 from vitedge.vit.products import PIXELS
 
 # Where an activation is within 0.001 of 0, and below it only gets nearer to 0: GELU(-3.5) = -0.0008.
@@ -39,9 +40,17 @@ def histograms(model: Architecture, batches: Iterable[Tensor], values: Iterable[
             model(batch)
             seen += len(batch)
     for value, histogram in found.items():
-        if ".mlp.fc1" in value or ".mlp.gate" in value:
-            block = model.config.block_of(value)
-            if (".mlp.gate" in value) == block.gated:
-                # The activation makes 0 of everything below: the range need not reach there.
-                histogram.minimum = max(histogram.minimum, FLOOR[block.act])
+        block = model.config.block_of(value) if ".mlp." in value else None
+        if block is not None and (floor := _floor(value, block)) is not None:
+            histogram.minimum = max(histogram.minimum, floor)
     return found
+
+
+def _floor(value: str, block: BlockConfig) -> float | None:
+    """Below which what stands behind an activation's input `value` makes 0 of everything: the range need not reach
+    there."""
+    part = value.split(".mlp.")[1].split(".")[0]
+    if block.relu and part == "fc1":
+        return 0.0
+    before = "gate" if block.gated else "depthwise" if block.depthwise else "fc1"
+    return FLOOR[block.act] if part == before else None

@@ -45,9 +45,9 @@ def insert_qdq(model: onnx.ModelProto, scheme: Scheme, placement: Placement = FU
             if node.name == "pixels.nchw":
                 _patch_input(g)
             continue
-        name = node.name.removesuffix(".matmul")
-        if f"{name}.weight" in node.input:
-            _weight(g, name, scheme, patch)
+        for value in node.input:
+            if value.endswith(".weight"):
+                _weight(g, value.removesuffix(".weight"), scheme, patch)
         cut = node.op_type == "Slice" and node.input[0] in activations
         for position, value in enumerate(node.input):
             if value in renamed and not cut:

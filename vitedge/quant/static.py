@@ -93,7 +93,7 @@ def calibrate(
     from vitedge.quant.mixed import relax
 
     # To rank weights, rounding to nearest is enough, and free of what the activations do.
-    nearest = round_weights(model, None, options, preprocess, stem=options.stem == "int8")
+    nearest = round_weights(model, None, options, preprocess, static=True)
     scheme = replace(nearest, preset=options.preset, activations=activations)
     return relax(model, scheme, rounded, held_out, options, preprocess, progress, reference)
 
@@ -105,13 +105,13 @@ def round_weights(
     preprocess: Preprocess | None = None,
     progress: Callable[[str], None] = lambda name: None,
     *,
-    stem: bool = False,
+    static: bool = False,
 ) -> Scheme:
     """The scheme for dynamic quantisation: integer weights, and the names of the activations to quantise at
     run time (their scales mean nothing). Without calibration images (`batches` None) weights are rounded to
     nearest.
 
-    stem: whether a stem's convolutions are rounded too, which dynamic quantisation leaves in float.
+    static: whether convolutions are rounded as in static quantisation; dynamic quantisation leaves them in float.
     """
     options = options or QuantOptions()
     size = max(model.config.image_size)
@@ -119,8 +119,8 @@ def round_weights(
     images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
     if batches is None:
         options = options.model_copy(update={"rounding": "nearest", "correct": False})
-    options = options.model_copy(update={"stem": "int8" if stem else "float"})
-    rounder = WeightRounder(model.eval(), {}, options, preprocess)
+    options = options if static else options.model_copy(update={"stem": "float"})
+    rounder = WeightRounder(model.eval(), {}, options, preprocess, convolutions=static)
     rounder.run(images, progress)
     names = values(model.config, "linear")
     facts = {"options": options.model_dump(), **shares(model.config, rounder, names)}

@@ -27,9 +27,9 @@ from vitedge.quant.sensitivity import first_images
 from vitedge.quant.uniform import weight_scales
 from vitedge.tokens.modules import following
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.convolution import Convolution
+from vitedge.vit.convolution import Convolution, convolve, from_grid
 from vitedge.vit.names import block_index
-from vitedge.vit.products import PIXELS, Unit, stem_units, units
+from vitedge.vit.products import PIXELS, Unit, units
 
 # With fewer tokens for each input, as in the layers that see [CLS] alone, rounding trusts their covariance
 # less.
@@ -38,9 +38,11 @@ TOKENS_PER_INPUT = 8
 STEM_IMAGES = 32
 STAGES = (
     ("downsample",),
+    ("attention.reduce",),
     ("attention.q", "attention.k", "attention.v"),
     ("attention.out",),
     ("mlp.fc1", "mlp.gate"),
+    ("mlp.depthwise",),
     ("mlp.fc2",),
 )
 
@@ -59,8 +61,13 @@ class WeightRounder:
         options: QuantOptions,
         preprocess: Preprocess,
         layers: set[str] | None = None,
+        *,
+        convolutions: bool = True,
     ) -> None:
-        """layers: names of the Linears whose weights are rounded; None for all that `options` ask for."""
+        """layers: names of the Linears whose weights are rounded; None for all that `options` ask for.
+
+        convolutions: whether those within the encoder are rounded too, depthwise ones with the preset "full".
+        """
         self.float = model
         self.sim = copy.deepcopy(model).eval()
         quantize_sites(self.sim, activations)
@@ -69,9 +76,11 @@ class WeightRounder:
         self.biases: dict[str, Tensor] = {}
         self.unfitted: list[str] = []
         self.layer_units: dict[str, list[Unit]] = {}
-        left = stem_units(model.config) if options.stem == "float" else []
+        rounded = {"linear"} | ({"stem"} if options.stem == "int8" or model.config.stem is None else set())
+        rounded |= {"stage"} if convolutions else set()
+        rounded |= {"depthwise"} if convolutions and options.preset == "full" else set()
         for unit in units(model.config):
-            if unit not in left and (layers is None or unit.layer in layers):
+            if unit.kind in rounded and (layers is None or unit.layer in layers):
                 self.layer_units.setdefault(unit.layer, []).append(unit)
 
     @torch.no_grad()
@@ -118,6 +127,9 @@ class WeightRounder:
         if not names:
             return
         progress(names[0])
+        if self.layer_units[names[0]][0].kind == "depthwise":
+            self._depthwise(names[0], run, ours, theirs)
+            return
         moments = {name: self._moments(name) for name in names}
         for x, y in zip(ours, theirs, strict=True):
             mine, other = inputs_of(self.sim, run, names, x), inputs_of(self.float, run, names, y)
@@ -136,6 +148,28 @@ class WeightRounder:
                 moments[name].add(rows, target, weight)
         for name in names:
             self._round(name, moments[name])
+
+    def _depthwise(self, layer: str, run: Run, ours: list[Any], theirs: list[Any]) -> None:
+        """Each filter has a few weights and a scale of its own: it is rounded to nearest, and its bias takes back what
+        the mean of its outputs moved by."""
+        conv, bits = self.float.linears()[layer], self.options.weight_bits
+        assert isinstance(conv, Convolution)
+        weight, bias = self._float_weight(layer)
+        scales = weight_scales(weight, bits, torch.ones(weight.shape[1], dtype=torch.float64))[:, None].expand_as(
+            weight
+        )
+        values = nearest(weight, scales, bits)
+        if self.options.correct:
+            rounded, moved, count = (values * scales).float().view_as(conv.weight), torch.zeros_like(bias), 0
+            for x, y in zip(ours, theirs, strict=True):
+                mine, other = (inputs_of(m, run, [layer], s)[layer] for m, s in ((self.sim, x), (self.float, y)))
+                apart = self._target(layer, mine, other) - from_grid(
+                    convolve(mine, rounded, None, conv.stride, conv.pads, conv.groups)
+                )
+                moved, count = moved + apart.flatten(0, 1).sum(0).double(), count + len(apart) * apart.shape[1]
+            bias = moved / count if count else bias
+        for unit in self.layer_units[layer]:
+            self._store(unit, values, scales, bias)
 
     def _after(self, index: int, name: str, y: Tensor) -> Tensor:
         """The float stream after the sum that the layer writes to; `y` is the stream before the block."""
@@ -226,7 +260,7 @@ class WeightRounder:
         q, s = values[rows, columns], scales[rows, columns][:, 0] * factor
         module = self.float.linears()[unit.layer]
         if isinstance(module, Convolution):
-            stored, axis = q.reshape(module.weight.shape), 0
+            stored, axis = q.reshape(-1, *module.weight.shape[1:]), 0
         else:
             stored, axis = q.T, 1
         weight = Weight(stored.to(torch.int8).contiguous().numpy(), s.float().numpy(), axis, self.options.weight_bits)

@@ -95,7 +95,7 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
 
     Each block's attention is the mean over its heads, with half of the identity for the residual path
     (S. Abnar and W. Zuidema, "Quantifying Attention Flow in Transformers", 2020). Where tokens are merged, so is what
-    reached them.
+    reached them; where a layer makes one of several, it is their mean.
     """
     import torch
 
@@ -134,19 +134,20 @@ def rollouts(model: Architecture, pixels: np.ndarray) -> np.ndarray:
 
 def _attended(model: Architecture, index: int, probs: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     """What of the patches is in each token after the attention of block `index`, [B, queries, N]; `flow`: before it."""
-    from vitedge.vit.windows import from_windows, to_blocks, to_windows
+    from vitedge.vit.stages import means_of_read
+    from vitedge.vit.windows import from_windows, to_windows
 
     config = model.config
     start = flow.shape[1]
-    for at in range(index + 1):  # patches were merged before it, also where a block without attention began a stage
-        (rows, columns), tokens = config.block_grid(at), config.block_tokens(at).mlp
-        if config.blocks[at].stage and start > tokens:
-            flow = to_blocks(flow, (2 * rows, 2 * columns), (2, 2)).unflatten(0, (len(flow), -1)).mean(2)
+    for at in range(index + 1):  # a stage began before it, also with a block without attention
+        stage, tokens = config.blocks[at].stage, config.block_tokens(at).mlp
+        if stage and start > tokens:
+            flow = means_of_read(flow, config.block_grid(at - 1), stage)
             start = tokens
-    window = config.blocks[index].window
+    window, reduction, grid = config.blocks[index].window, config.blocks[index].reduction, config.block_grid(index)
     if window is None:
-        return 0.5 * flow[:, : probs.shape[1]] + 0.5 * probs @ flow
-    grid = config.block_grid(index)
+        read = flow if reduction is None else means_of_read(flow, grid, reduction)
+        return 0.5 * flow[:, : probs.shape[1]] + 0.5 * probs @ read
     return 0.5 * flow + 0.5 * from_windows(probs @ to_windows(flow, grid, window), grid, window)
 
 

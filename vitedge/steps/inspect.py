@@ -10,6 +10,7 @@ from vitedge import documents
 from vitedge.bundle import Bundle, Facts
 from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.geometry import STRIDE
 from vitedge.vit.macs import (
     attention_macs,
     block_params,
@@ -92,8 +93,10 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     for i, block in enumerate(config.blocks):
         w = config.block_width(i)
         if block.stage:
-            patches, merged = config.block_tokens(i).mlp, 4 * config.block_width(i - 1)
-            row = [f"block{i}.downsample", f"{w} of {merged}", f"[{patches}, {w}]", stage_params(config, i)]
+            patches, side = config.block_tokens(i).mlp, block.stage.kernel
+            made = f"{w} of {side**2 * config.block_width(i - 1)}"
+            made += f" ({side}x{side}, stride {STRIDE})" * block.stage.overlaps
+            row = [f"block{i}.downsample", made, f"[{patches}, {w}]", stage_params(config, i)]
             rows.append([*row, stage_macs(config, i) / 1e6])
         old = before.blocks[i] if before is not None and len(before.blocks) == len(config.blocks) else block
         attention = f"{_change(old.heads, block.heads)} heads of {_change(old.qk_dim, block.qk_dim)}"
@@ -103,6 +106,9 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
         if block.window:
             high, wide = block.window.size
             attention += f" in windows of {high}x{wide}" + (", moved" * any(block.window.moved(config.block_grid(i))))
+        if block.reduction:
+            high, wide = block.reduction.left(config.block_grid(i))
+            attention += f", keys and values of {high}x{wide}" + " pooled" * block.reduction.pooled
         macs = attention_macs(w, block, tokens) / 1e6
         half = block_params(w, _only(block, mlp=False))
         rows.append([f"block{i}.attention", attention, f"[{tokens.queries}, {w}]", half, macs])
@@ -112,6 +118,7 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
         units = f"{_change(old.hidden, block.hidden)} units"
         if len(block.groups) > 1:
             units += " in groups of " + ", ".join(map(str, block.groups))
+        units += ", filtered by 3x3" * block.depthwise
         rest = block_params(w, _only(block, mlp=True))
         rows.append([f"block{i}.mlp", units, f"[{tokens.mlp}, {w}]", rest, mlp_macs(w, block, tokens) / 1e6])
     w = config.last_width
@@ -126,6 +133,8 @@ def layer_table(config: ViTConfig, before: ViTConfig | None) -> Table:
     note = "MACs as exported: a block computes only the tokens that are needed after it."
     if config.stem is not None:
         note += " Quantisation leaves the convolutions before block0 in float, unless quantize.stem is int8."
+    if any(block.depthwise for block in config.blocks):
+        note += " Depthwise convolutions (filtered by 3x3) are in INT8 with the preset full alone."
     columns = ["layer", "widths", "output", "parameters", "MACs (M)"]
     return Table("Layers", columns, rows, note, decimals={"MACs (M)": 2})
 

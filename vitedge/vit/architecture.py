@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Reader:
     """A LayerNorm on a residual stream, and the Linears that read what it puts out; `site` stands between them.
 
+    A Linear may read several tokens of it side by side, as many as its inputs are wider than the LayerNorm.
+
     register: stands between LayerNorm and site where attention reads sink tokens as a constant.
     tokens: how many the LayerNorm and the Linears read side by side (patch merging).
     """
@@ -36,6 +38,15 @@ class Reader:
     def offset(self) -> Tensor:
         """The parameter that is added to what every Linear reads [C]."""
         return self.norm.bias if self.register is None else self.register.row
+
+    def spread(self, channels: Tensor, linear: nn.Linear) -> Tensor:
+        """Something of the LayerNorm's channels [C], for each input of the Linear."""
+        return channels.repeat(linear.in_features // len(channels))
+
+    def rows(self) -> Tensor:
+        """All that the channels are multiplied by, [n, C]."""
+        width = len(self.norm.weight)
+        return torch.cat([linear.weight.reshape(-1, width) for linear in self.linears])
 
     @property
     def gated_linears(self) -> tuple[nn.Linear, ...]:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from vitedge import documents
 from vitedge.errors import VitedgeError
-from vitedge.vit.geometry import Removable, Size, Stage, Window
+from vitedge.vit.geometry import Reduction, Removable, Size, Stage, Window
 from vitedge.vit.names import block_index
 from vitedge.vit.stem import Placed, Stem
 
@@ -93,6 +93,10 @@ class BlockConfig:
         register: whether attention reads marked tokens as a constant, see `layers.Register`.
         window: what attention is kept within; None where every token attends to all.
         stage: the stage that begins with this block; None where that of the block before goes on.
+        reduction: how keys and values come from fewer tokens; None where they are made of all.
+        depthwise: whether each MLP unit is filtered on the grid of tokens, by a 3 x 3 convolution with zeros around it,
+            between fc1 and the activation (PVT v2, arXiv 2106.13797).
+        relu: whether a ReLU stands before that convolution.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -112,6 +116,9 @@ class BlockConfig:
     post_norm: bool = False
     window: Window | None = None
     stage: Stage | None = None
+    reduction: Reduction | None = None
+    depthwise: bool = False
+    relu: bool = False
 
     @property
     def gated(self) -> bool:
@@ -132,11 +139,34 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if self.groups and sum(self.groups) != self.hidden:
             raise ValueError(f"groups {self.groups} do not sum to hidden {self.hidden}")
+        if self.relu > self.depthwise or (self.depthwise and self.gated):
+            raise ValueError("a ReLU stands before a depthwise convolution, which no gated MLP has")
+        if self.reduction and (self.window or self.post_norm):
+            raise ValueError(
+                "keys and values are reduced where all tokens attend, and LayerNorm stands before attention"
+            )
 
     @property
     def reads(self) -> tuple[str, str]:
         """What attention and MLP read: a LayerNorm's output, or the stream (in windows)."""
         return ("windows", "mlp.input") if self.post_norm else ("norm1", "norm2")
+
+    @property
+    def keys_read(self) -> str:
+        """What k and v read: what q reads, or what the reduction leaves."""
+        if self.reduction is None:
+            return self.reads[0]
+        return "attention.reduce_gelu" if self.reduction.pooled else "attention.reduce_norm"
+
+    def reduction_sites(self) -> tuple[str, ...]:
+        """The activations of the reduction, in the order of the data flow, by their names behind the attention's."""
+        if self.reduction is None:
+            return ()
+        return ("reduce_input", "reduce", "reduce_norm", *(["reduce_gelu"] if self.reduction.pooled else []))
+
+    def unit_sites(self) -> tuple[str, ...]:
+        """The activations of the MLP's units before the last product, in the order of the data flow."""
+        return ("fc1", *(["gate", "act"] if self.gated else ["depthwise"] if self.depthwise else []), "gelu")
 
     def attention_sites(self) -> tuple[str, ...]:
         """The activations of attention, in the order of the data flow."""
@@ -157,11 +187,13 @@ class BlockConfig:
 
 class BlockTokens(NamedTuple):
     """How many tokens of an image a block computes: `keys` it reads (k, v), `queries` attention puts out, `mlp` the MLP
-    reads and the block puts out. Of windows all count, with the zeros that complete them."""
+    reads and the block puts out. Of windows all count, with the zeros that complete them. `averaged`: tokens that the
+    keys are means of by a product with a constant, where the parts of the grid are not equal; else 0."""
 
     keys: int
     queries: int
     mlp: int
+    averaged: int = 0
 
     def seen(self, block: BlockConfig) -> int:
         """Of the keys, those that one query attends to."""
@@ -180,6 +212,7 @@ class ViTConfig:
         classes: of the head; dims of the embedding where there is no classifier.
         blocks: one `BlockConfig` an encoder block.
         norm_eps: epsilon of every LayerNorm.
+        conv_norm_eps: of those behind a convolution (patch embedding, stages, reductions), where it is another.
         activation: what turns the logits into probabilities: "softmax" for one class an image, "sigmoid"
             for several; "none" where the output is an embedding.
         prefix_tokens: kinds of tokens before the patches: "cls", "dist" (arXiv 2012.12877), "reg" (arXiv 2309.16588).
@@ -213,6 +246,7 @@ class ViTConfig:
     pool_block: BlockConfig | None = None
     normalize: bool = False
     stem: Stem | None = None
+    conv_norm_eps: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", tuple(sides(self.image_size)))
@@ -256,9 +290,8 @@ class ViTConfig:
             raise ValueError("LayerNorm stands after the halves of all blocks, which have windows, or of none")
         if self.blocks[0].stage or any(b.register or b.marker for b in self.blocks):
             raise ValueError("a stage begins at the first block, or blocks have registers")
-        for i, block in enumerate(self.blocks):
-            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
-                raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
+        if self.post_norm and any(b.stage and b.stage.overlaps for b in self.blocks):
+            raise ValueError("LayerNorm stands before blocks whose stages begin with a convolution")
         halvings = self.block_stage(len(self.blocks) - 1)
         unit = self.patch_size * 2**halvings
         if any(side % unit for side in self.image_size):
@@ -269,6 +302,15 @@ class ViTConfig:
                 f"{self.patch_size} pixels.",
                 f"Choose a multiple of {unit} as the image size.",
             )
+        for i, block in enumerate(self.blocks):
+            reduction = block.reduction
+            if reduction and not reduction.pooled and not reduction.fits(self.block_grid(i)):
+                raise ValueError(f"the tokens of block {i} do not divide into blocks of {reduction.size}")
+            tokens = self.block_tokens(i)
+            if tokens.averaged * tokens.keys > MOST_SCORES:
+                raise ValueError(f"block {i} has means of more than {MOST_SCORES} weights")
+            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
+                raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
 
     @property
     def post_norm(self) -> bool:
@@ -277,8 +319,18 @@ class ViTConfig:
 
     @property
     def hierarchical(self) -> bool:
-        """Whether there are several stages, or windows."""
-        return any(b.stage or b.window for b in self.blocks)
+        """Whether there are several stages, windows, or convolutions over the grid of tokens."""
+        return any(b.stage or b.window or b.reduction or b.depthwise for b in self.blocks)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether stages begin with a convolution, behind which LayerNorm writes to the stream."""
+        return any(b.stage and b.stage.overlaps for b in self.blocks)
+
+    @property
+    def behind_conv(self) -> float:
+        """Epsilon of the LayerNorms behind a convolution."""
+        return self.norm_eps if self.conv_norm_eps is None else self.conv_norm_eps
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -292,7 +344,9 @@ class ViTConfig:
     @property
     def pixels_weight(self) -> str:
         """The parameter [out, channels, kernel, kernel] that multiplies the image's channels."""
-        return "stem.layers.0.conv.weight" if self.stem is not None else "patch_embed.weight"
+        return (
+            "stem.layers.0.conv.weight" if self.stem is not None and len(self.stem.layers) > 1 else "patch_embed.weight"
+        )
 
     def block_stage(self, index: int) -> int:
         """The stage that block `index` is in, from 0."""
@@ -339,7 +393,10 @@ class ViTConfig:
         if self.hierarchical:
             grid, window = self.block_grid(index), self.blocks[index].window
             inside = math.prod(window.padded(grid) if window else grid)
-            return BlockTokens(inside, inside, math.prod(grid))
+            if (reduction := self.blocks[index].reduction) is None:
+                return BlockTokens(inside, inside, math.prod(grid))
+            averaged = 0 if reduction.fits(grid) else inside
+            return BlockTokens(math.prod(reduction.left(grid)), inside, inside, averaged)
         merges = [b.merge.left for b in self.blocks[:index] if b.merge]
         keys, own = merges[-1] if merges else self.tokens, self.blocks[index].merge
         needed = self.queries(index) or keys
@@ -354,7 +411,7 @@ class ViTConfig:
     def unmergeable(self) -> str:
         """Why tokens can't be merged; empty where they can."""
         if self.hierarchical:
-            return "Windows and stages are cut out of the whole grid of tokens, and merged tokens leave gaps in it."
+            return "Windows, stages and convolutions read the whole grid of tokens, and merged tokens leave gaps in it."
         if self.rope is not None:
             return "Attention turns each token by its place (RoPE), and a merged token has several."
         return "Its output is one vector a patch, and merged patches share one." if "patches" in self.pool else ""

@@ -26,21 +26,43 @@ def padded(x: Tensor, pads: tuple[int, int, int, int], value: float = 0.0) -> Te
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, ...], pads: tuple[int, int, int, int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    pads: tuple[int, int, int, int],
+    groups: int = 1,
 ) -> Tensor:
     """A convolution of [B, in, H, W] with `pads` (top, left, bottom, right) zeros around it."""
     if pads[:2] == pads[2:]:
-        return F.conv2d(x, weight, bias, stride, pads[:2])
-    return F.conv2d(padded(x, pads), weight, bias, stride)
+        return F.conv2d(x, weight, bias, stride, pads[:2], groups=groups)
+    return F.conv2d(padded(x, pads), weight, bias, stride, groups=groups)
+
+
+def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens [B, rows * columns, C] -> [B, C, rows, columns], as convolutions read them."""
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
+def from_grid(x: Tensor) -> Tensor:
+    """The inverse of `to_grid`."""
+    return x.flatten(2).transpose(1, 2)
 
 
 class Convolution(nn.Conv2d):
-    """[B, in, H, W] -> [B, out, rows, columns], with `pads` (top, left, bottom, right) zeros around the input."""
+    """[B, in, H, W] -> [B, out, rows, columns], with `pads` (top, left, bottom, right) zeros around the input;
+    depthwise where `groups` is the number of channels."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        groups: int = 1,
     ) -> None:
-        super().__init__(inputs, outputs, kernel, stride)
+        super().__init__(inputs, outputs, kernel, stride, groups=groups)
         self.pads = pads
 
     @classmethod
@@ -50,7 +72,7 @@ class Convolution(nn.Conv2d):
         return cls(placed.channels, layer.channels, layer.kernel, layer.stride, placed.pads)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight, self.bias, self.stride, self.pads)
+        return convolve(x, self.weight, self.bias, self.stride, self.pads, self.groups)
 
     def columns(self, x: Tensor) -> Tensor:
         """What each output reads, [B, rows * columns, in * kernel * kernel]: the convolution's input as a Linear's."""

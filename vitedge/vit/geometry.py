@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -47,10 +47,61 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The beginning of a further stage: of 2 x 2 tokens one is made, of another width (patch merging).
+class Reduction:
+    """Keys and values of fewer tokens than there are queries (PVT, arXiv 2102.12122).
 
-    width: of the residual stream from there on.
+    A Linear makes one token of each block of them, side by side: a convolution whose kernel is its stride. Pooled, the
+    mean of each part of the grid is taken first, the Linear reads single tokens, and GELU stands behind its LayerNorm
+    (linear attention of PVT v2, arXiv 2106.13797).
+
+    Attributes:
+        size: (rows, columns) of tokens in a block; where pooled, of the grid that is left.
+    """
+
+    size: tuple[_Side, _Side]
+    pooled: bool = False
+
+    @property
+    def joined(self) -> int:
+        """Tokens that the Linear reads side by side."""
+        return 1 if self.pooled else self.size[0] * self.size[1]
+
+    def fits(self, grid: tuple[int, int]) -> bool:
+        """Whether equal blocks make up such a grid."""
+        return not (grid[0] % self.size[0] or grid[1] % self.size[1])
+
+    def block(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tokens that one is made of, in a grid that it fits."""
+        return (grid[0] // self.size[0], grid[1] // self.size[1]) if self.pooled else self.size
+
+    def left(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of tokens that keys and values are made of."""
+        return self.size if self.pooled else (grid[0] // self.size[0], grid[1] // self.size[1])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The beginning of a further stage, of half the rows and columns of tokens.
+
+    Attributes:
+        width: of the residual stream from there on.
+        kernel: 2: a Linear makes one of 2 x 2 tokens (patch merging, Swin). 3: a convolution of stride 2 reads 3 x 3
+            that overlap, zeros around the grid; LayerNorm stands before and after it (PVT v2).
     """
 
     width: Size
+    kernel: Literal[2, 3] = 2
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether tokens are read by more than one of the new ones."""
+        return self.kernel > STRIDE
+
+    @property
+    def padding(self) -> int:
+        """Zeros around the grid, on each side."""
+        return (self.kernel - 1) // 2
+
+
+# Of the tokens that two neighbours of a further stage are made of.
+STRIDE = 2

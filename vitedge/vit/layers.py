@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from vitedge.tokens.matching import join_sizes, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.config import BlockConfig
+from vitedge.vit.convolution import Convolution, from_grid, to_grid
 from vitedge.vit.rope import turned
-from vitedge.vit.windows import Downsample, WindowBias, from_windows, to_windows
+from vitedge.vit.stages import ConvDownsample, Downsample, ReducedTokens
+from vitedge.vit.windows import WindowBias, from_windows, to_windows
 
 
 class Site(nn.Identity):
@@ -67,7 +69,8 @@ class Attention(nn.Module):
 
     `sizes` [B, N]: how many tokens each one stands for; it counts as often (ToMe's proportional attention).
     rope: what turns q and k by their place, as `rope.rope_table` makes it.
-    grid: of tokens, where attention is kept within windows of it; x is then [B * windows, area, C].
+    grid: of tokens, where attention is kept within windows of it (x is then [B * windows, area, C]), or keys and values
+    come from fewer of them; behind_conv: epsilon of the LayerNorm there.
     """
 
     rope: Tensor | None
@@ -79,6 +82,7 @@ class Attention(nn.Module):
         eps: float = 1e-6,
         rope: Tensor | None = None,
         grid: tuple[int, int] = (0, 0),
+        behind_conv: float = 1e-5,
     ) -> None:
         super().__init__()
         self.config, self.eps = config, eps
@@ -96,14 +100,18 @@ class Attention(nn.Module):
         self.register_buffer("rope", rope if config.rope else None, persistent=False)
         self.grid = grid
         self.bias = WindowBias(config.heads, config.window, grid) if config.window else None
+        self.reduction: ReducedTokens | None = None
+        if config.reduction is not None:
+            self.reduction = ReducedTokens(width, config.reduction, grid, behind_conv, Site)
         self.q_site, self.k_site, self.v_site = Site(), Site(), Site()
         self.q_norm_site, self.k_norm_site, self.q_rope_site, self.k_rope_site = Site(), Site(), Site(), Site()
         self.scores_site, self.probs_site, self.context_site, self.out_site = Site(), Site(), Site(), Site()
         self.scores_product, self.softmax, self.context_product = MatMul(), nn.Softmax(-1), MatMul()
 
     def like(self, config: BlockConfig) -> Attention:
-        """Another one of these widths, its weights not set but for the LayerNorms of q and k."""
+        """Another one of these widths, its weights not set but for the LayerNorms of q and k, and the reduction."""
         new = Attention(self.out.out_features, config, self.eps, self.rope, self.grid)
+        new.reduction = self.reduction
         if config.qk_norm:
             new.q_norm, new.k_norm = self.q_norm, self.k_norm
         return new
@@ -128,6 +136,7 @@ class Attention(nn.Module):
         # As in the exported graph, where q's weights, or those of its LayerNorm, carry the scale.
         q = self.q_site(q if c.scale == 1 or c.qk_norm else q * c.scale)
         q = self.placed("q", self.heads(q, c.qk_dim))
+        x = x if self.reduction is None else self.reduction(x)
         k = self.placed("k", self.heads(self.k_site(self.k(x)), c.qk_dim))
         v = self.heads(self.v_site(self.v(x)), c.v_dim)
         inner = (self.scores_product, self.scores_site, self.softmax, self.probs_site, self.context_product)
@@ -142,22 +151,31 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """fc1, activation, fc2: [B, N, C] -> [B, N, C]; gated, the activation of `gate` is multiplied with fc1."""
+    """fc1, activation, fc2: [B, N, C] -> [B, N, C]; gated, the activation of `gate` is multiplied with fc1; depthwise,
+    each unit is filtered on the grid of tokens before the activation."""
 
-    def __init__(self, width: int, config: BlockConfig) -> None:
+    def __init__(self, width: int, config: BlockConfig, grid: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.grid = config, grid
         self.fc1 = nn.Linear(width, config.hidden)
         self.gate = nn.Linear(width, config.hidden) if config.gated else None
+        self.depthwise: Convolution | None = None
+        if config.depthwise:
+            self.depthwise = Convolution(config.hidden, config.hidden, 3, 1, (1, 1, 1, 1), config.hidden)
         self.act = ACTIVATIONS[config.act]()
         self.fc2 = nn.Linear(config.hidden, width)
         self.fc1_site, self.gate_site, self.act_site, self.fc2_site = Site(), Site(), Site(), Site()
+        self.depthwise_site = Site()
         # A group of units is a value of its own in the exported graph, with its own scale.
         self.gelu_sites = nn.ModuleList(Site() for _ in config.spans())
 
     def inputs(self) -> tuple[nn.Linear, ...]:
         """The Linears that read the stream."""
         return (self.fc1,) if self.gate is None else (self.fc1, self.gate)
+
+    def by_unit(self) -> tuple[nn.Linear | Convolution, ...]:
+        """The layers with a row of weights for each unit."""
+        return self.inputs() if self.depthwise is None else (*self.inputs(), self.depthwise)
 
     def set_config(self, config: BlockConfig) -> None:
         """Takes over a configuration of the same widths."""
@@ -167,6 +185,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1_site(self.fc1(x))
+        if self.depthwise is not None:
+            hidden = hidden.relu() if self.config.relu else hidden
+            hidden = self.depthwise_site(from_grid(self.depthwise(to_grid(hidden, self.grid))))
         if self.gate is None:
             hidden = self.act(hidden)
         else:
@@ -214,7 +235,7 @@ class Block(nn.Module):
     queries: how many of the first tokens are needed after it; all where None. k and v are computed on all tokens, the
     rest on these alone: nothing else reaches the head. prefix: tokens that are never merged. A stream is [B, N, C], or
     [B, N, C + 1] once tokens were merged (see `vitedge.tokens`). grid: of the block's tokens; before: width of the
-    stream that comes in, where a stage begins with this block.
+    stream that comes in, where a stage begins with this block. behind_conv: epsilon of LayerNorms behind convolutions.
     """
 
     def __init__(
@@ -227,15 +248,18 @@ class Block(nn.Module):
         rope: Tensor | None = None,
         grid: tuple[int, int] = (0, 0),
         before: int = 0,
+        behind_conv: float = 1e-5,
     ) -> None:
         super().__init__()
         self.config, self.width = config, width
         self.queries, self.grid = queries, grid
-        self.downsample = (
-            Downsample(before, width, grid, eps, Site, post=config.post_norm) if config.stage is not None else None
-        )
-        self.attention = Attention(width, config, eps, rope, grid) if config.heads else None
-        self.mlp = MLP(width, config) if config.hidden else None
+        self.downsample: Downsample | ConvDownsample | None = None
+        if config.stage is not None and config.stage.overlaps:
+            self.downsample = ConvDownsample(before, config.stage, grid, eps, behind_conv, Site)
+        elif config.stage is not None:
+            self.downsample = Downsample(before, width, grid, eps, Site, post=config.post_norm)
+        self.attention = Attention(width, config, eps, rope, grid, behind_conv) if config.heads else None
+        self.mlp = MLP(width, config, grid) if config.hidden else None
         self.norm1 = nn.LayerNorm(width, eps=eps) if config.heads else None
         self.norm2 = nn.LayerNorm(width, eps=eps) if config.hidden else None
         self.norm1_register = Register(width) if config.heads and config.register else None

@@ -6,22 +6,41 @@ from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
 
 
 def attention_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:
-    """MACs of one block's attention: q, k, v, scores, context, output."""
+    """MACs of one block's attention: q, k, v, scores, context, output, and what reduces keys and values."""
+    if not block.heads:
+        return 0
     n, m = tokens.keys, tokens.queries
     qk, v = block.heads * block.qk_dim, block.heads * block.v_dim
-    return width * (m * qk + n * qk + n * v + m * v) + m * tokens.seen(block) * (qk + v)
+    own = width * (m * qk + n * qk + n * v + m * v) + m * tokens.seen(block) * (qk + v)
+    return own + reduce_macs(width, block, tokens) + average_macs(width, tokens)
+
+
+def reduce_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:
+    """MACs of the Linear that leaves fewer tokens for keys and values; 0 where there is none."""
+    return tokens.keys * block.reduction.joined * width * width if block.reduction else 0
+
+
+def average_macs(width: int, tokens: BlockTokens) -> int:
+    """MACs of the product with a constant that means are taken by, where the parts of the grid are not equal."""
+    return tokens.averaged * tokens.keys * width
 
 
 def mlp_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:
-    """MACs of one block's MLP."""
-    return (3 if block.gated else 2) * width * block.hidden * tokens.mlp
+    """MACs of one block's MLP, its depthwise convolution included."""
+    return ((3 if block.gated else 2) * width + depthwise_taps(block)) * block.hidden * tokens.mlp
+
+
+def depthwise_taps(block: BlockConfig) -> int:
+    """Weights of each unit's filter; 0 where there is none."""
+    return 9 if block.depthwise else 0
 
 
 def stage_macs(config: ViTConfig, index: int) -> int:
-    """MACs of the patch merging before block `index`; 0 where no stage begins."""
-    if config.blocks[index].stage is None:
+    """MACs of the patch merging, or of the convolution, before block `index`; 0 where no stage begins."""
+    stage = config.blocks[index].stage
+    if stage is None:
         return 0
-    return config.block_tokens(index).mlp * 4 * config.block_width(index - 1) * config.block_width(index)
+    return config.block_tokens(index).mlp * stage.kernel**2 * config.block_width(index - 1) * stage.width
 
 
 def pre_macs(config: ViTConfig) -> int:
@@ -94,17 +113,21 @@ def block_params(w: int, block: BlockConfig) -> int:
         rows, columns = block.window.size
         attention += block.heads if block.cosine else 0
         attention += (2 * rows - 1) * (2 * columns - 1) * block.heads
+    if block.heads and block.reduction:
+        attention += block.reduction.joined * w * w + 3 * w
     first = w * block.hidden + block.hidden
     mlp = (2 if block.gated else 1) * first + (block.hidden * w + w) + 2 * w if block.hidden else 0
-    return attention + mlp
+    return attention + mlp + (depthwise_taps(block) + 1) * block.hidden * block.depthwise
 
 
 def stage_params(config: ViTConfig, index: int) -> int:
-    """Parameters of the patch merging before block `index`, its LayerNorm included; 0 where no stage begins."""
-    if config.blocks[index].stage is None:
+    """Parameters of what begins a stage before block `index`, its LayerNorms included; 0 where no stage begins."""
+    stage, before = config.blocks[index].stage, config.block_width(index - 1)
+    if stage is None:
         return 0
-    merged, width = 4 * config.block_width(index - 1), config.block_width(index)
-    return 2 * (width if config.post_norm else merged) + merged * width + width
+    merged = stage.kernel**2 * before
+    norms = before + stage.width if stage.overlaps else stage.width if config.post_norm else merged
+    return 2 * norms + merged * stage.width + stage.width
 
 
 def pool_params(config: ViTConfig) -> int:

@@ -21,6 +21,7 @@ from vitedge.vit.layers import AttentionPool, Block, Site
 from vitedge.vit.names import block_index, is_added, is_stream
 from vitedge.vit.products import NORMALIZED
 from vitedge.vit.rope import rope_table
+from vitedge.vit.stages import Downsample
 
 
 class VisionTransformer(Architecture):
@@ -44,7 +45,8 @@ class VisionTransformer(Architecture):
         self.class_token = nn.Parameter(torch.zeros(1, config.prefix, width)) if config.prefix else None
         self.pos_embedding = nn.Parameter(torch.zeros(1, config.tokens, width)) if config.positions else None
         self.patch_site, self.embed_site = Site(), Site()
-        self.pre_norm = nn.LayerNorm(width, eps=eps) if config.norm_pre else None
+        behind_conv = config.behind_conv
+        self.pre_norm = nn.LayerNorm(width, eps=behind_conv) if config.norm_pre else None
         self.pre = nn.Linear(width, width) if config.pre_linear else None
         self.pre_norm_site, self.pre_site = Site(), Site()
         rope = rope_table(config)
@@ -58,6 +60,7 @@ class VisionTransformer(Architecture):
                 rope,
                 config.block_grid(i),
                 config.block_width(i - 1) if block.stage else 0,
+                behind_conv,
             )
             for i, block in enumerate(config.blocks)
         )
@@ -105,8 +108,11 @@ class VisionTransformer(Architecture):
         return (x * weights).sum(1) / weights.sum(1)
 
     def streams(self) -> tuple[Stream, ...]:
-        if self.config.post_norm:
-            return ()
+        return () if self.config.post_norm or self.config.overlaps else self._streams()
+
+    def _streams(self) -> tuple[Stream, ...]:
+        """One a stage, for their readers also where LayerNorms write to them. Those behind which a convolution reads
+        are no readers: the zeros around its grid have no part of what would be folded."""
         if self.pre is not None:
             embedding: list[tuple[Tensor | None, int]] = [(self.pre.weight, 0), (self.pre.bias, 0)]
         else:
@@ -117,13 +123,19 @@ class VisionTransformer(Architecture):
         streams, readers, sites = [], [], [start]
         for i, block in enumerate(self.encoder()):
             if (down := block.downsample) is not None:
-                readers.append(Reader(f"block{i}.downsample_norm", down.norm, (down.linear,), tokens=4))
+                if isinstance(down, Downsample):
+                    readers.append(Reader(f"block{i}.downsample_norm", down.norm, (down.linear,), tokens=4))
                 streams.append(Stream(writers[0].width, tuple(writers), tuple(readers), tuple(sites)))
-                writers = [Writer(p, 0, embedding=True) for p in (down.linear.weight, down.linear.bias)]
+                writers = [
+                    Writer(p, 0, embedding=True) for p in (down.product.weight, down.product.bias) if p is not None
+                ]
                 readers, sites = [], []
             if block.attention is not None and block.norm1 is not None:
                 a = block.attention
-                readers.append(Reader(f"block{i}.norm1", block.norm1, (a.q, a.k, a.v), block.norm1_register))
+                first = (a.q, a.k, a.v) if a.reduction is None else (a.q, a.reduction.linear)
+                readers.append(Reader(f"block{i}.norm1", block.norm1, first, block.norm1_register))
+                if a.reduction is not None and not a.reduction.reduction.pooled:
+                    readers.append(Reader(f"block{i}.attention.reduce_norm", a.reduction.norm, (a.k, a.v)))
                 writers += [Writer(a.out.weight, 0), Writer(a.out.bias, 0)]
             if block.mlp is not None and block.norm2 is not None:
                 marker = block.norm2_marker
@@ -140,14 +152,15 @@ class VisionTransformer(Architecture):
     def readers(self) -> Iterator[Reader]:
         if self.pre_norm is not None and self.pre is not None:
             yield Reader("pre_norm", self.pre_norm, (self.pre,))
-        yield from super().readers()
         if self.config.post_norm:
             yield Reader("norm", self.norm, self.head_list())
+        else:
+            yield from (reader for stream in self._streams() for reader in stream.readers)
         if self.pooling is not None:
             yield Reader("pool.norm2", self.pooling.norm2, self.pooling.mlp.inputs())
 
     def rotatable(self) -> Architecture:
-        if self.pre_norm is None or self.pre is not None or self.config.post_norm:
+        if self.pre_norm is None or self.pre is not None or not self.streams():
             return self
         model = VisionTransformer(replace(self.config, pre_linear=True))
         pre = {"pre.weight": torch.eye(self.config.width), "pre.bias": torch.zeros(self.config.width)}
@@ -176,14 +189,14 @@ class VisionTransformer(Architecture):
                 named |= after_mean
             c, a = block.config, block.attention
             if isinstance(block, Block) and block.downsample is not None:
-                down = block.downsample
-                own = [(f"{name}.downsample_norm", down.norm_site), (f"{name}.downsample", down.site)]
-                named |= OrderedDict(
-                    [(f"{name}.downsample_joined", down.joined_site), *own[::-1]] if c.post_norm else own
-                )
+                down = block.downsample.sites()
+                named |= {f"{name}.downsample{end}": cast("Site", site) for end, site in down.items()}
             if a is not None:
                 if isinstance(block, Block):
                     named[f"{name}.{c.reads[0]}"] = block.norm1_site
+                if a.reduction is not None:
+                    inner = a.reduction.sites()
+                    named |= {f"{name}.attention.{part}": cast("Site", inner[part]) for part in c.reduction_sites()}
                 for part in c.attention_sites():
                     named[f"{name}.attention.{part}"] = getattr(a, f"{part}_site")
                 if isinstance(block, Block) and c.post_norm:
@@ -194,7 +207,7 @@ class VisionTransformer(Architecture):
                 named[f"{name}.merged"] = cast("Site", block.merge.site)
             if block.mlp is not None:
                 named[f"{name}.{c.reads[1]}"] = block.norm2_site
-                for part in ("fc1", "gate", "act") if c.gated else ("fc1",):
+                for part in c.unit_sites()[:-1]:
                     named[f"{name}.mlp.{part}"] = getattr(block.mlp, f"{part}_site")
                 for (suffix, _, _), site in zip(c.spans(), block.mlp.gelu_sites, strict=True):
                     named[f"{name}.mlp.gelu{suffix}"] = cast("Site", site)
@@ -212,13 +225,16 @@ class VisionTransformer(Architecture):
         named |= {"pre": self.pre} if self.pre is not None else {}
         for name, block in self._parts():
             if isinstance(block, Block) and block.downsample is not None:
-                named[f"{name}.downsample"] = block.downsample.linear
+                named[f"{name}.downsample"] = block.downsample.product
             if block.attention is not None:
+                if block.attention.reduction is not None:
+                    named[f"{name}.attention.reduce"] = block.attention.reduction.linear
                 for part in ("q", "k", "v", "out") if isinstance(block, Block) else ("k", "v", "out"):
                     named[f"{name}.attention.{part}"] = getattr(block.attention, part)
             if block.mlp is not None:
                 named |= {f"{name}.mlp.fc1": block.mlp.fc1}
                 named |= {f"{name}.mlp.gate": block.mlp.gate} if block.mlp.gate is not None else {}
+                named |= {f"{name}.mlp.depthwise": block.mlp.depthwise} if block.mlp.depthwise is not None else {}
                 named |= {f"{name}.mlp.fc2": block.mlp.fc2}
         return named | OrderedDict(zip(self.config.heads(), self.head_list(), strict=True))
 

@@ -112,7 +112,7 @@ class Stem:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    layers: Annotated[tuple[StemLayer, ...], Field(min_length=2, max_length=2**10)]
+    layers: Annotated[tuple[StemLayer, ...], Field(min_length=1, max_length=2**10)]
     norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
 
     def __post_init__(self) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,24 +100,3 @@ class WindowBias(nn.Module):
         if self.mask is None:
             return bias
         return (bias + self.mask[:, None]).repeat(number // len(self.mask), 1, 1, 1)
-
-
-class Downsample(nn.Module):
-    """Patch merging: of 2 x 2 tokens side by side, row by row, a Linear makes one; LayerNorm before or after it."""
-
-    def __init__(
-        self, before: int, width: int, grid: tuple[int, int], eps: float, site: Callable[[], nn.Module], *, post: bool
-    ) -> None:
-        super().__init__()
-        self.grid, self.post_norm = grid, post
-        self.norm = nn.LayerNorm(width if post else 4 * before, eps=eps)
-        self.linear = nn.Linear(4 * before, width)
-        self.joined_site, self.norm_site, self.site = site(), site(), site()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The tokens of the stage before [B, 4 * rows * columns, C] -> [B, rows * columns, width]."""
-        rows, columns = self.grid
-        joined = to_blocks(x, (2 * rows, 2 * columns), (2, 2)).reshape(-1, rows * columns, 4 * x.shape[-1])
-        if self.post_norm:
-            return self.norm_site(self.norm(self.site(self.linear(self.joined_site(joined)))))
-        return self.site(self.linear(self.norm_site(self.norm(joined))))

@@ -60,7 +60,7 @@ class TimmArgs(_Settings):
     num_classes: _Classes | None = None
     embed_dim: _Count | None = None
     depth: _Count | None = None
-    num_heads: _Count | None = None
+    num_heads: _Count | tuple[_Count, ...] | None = None  # several: one a stage
     global_pool: str | None = None
     fc_norm: bool | None = None
     act_layer: str | None = None
@@ -242,6 +242,8 @@ def _timm(path: Path, config: TimmConfig, names_given: bool) -> Known:
     unknown = sorted(set(args.model_extra or {}) - _IDLE)
     if unknown:
         raise plain.refuse(f"By {path} the model", f"other parts than the plain ViT: model_args {', '.join(unknown)}")
+    if isinstance(args.num_heads, tuple):
+        raise plain.refuse(f"By {path} the model", "stages of several numbers of heads")
     name = (config.architecture or str(data.get("architecture") or "")).partition(".")[0]
     known_arch = _PLAIN_ARCH.fullmatch(name)
     if name and not known_arch and args.norm_layer is None:

@@ -35,7 +35,9 @@ NAMES = (*SIZES, *swin.SIZES)
 RANDOM = "random:"
 
 Loaded = tuple[ViTConfig, dict[str, Tensor], Preprocess, list[str] | None, bool, Reference | None]
-_TIMM_NAME = re.compile(r"(?:hf-hub:|hf_hub:|timm/)*((?:vit|deit|deit3|eva02|eva|beit|swin)_\w*patch\d\w*)(\.[\w]+)?")
+_TIMM_NAME = re.compile(
+    r"(?:hf-hub:|hf_hub:|timm/)*((?:vit|deit|deit3|eva02|eva|beit|swin)_\w*patch\d\w*|pvt_v2_b\d\w*)(\.[\w]+)?"
+)
 _HUB_ID = re.compile(r"(?:hf-hub:|hf_hub:)?[\w.-]+/[\w.-]+")
 
 

@@ -21,8 +21,8 @@ PLAIN = (
     "linear head."
 )
 FAMILY = (
-    "DeiT, CLIP, SigLIP, DINOv2, DINOv3, Swin, EVA-02 and timm's hybrids are read with the config.json of timm, "
-    "transformers or open_clip beside the weights, or with timm's name of the model: --architecture NAME."
+    "DeiT, CLIP, SigLIP, DINOv2, DINOv3, Swin, PVT v2, EVA-02 and timm's hybrids are read with the config.json of "
+    "timm, transformers or open_clip beside the weights, or with timm's name of the model: --architecture NAME."
 )
 
 NO_HEAD = "no classification head (a backbone alone)"

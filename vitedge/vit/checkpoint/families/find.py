@@ -14,7 +14,7 @@ from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.preprocess_sources import from_open_clip, from_timm
 from vitedge.vit.checkpoint import described, plain
-from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, siglip, swin, timm_eva, timm_vit
+from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, pvt, siglip, swin, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import ACTIVATIONS, Read
 from vitedge.vit.config import sides
@@ -22,7 +22,7 @@ from vitedge.vit.config import sides
 OPEN_CLIP = "open_clip_config.json"
 _HUGGING_FACE = {kind: reader.read for reader in (deit, clip, siglip, dinov2, dinov3) for kind in reader.MODEL_TYPES}
 _HUGGING_FACE |= dict.fromkeys(swin.MODEL_TYPES, swin.read_hugging_face)
-_TIMM = {kind: reader for reader in (timm_vit, timm_eva, swin) for kind in reader.CLASSES}
+_TIMM = {kind: reader for reader in (timm_vit, timm_eva, swin, pvt) for kind in reader.CLASSES}
 _TODO = "Give the complete folder, as the library saved it."
 
 
@@ -131,7 +131,7 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     labels = config.label_names if isinstance(config.label_names, list) else None
     classes = tuple(labels) if labels and len(labels) == config.num_classes else None
     where = f"{path} (timm's {name})"
-    anchors = ("patch_embed.proj.weight",)
+    anchors = ("patch_embed.proj.weight", *getattr(reader, "ANCHORS", ()))
     own = str(path) if path.is_file() else ""
 
     def read(tensors: Mapping[str, Tensor]) -> Read:
