@@ -119,11 +119,11 @@ def _spread(g: _Rows, x: str, name: str, before: Pair, after: Pair, kernel: Pair
     """A row over the tokens of the grid `after` -> one over those of `before` that a window read for each, in equal
     shares."""
     sides = list(zip(before, after, kernel, stride, strict=True))
-    counts = [
+    rows, columns = (
         [min(at * step - padding + size, side) - max(at * step - padding, 0) for at in range(new)]
         for side, new, size, step in sides
-    ]
-    share = (1 / np.outer(*counts)).astype(np.float32)[None, None]
+    )
+    share = (1 / np.outer(rows, columns)).astype(np.float32)[None, None]
     grid = g.op("Reshape", [x, g.shape(-1, 1, *after)], f"{name}.grid")
     grid = g.op("Mul", [grid, g.constant(f"{name}.shares", share)], f"{name}.share")
     ones = g.constant(f"rollout.ones_{kernel[0]}_{kernel[1]}", np.ones((1, 1, *kernel), np.float32))

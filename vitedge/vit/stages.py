@@ -94,7 +94,7 @@ class ReducedTokens(nn.Module):
         self.reduction, self.grid = reduction, grid
         self.linear = nn.Linear(reduction.joined * width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.act = nn.GELU() if reduction.pooled else nn.Identity()
+        self.act: nn.Module = nn.GELU() if reduction.pooled else nn.Identity()
         means = None if reduction.fits(grid) else mean_table(grid, reduction.size)
         self.register_buffer("means", means, persistent=False)
         self.input_site, self.site, self.norm_site, self.act_site = site(), site(), site(), site()
@@ -133,6 +133,7 @@ def mean_table(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
 
 def means_of_read(x: Tensor, grid: tuple[int, int], by: Stage | Reduction) -> Tensor:
     """Of tokens [B, rows * columns, C] the mean of those that each new one is made of, [B, new, C]."""
+    kernel: tuple[int, int]
     if isinstance(by, Stage):
         kernel, stride, padding = (by.kernel, by.kernel), (STRIDE, STRIDE), by.padding
     elif by.fits(grid):
