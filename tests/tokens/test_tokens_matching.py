@@ -12,7 +12,7 @@ from vitedge.errors import VitedgeError
 from vitedge.tokens.matching import compose, directions, match, merge
 from vitedge.tokens.modules import merge_history, replaying
 from vitedge.vit.checkpoint.save import build_model, read_model, save_model
-from vitedge.vit.config import Merge
+from vitedge.vit.config import BlockTokens, Merge
 from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer
 
@@ -92,7 +92,7 @@ def test_configuration_travels_and_counts(tiny_model, tmp_path) -> None:
         assert torch.isfinite(alike(x)).all()
     assert seen[0].tolist() == [list(groups)] * 2
     config = model.config
-    assert config.block_tokens(0) == (17, 17, 9) and config.block_tokens(1) == (9, 1, 1)
+    assert config.block_tokens(0) == BlockTokens(17, 17, 9) and config.block_tokens(1) == BlockTokens(9, 1, 1)
     assert model_macs(config) < model_macs(tiny_model.config)
     with pytest.raises(VitedgeError, match="constant"):
         with_merges(tiny_model, {0: Merge(9)}).config.merged_alike()
