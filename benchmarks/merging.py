@@ -33,9 +33,9 @@ from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.onnxruntime.target import OnnxRuntimeOptions
 from vitedge.targets.onnxruntime.tune import write_fastest
 from vitedge.vit.architecture import Architecture
+from vitedge.vit.block import Merge
 from vitedge.vit.checkpoint import load_model
 from vitedge.vit.checkpoint.save import build_model
-from vitedge.vit.config import Merge
 from vitedge.vit.macs import model_macs
 
 Infer = Callable[[np.ndarray], np.ndarray]

@@ -16,7 +16,8 @@ from vitedge.condition.heads import balance_heads, scale_values
 from vitedge.condition.orthogonal import hadamard_rotation, random_rotation, spreading_rotation
 from vitedge.condition.rotate import centre_stream, rotate_stream, stream_moment
 from vitedge.condition.smooth import smooth_norms
-from vitedge.vit.config import BlockConfig, Merge, ViTConfig
+from vitedge.vit.block import BlockConfig, Merge
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
 
 BLOCKS = (

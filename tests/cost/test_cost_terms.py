@@ -12,7 +12,8 @@ from vitedge.cost.plans import draw_plans
 from vitedge.cost.terms import model_terms, totals
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
-from vitedge.vit.config import Merge, ViTConfig, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import ViTConfig, uniform
 from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer, init_weights
 

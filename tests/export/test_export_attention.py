@@ -15,7 +15,7 @@ from vitedge.condition.apply import batched
 from vitedge.export.attention import with_attention
 from vitedge.quant import QuantOptions, calibrate, insert_qdq, simulate
 from vitedge.report.attention import rollout
-from vitedge.vit.config import Merge
+from vitedge.vit.block import Merge
 
 HALF = Merge(left=9)
 ALIKE = Merge(left=10, groups=tuple(min(k, 9) for k in range(17)), matched=False)

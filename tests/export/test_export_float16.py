@@ -16,7 +16,8 @@ from vitedge.export.float16_ranges import float_values, measure_ranges
 from vitedge.export.float16_rescale import rescale_residual
 from vitedge.export.typed import typed_graph
 from vitedge.export.vit import export_vit
-from vitedge.vit.config import Merge, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=36, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -97,9 +98,7 @@ def test_every_value_is_fp16_but_what_is_named():
     for value in float_values(model):
         wanted = TensorProto.FLOAT if value in norms or value == "logits" else TensorProto.FLOAT16
         assert kinds[value] == wanted, value
-    assert {i.name: i.type.tensor_type.elem_type for i in result.model.graph.input} == {
-        "pixels": TensorProto.UINT8
-    }
+    assert {i.name: i.type.tensor_type.elem_type for i in result.model.graph.input} == {"pixels": TensorProto.UINT8}
     # Each norm: one cast in, one out, shared by its readers; and the logits.
     assert result.casts == 2 * len(norms) + 1
     onnx.checker.check_model(result.model, full_check=True)

@@ -12,7 +12,8 @@ import torch
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit, fold_normalization
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
-from vitedge.vit.config import Merge, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))

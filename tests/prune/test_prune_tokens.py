@@ -26,7 +26,8 @@ from vitedge.prune.surgery import assemble
 from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.modules import following, goals
 from vitedge.train.features import block_outputs
-from vitedge.vit.config import Merge, ViTConfig, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import ViTConfig, uniform
 from vitedge.vit.macs import model_macs
 
 

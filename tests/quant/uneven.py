@@ -8,7 +8,8 @@ import torch
 from vitedge.condition import ConditionOptions, condition
 from vitedge.condition.apply import batched
 from vitedge.data.preprocess import Preprocess
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.block import BlockConfig
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREP = Preprocess(resize=32, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))

@@ -20,7 +20,8 @@ from vitedge.search.predict import Predicted, ordered, predict
 from vitedge.search.result import FILE, Labelled, Point, SearchResult, read_labelled, steadied
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.targets.openvino import TARGET as OPENVINO
-from vitedge.vit.config import Merge, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import uniform
 
 MODEL = uniform(image_size=64, patch_size=8, width=48, depth=4, heads=3, hidden=96, classes=10)
 

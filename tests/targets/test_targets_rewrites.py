@@ -17,7 +17,8 @@ from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rewrites import cls_attention, mlp_groups
 from vitedge.targets.rewrites.graph import Graph
-from vitedge.vit.config import Merge, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
 PREPROCESS = Preprocess(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)

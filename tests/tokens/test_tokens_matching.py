@@ -11,8 +11,8 @@ from vitedge.condition.orthogonal import hadamard_rotation
 from vitedge.errors import VitedgeError
 from vitedge.tokens.matching import compose, directions, match, merge
 from vitedge.tokens.modules import merge_history, replaying
+from vitedge.vit.block import BlockTokens, Merge
 from vitedge.vit.checkpoint.save import build_model, read_model, save_model
-from vitedge.vit.config import BlockTokens, Merge
 from vitedge.vit.macs import model_macs
 from vitedge.vit.model import VisionTransformer
 

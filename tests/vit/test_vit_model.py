@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vitedge.vit.block import Merge
 from vitedge.vit.checkpoint import to_torchvision
 from vitedge.vit.checkpoint.convert import from_library
 from vitedge.vit.checkpoint.save import build_model
-from vitedge.vit.config import Merge
 from vitedge.vit.layers import Site
 from vitedge.vit.macs import model_macs, model_params
 from vitedge.vit.products import products, units
@@ -140,7 +140,8 @@ def test_a_stream_lists_all_that_writes_to_it_and_all_that_reads_it(tiny_model):
 
 def test_the_steps_name_no_family_of_models(repository):
     named = [
-        str(path) for path in (repository / "vitedge").rglob("*.py")
+        str(path)
+        for path in (repository / "vitedge").rglob("*.py")
         if "VisionTransformer" in path.read_text() and "vit" not in path.relative_to(repository / "vitedge").parts[:1]
     ]
     assert not named, named

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from vitedge.vit.config import BlockConfig, Rope, ViTConfig
+from vitedge.vit.block import BlockConfig, Rope
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import Reduction, Stage, Window
 from vitedge.vit.model import VisionTransformer, init_weights
 from vitedge.vit.stem import Stem, StemLayer

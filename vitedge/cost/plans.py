@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitedge.vit.config import BlockConfig, Merge, ViTConfig
+from vitedge.vit.block import BlockConfig, Merge
+from vitedge.vit.config import ViTConfig
 
 # The fewest of the units, heads and dims that stay, as a share; how much of all is drawn between these, 1 being all.
 FEWEST, SHARES, APART = 0.3, (0.4, 1.25), 0.25

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
+from vitedge.vit.block import BlockConfig, BlockTokens
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import STRIDE
 from vitedge.vit.macs import average_macs, patch_macs
 

@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from vitedge.export.windows import Pair, from_windows, to_windows
-from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.block import Merge
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import STRIDE
 from vitedge.vit.stages import mean_table
 

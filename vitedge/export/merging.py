@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from vitedge.export.graph import GraphBuilder
 from vitedge.tokens.matching import EPS
-from vitedge.vit.config import Merge
+from vitedge.vit.block import Merge
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from vitedge.export.graph import GraphBuilder
 from vitedge.export.stages import from_grid, to_grid
 from vitedge.export.stem import Weights, convolution
 from vitedge.export.windows import Pair
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 
 
 def mlp(

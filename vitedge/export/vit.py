@@ -22,7 +22,8 @@ from vitedge.export.mlp import mlp
 from vitedge.export.stages import downsample, layer_norm, reduced
 from vitedge.export.stem import Weights, convolution, export_stem
 from vitedge.export.windows import from_windows, scores_bias, to_windows
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.block import BlockConfig
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.rope import rope_table
 
 

@@ -16,7 +16,8 @@ from vitedge.prune.effects import Effects
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.plan import BlockPlan, everything
 from vitedge.prune.price import Price, price_of
-from vitedge.vit.config import BlockConfig, BlockTokens, Merge, ViTConfig
+from vitedge.vit.block import BlockConfig, BlockTokens, Merge
+from vitedge.vit.config import ViTConfig
 
 Count = Callable[[ViTConfig], int]
 # Stages of merging at most: many small ones lose no less, and each costs operators. A further one must lower the

@@ -16,7 +16,8 @@ from vitedge.tokens.constant import cluster, clusters, mean_distances
 from vitedge.tokens.matching import match_to
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.config import Merge, ViTConfig
+from vitedge.vit.block import Merge
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.layers import Site
 from vitedge.vit.macs import model_macs
 

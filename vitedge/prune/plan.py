@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from vitedge.cost.model import LatencyModel
 from vitedge.cost.terms import attention_terms, merge_terms, mlp_terms, model_terms
 from vitedge.errors import VitedgeError
 from vitedge.prune.options import PruneOptions
-from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
+from vitedge.vit.block import BlockConfig, BlockTokens
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import attention_macs, block_params, merging_macs, mlp_macs, model_macs, model_params
 
 

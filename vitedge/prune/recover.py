@@ -21,7 +21,7 @@ from vitedge.tokens.constant import cluster, mean_distances
 from vitedge.tokens.matching import compose, split_sizes
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.config import Merge
+from vitedge.vit.block import Merge
 from vitedge.vit.layers import Block, Site
 
 # Of the ridge towards the dense residual stream, which fits noise with less: on held-out calibration images of a

@@ -26,7 +26,7 @@ from vitedge.reporter import Advance, Reporter
 from vitedge.tokens.constant import cluster
 from vitedge.tokens.modules import TokenMerge
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.config import Merge
+from vitedge.vit.block import Merge
 from vitedge.vit.layers import Block, Site
 
 Batches = Callable[[], Iterator[Tensor]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitedge.moments import Moments
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.layers import Block
 
 

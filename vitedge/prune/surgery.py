@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.convolution import Convolution
 from vitedge.vit.layers import MLP, Attention, Block
 

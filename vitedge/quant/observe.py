@@ -11,7 +11,7 @@ from vitedge.condition.ranges import hooked, non_finite
 from vitedge.quant.fake import site_parts
 from vitedge.quant.histogram import Histogram
 from vitedge.vit.architecture import Architecture
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.products import PIXELS
 
 # Where an activation is within 0.001 of 0, and below it only gets nearer to 0: GELU(-3.5) = -0.0008.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from vitedge import documents
 from vitedge.bundle import Bundle, Facts
 from vitedge.tables import Cell, Table, read_tables
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.block import BlockConfig
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import STRIDE
 from vitedge.vit.macs import (
     attention_macs,

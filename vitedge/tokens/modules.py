@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitedge.tokens.matching import compose, join_sizes, match, merge, split_sizes
-from vitedge.vit.config import Merge
+from vitedge.vit.block import Merge
 
 if TYPE_CHECKING:
     from vitedge.vit.architecture import Architecture

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vitedge.tokens.matching import join_sizes, split_sizes
 from vitedge.tokens.modules import TokenMerge
-from vitedge.vit.config import BlockConfig
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.convolution import Convolution, from_grid, to_grid
 from vitedge.vit.rope import turned
 from vitedge.vit.stages import ConvDownsample, Downsample, ReducedTokens

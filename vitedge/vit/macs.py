@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
+from vitedge.vit.block import BlockConfig, BlockTokens
+from vitedge.vit.config import ViTConfig
 
 
 def attention_macs(width: int, block: BlockConfig, tokens: BlockTokens) -> int:

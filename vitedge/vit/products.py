@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vitedge.vit.config import BlockConfig, BlockTokens, ViTConfig
+from vitedge.vit.block import BlockConfig, BlockTokens
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.macs import (
     average_macs,
     depthwise_taps,

@@ -1,4 +1,4 @@
-"""Rotary position embedding, baked into constants (see `config.Rope`)."""
+"""Rotary position embedding, baked into constants (see `block.Rope`)."""
 
 from __future__ import annotations
 

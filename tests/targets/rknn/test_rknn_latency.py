@@ -8,7 +8,8 @@ import pytest
 from vitedge import targets
 from vitedge.errors import VitedgeError
 from vitedge.targets.rknn import latency
-from vitedge.vit.config import Merge, uniform
+from vitedge.vit.block import Merge
+from vitedge.vit.config import uniform
 
 # Rows of airockchip/rknn_model_zoo#366, with the header that rknn-toolkit2 2.3 prints.
 PERF = """

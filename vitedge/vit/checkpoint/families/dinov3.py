@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vitedge.vit.block import Rope
 from vitedge.vit.checkpoint.families.hugging_face import Settings, without
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, activation, block_config
-from vitedge.vit.config import Rope, ViTConfig, sides
+from vitedge.vit.config import ViTConfig, sides
 
 MODEL_TYPES = ("dinov3_vit",)
 

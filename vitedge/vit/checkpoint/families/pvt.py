@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, block_config, refuse
 from vitedge.vit.checkpoint.families.timm_vit import mlp_activation
-from vitedge.vit.config import BlockConfig, ViTConfig
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import Reduction, Stage
 from vitedge.vit.stem import LAST, Stem, StemLayer
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.checkpoint.families.hugging_face import Settings, without
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, activation, block_config, refuse
 from vitedge.vit.checkpoint.families.timm_vit import mlp_activation
-from vitedge.vit.config import BlockConfig, ViTConfig, sides
+from vitedge.vit.config import ViTConfig, sides
 from vitedge.vit.geometry import Stage, Window
 
 CLASSES = ("SwinTransformer", "SwinTransformerV2")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from vitedge.errors import VitedgeError
+from vitedge.vit.block import BlockConfig
 from vitedge.vit.checkpoint.files import listing
-from vitedge.vit.config import BlockConfig, ViTConfig, sides
+from vitedge.vit.config import ViTConfig, sides
 
 # Names of an activation in configurations -> ours.
 ACTIVATIONS = {

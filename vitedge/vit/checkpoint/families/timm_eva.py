@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitedge.vit.block import Rope
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, refuse
 from vitedge.vit.checkpoint.families.timm_vit import check, configuration, head, norms_and_mlp, pooling
-from vitedge.vit.config import Rope
 
 CLASSES = ("Eva",)
 

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vitedge.vit.block import Rope
 from vitedge.vit.checkpoint.families import timm_hybrid
 from vitedge.vit.checkpoint.families.tensors import Read, Tensors, block_config, refuse
-from vitedge.vit.config import Rope, ViTConfig
+from vitedge.vit.config import ViTConfig
 from vitedge.vit.stem import Stem
 
 CLASSES = ("VisionTransformer", "VisionTransformerDistilled")
