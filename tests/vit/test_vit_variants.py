@@ -153,6 +153,19 @@ def test_dynamic_quantisation(name: str) -> None:
     assert sqnr_db(of(model, x), found) > 12
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_rounded_without_images(name: str) -> None:
+    """Also of a model whose images are not square, or have other channels than three."""
+    config = VARIANTS[name]
+    model, x = make(config), images(config, 8)
+    fitted = round_weights(model, batched(x), QuantOptions(), preprocess_of(config))
+    # A single channel is told: read from files, grey images have three.
+    blind = round_weights(model, None, preprocess=None if config.channels > 1 else preprocess_of(config))
+    assert fitted.weights.keys() == blind.weights.keys() and fitted.activations.keys() == blind.activations.keys()
+    found = run(quantize_dynamic(exported(model), blind), x)
+    assert sqnr_db(of(model, x), found) > 12
+
+
 @pytest.mark.parametrize("mode", ["linear", "full", "dynamic"])
 def test_a_stem_stays_float_unless_asked_for(mode: str) -> None:
     config = VARIANTS["resnet stem"]

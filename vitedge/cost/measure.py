@@ -33,8 +33,7 @@ def write_plan(
     from vitedge.export.vit import export_vit
     from vitedge.vit.model import random_weights
 
-    size = config.image_size[0]
-    preprocess = Preprocess(resize=size, crop=size, mean=(0.5,) * config.channels, std=(0.5,) * config.channels)
+    preprocess = Preprocess.centred(config.image_size, config.channels)
     model = random_weights(config)
     graph = export_vit(config, {k: v.numpy() for k, v in model.state_dict().items()}, preprocess)
     onnx.save(graph, folder / "float32.onnx")

@@ -123,6 +123,12 @@ class Preprocess:
         return asdict(self) | sides | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
+    def centred(cls, size: tuple[int, int], channels: int) -> Preprocess:
+        """Values from -1 to 1, of images (height, width): for a model that says nothing about it."""
+        half = (0.5,) * channels
+        return cls(max(size), size, mean=half, std=half)
+
+    @classmethod
     def from_dict(cls, values: Any, source: str = "preprocess") -> Preprocess:
         """The inverse of `to_dict`, also of one whose mean and std are of values in [0, 255].
 

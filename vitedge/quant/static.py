@@ -49,8 +49,7 @@ def calibrate(
     Raises VitedgeError where there are no images, or an activation is NaN or infinite.
     """
     options = options or QuantOptions()
-    size = max(model.config.image_size)
-    preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = preprocess or Preprocess.centred(model.config.image_size, model.config.channels)
     model = model.eval()
     fitted, held_out = split(batches, options.held_out) if options.max_drop is not None else (batches, None)
     count = sum(len(batch) for batch in fitted())
@@ -114,9 +113,9 @@ def round_weights(
     static: whether convolutions are rounded as in static quantisation; dynamic quantisation leaves them in float.
     """
     options = options or QuantOptions()
-    size = max(model.config.image_size)
-    preprocess = preprocess or Preprocess(resize=size, crop=size, mean=(0.5,) * 3, std=(0.5,) * 3)
-    images = batches or (lambda: iter([torch.zeros(1, model.config.channels, size, size)]))
+    size, channels = model.config.image_size, model.config.channels
+    preprocess = preprocess or Preprocess.centred(size, channels)
+    images = batches or (lambda: iter([torch.zeros(1, channels, *size)]))
     if batches is None:
         options = options.model_copy(update={"rounding": "nearest", "correct": False})
     options = options if static else options.model_copy(update={"stem": "float"})
