@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-
 import pytest
 import torch
 
+from tests.prune.silent import without_silent
 from tests.vit.test_vit_variants import apart, of
 from tests.vit.variants import VARIANTS, images, make
 from vitedge.condition.apply import batched
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions, prune
-from vitedge.prune.fit import Fit
-from vitedge.prune.plan import everything
-from vitedge.prune.recover import Recovery, recover
-from vitedge.prune.store import embed_all
-from vitedge.prune.surgery import assemble
 
 NAMES = ["pyramid", "pyramid of pooled tokens"]
 
@@ -26,18 +19,7 @@ NAMES = ["pyramid", "pyramid of pooled tokens"]
 def test_heads_and_units_that_write_nothing_go_without_a_trace(name: str) -> None:
     config = VARIANTS[name]
     dense, x = make(config), images(config, 8)
-    with torch.no_grad():
-        for block in dense.encoder():
-            block.attention.out.weight[:, :16] = 0  # type: ignore[union-attr]
-            block.mlp.fc2.weight[:, ::4] = 0  # type: ignore[union-attr]
-    plans = []
-    for block in config.blocks:
-        units = tuple(n for n in range(block.hidden) if n % 4)
-        plans.append(replace(everything(block), heads=tuple(range(1, block.heads)), units=units))
-    small = copy.deepcopy(dense)
-    how = Recovery("none", 1e-4, 384, Fit(0, 1, 1e-3))
-    recover(dense, small, plans, embed_all(dense, batched(x), 1, 0), how, 0, lambda n: None)
-    small = assemble(small)
+    small = without_silent(dense, x)
     assert [b.heads for b in small.config.blocks] == [1, 1, 2, 2]
     assert [b.hidden for b in small.config.blocks] == [48, 48, 72, 72]
     assert [m.mlp.depthwise.groups for m in small.encoder()] == [48, 48, 72, 72]  # type: ignore[union-attr]

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.prune.silent import without_silent
 from tests.vit.test_vit_variants import apart, of
 from tests.vit.variants import VARIANTS, images, make
 from vitedge.condition.apply import batched
 from vitedge.errors import VitedgeError
 from vitedge.prune import PruneOptions, prune
-from vitedge.prune.fit import Fit
 from vitedge.prune.linear import ridge
-from vitedge.prune.plan import everything
-from vitedge.prune.recover import Recovery, gather, recover
+from vitedge.prune.recover import gather
 from vitedge.prune.run import fewest_images
-from vitedge.prune.store import embed_all
-from vitedge.prune.surgery import assemble
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.model import VisionTransformer
 
@@ -41,19 +37,7 @@ def spread(config: ViTConfig) -> VisionTransformer:
 def test_heads_and_units_that_write_nothing_go_without_a_trace(size: tuple[int, int]) -> None:
     config = replace(STAGES, image_size=size)
     dense, x = spread(config), images(config, 40)
-    with torch.no_grad():
-        for block in dense.encoder():
-            block.attention.out.weight[:, :16] = 0  # type: ignore[union-attr]
-            block.mlp.fc2.weight[:, ::4] = 0  # type: ignore[union-attr]
-    plans = []
-    for block in config.blocks:
-        units = tuple(n for n in range(block.hidden) if n % 4)
-        plans.append(replace(everything(block), heads=tuple(range(1, block.heads)), units=units))
-    small = copy.deepcopy(dense)
-    start = embed_all(dense, batched(x), 1, 0)
-    how = Recovery("none", 1e-4, 384, Fit(0, 1, 1e-3))
-    recover(dense, small, plans, start, how, 0, lambda n: None)
-    small = assemble(small)
+    small = without_silent(dense, x)
     assert [b.heads for b in small.config.blocks] == [1, 1, 2, 2]
     assert [b.hidden for b in small.config.blocks] == [48, 48, 72, 72]
     assert apart(of(dense, x), of(small, x)) < 1e-5

@@ -19,9 +19,7 @@ def _model(depth):
 
 def test_the_rollout_against_its_definition():
     model = _model(3)
-    seen = {}
-    for name, site in model.sites().items():
-        site.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.numpy().astype(np.float64)}))
+    seen = recorded(model)
     pixels = np.random.default_rng(0).normal(0, 1, (2, 3, 32, 32)).astype(np.float32)
     found = rollout(model, pixels)
     probs = [seen[f"block{k}.attention.probs"].mean(1) for k in range(3)]
@@ -56,12 +54,18 @@ def test_whatever_is_pooled_the_rollout_is_a_distribution_over_the_patches_that_
     assert np.allclose(reach, 1, atol=1e-5) if not config.prefix else (reach < 1).all()
 
 
-def test_windows_are_put_back_together():
-    """Block by block as matrices over all tokens, each entry of which is looked up by rows and columns."""
-    model = make(VARIANTS["windows and stages"])
+def recorded(model):
+    """Name -> what passed the site last, float64; filled as the model runs."""
     seen = {}
     for name, site in model.sites().items():
         site.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.numpy().astype(np.float64)}))
+    return seen
+
+
+def test_windows_are_put_back_together():
+    """Block by block as matrices over all tokens, each entry of which is looked up by rows and columns."""
+    model = make(VARIANTS["windows and stages"])
+    seen = recorded(model)
     found = rollout(model, images(model.config, 1).numpy())
     flow, merged = np.eye(96), np.zeros((24, 96))
     for token in range(96):
@@ -81,9 +85,7 @@ def test_windows_are_put_back_together():
 def test_keys_of_fewer_tokens_reach_those_that_they_were_made_of():
     """As matrices over all tokens; of a stage that begins with a convolution each token is the mean of what it read."""
     model = make(VARIANTS["pyramid"])
-    seen = {}
-    for name, site in model.sites().items():
-        site.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o.numpy().astype(np.float64)}))
+    seen = recorded(model)
     found = rollout(model, images(model.config, 1).numpy())
     joined, stage, flow = np.zeros((12, 96)), np.zeros((24, 96)), np.eye(96)
     for token in range(96):

@@ -16,8 +16,6 @@ from vitedge.train.options import QatOptions
 from vitedge.train.qat import train_quantized
 
 PREPROCESS = Preprocess(48, (32, 48), mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
 NAMES = ["windows and stages", "cosine attention and norms after", "pyramid", "pyramid of pooled tokens"]
 
 
@@ -29,6 +27,8 @@ def test_training_in_int8_comes_nearer_to_the_teacher(name: str) -> None:
     x = torch.from_numpy(PREPROCESS.normalize(pixels))
     model, _ = condition(teacher, batched(x), ConditionOptions(rotate="random"))
     scheme = in_four_bits(calibrate(model, batched(x), QuantOptions(preset="full"), PREPROCESS))
+    # What is best by agreement is kept. That of a random teacher goes up and down by chance (the divergence falls with
+    # each seed): where the start has much of it, as with seed 0 here, the start itself is kept.
     options = QatOptions(epochs=6, lr=1e-3, precision="fp32", holdout=60, block_steps=16, seed=1)
     trained, learned, report = train_quantized(model, scheme, teacher, pixels, PREPROCESS, options)
     assert report.kl[1] < 0.8 * report.kl[0]
