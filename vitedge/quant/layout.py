@@ -42,10 +42,7 @@ def values(config: ViTConfig, preset: str, *, stem: bool = False) -> list[str]:
     for i, block in enumerate(config.blocks):
         # Behind its keys and values, the last block is one token.
         name, last = f"block{i}", config.queries(i) is not None
-        if block.stage:
-            parts = ("_input", "", "_norm") if block.stage.overlaps else ("_norm", "")
-            parts = ("_joined", "", "_norm") if block.post_norm else parts
-            found += [f"{name}.downsample{part}" for part in parts]
+        found += [f"{name}.downsample{end}" for end in block.stage_sites()]
         if block.heads:
             found.append(f"{name}.{block.reads[0]}")
             found += [f"{name}.attention.{part}" for part in block.reduction_sites()]

@@ -76,7 +76,7 @@ class WeightRounder:
         self.biases: dict[str, Tensor] = {}
         self.unfitted: list[str] = []
         self.layer_units: dict[str, list[Unit]] = {}
-        rounded = {"linear"} | ({"stem"} if options.stem == "int8" or model.config.stem is None else set())
+        rounded = {"linear"} | ({"stem"} if options.stem == "int8" else set())
         rounded |= {"stage"} if convolutions else set()
         rounded |= {"depthwise"} if convolutions and options.preset == "full" else set()
         for unit in units(model.config):

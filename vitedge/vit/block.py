@@ -141,6 +141,14 @@ class BlockConfig:
             return self.reads[0]
         return "attention.reduce_gelu" if self.reduction.pooled else "attention.reduce_norm"
 
+    def stage_sites(self) -> tuple[str, ...]:
+        """The activations of what begins a stage, in the order of the data flow, by what their names end with."""
+        if self.stage is None:
+            return ()
+        if self.stage.overlaps:
+            return ("_input", "", "_norm")
+        return ("_joined", "", "_norm") if self.post_norm else ("_norm", "")
+
     def reduction_sites(self) -> tuple[str, ...]:
         """The activations of the reduction, in the order of the data flow, by their names behind the attention's."""
         if self.reduction is None:

@@ -138,7 +138,7 @@ class ViTConfig:
             tokens = self.block_tokens(i)
             if tokens.averaged * tokens.keys > MOST_SCORES:
                 raise ValueError(f"block {i} has means of more than {MOST_SCORES} weights")
-            if block.window and self.block_tokens(i).keys * block.window.area > MOST_SCORES:
+            if block.window and tokens.keys * block.window.area > MOST_SCORES:
                 raise ValueError(f"block {i} has more than {MOST_SCORES} pairs of tokens that share a window")
 
     @property

@@ -190,7 +190,7 @@ class VisionTransformer(Architecture):
             c, a = block.config, block.attention
             if isinstance(block, Block) and block.downsample is not None:
                 down = block.downsample.sites()
-                named |= {f"{name}.downsample{end}": cast("Site", site) for end, site in down.items()}
+                named |= {f"{name}.downsample{end}": cast("Site", down[end]) for end in c.stage_sites()}
             if a is not None:
                 if isinstance(block, Block):
                     named[f"{name}.{c.reads[0]}"] = block.norm1_site

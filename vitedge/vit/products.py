@@ -63,9 +63,8 @@ def units(config: ViTConfig) -> Iterator[Unit]:
         name, tokens, width = f"block{i}", config.block_tokens(i), config.block_width(i)
         if block.stage:
             kind: Literal["stage", "linear"] = "stage" if block.stage.overlaps else "linear"
-            source = "input" if block.stage.overlaps else "joined" if block.post_norm else "norm"
             layer = f"{name}.downsample"
-            yield Unit(layer, layer, f"{layer}_{source}", stage_macs(config, i), kind=kind)
+            yield Unit(layer, layer, f"{layer}{block.stage_sites()[0]}", stage_macs(config, i), kind=kind)
         if block.heads:
             sources = f"{name}.{block.reads[0]}", f"{name}.{block.keys_read}"
             yield from _attention_units(f"{name}.attention", block, width, sources, tokens)

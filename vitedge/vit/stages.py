@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -37,10 +36,9 @@ class Downsample(nn.Module):
         """Its LayerNorms, by what their sites' names end with."""
         return {"_norm": self.norm}
 
-    def sites(self) -> OrderedDict[str, nn.Module]:
-        """What their names end with -> sites, in the order of the data flow."""
-        own = [("_norm", self.norm_site), ("", self.site)]
-        return OrderedDict([("_joined", self.joined_site), *own[::-1]] if self.post_norm else own)
+    def sites(self) -> dict[str, nn.Module]:
+        """What their names end with -> sites, see `BlockConfig.stage_sites`."""
+        return {"_joined": self.joined_site, "_norm": self.norm_site, "": self.site}
 
     def forward(self, x: Tensor) -> Tensor:
         """The tokens of the stage before [B, 4 * rows * columns, C] -> [B, rows * columns, width]."""
@@ -73,9 +71,9 @@ class ConvDownsample(nn.Module):
         """Its LayerNorms, by what their sites' names end with."""
         return {"_input": self.norm_input, "_norm": self.norm}
 
-    def sites(self) -> OrderedDict[str, nn.Module]:
-        """What their names end with -> sites, in the order of the data flow."""
-        return OrderedDict([("_input", self.input_site), ("", self.site), ("_norm", self.norm_site)])
+    def sites(self) -> dict[str, nn.Module]:
+        """What their names end with -> sites, see `BlockConfig.stage_sites`."""
+        return {"_input": self.input_site, "": self.site, "_norm": self.norm_site}
 
     def forward(self, x: Tensor) -> Tensor:
         """The tokens of the stage before [B, 4 * rows * columns, C] -> [B, rows * columns, width]."""
