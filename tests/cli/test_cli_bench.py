@@ -55,6 +55,14 @@ def test_an_artifact_that_was_changed_is_not_measured(tmp_path):
     assert "was changed after vitedge wrote it" in vitedge("bench", "--run", run, code=1).stderr
 
 
+def test_what_is_not_asked_for_may_be_broken(tmp_path):
+    run = make_run(tmp_path)
+    (run / "build/onnxruntime-int8/metadata.json").unlink()
+    done = vitedge("bench", "--run", run, *QUICK, "--only", "fp32")
+    assert "onnxruntime-fp32" in done.stdout and "int8" not in done.stdout
+    assert "onnxruntime-int8" in vitedge("bench", "--run", run, *QUICK, code=1).stderr
+
+
 def test_without_data_the_latency_is_measured_on_noise(run):
     done = vitedge("bench", "--run", run, *QUICK, "--only", "fp32")
     assert "latency on noise" in done.stdout and "accuracy is null" in done.stderr

@@ -758,3 +758,13 @@ def test_inspect_takes_the_same_options_and_shows_the_notes(tmp_path: Path) -> N
     for section in (SourceSection, ModelSection):
         found = inspect_model(section(model=str(tmp_path / "m.pth"), heads=4))
         assert found.model.blocks[0].heads == 4 and "state_dict_ema" in found.tables["Layers"].note
+
+
+def test_inspect_tells_what_was_overridden_and_nothing_of_what_nobody_gave(tiny_folder: Path) -> None:
+    from vitedge.config import ModelSection
+    from vitedge.steps.inspect import inspect_model
+
+    note = inspect_model(ModelSection(model=str(tiny_folder))).tables["Layers"].note
+    assert "overrid" not in note
+    note = inspect_model(ModelSection(model=str(tiny_folder), preprocess="inception", heads=1)).tables["Layers"].note
+    assert "--preprocess overrides what came with the model" in note and "--heads 1 is not used" in note

@@ -79,7 +79,7 @@ def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: 
     folder."""
     folder, index = unpack.unpack(pack)
     with locked(folder / ".lock", wait_s=30):
-        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, request.only)]
+        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact.name, request.only)]
         from_bundle.need_runnable(jobs)
         source = unpack.PackSource(folder, index)
         if settings.golden:
@@ -111,7 +111,7 @@ def check_pack(pack: Path, only: Sequence[str], settings: Settings, reporter: Re
     if index.golden is None:
         raise VitedgeError(f"'{pack}' has no golden references.", "", "Make it anew with `vitedge pack`.")
     with locked(folder / ".lock", wait_s=30):
-        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact, only)]
+        jobs = [one for one in unpack.pack_jobs(folder, index) if from_bundle.is_chosen(one.artifact.name, only)]
         from_bundle.need_runnable(jobs)
         return check_golden(folder, index, jobs, settings, reporter)
 

@@ -53,7 +53,9 @@ def inspect_model(options: SourceSection) -> Inspection:
     given = options.model_dump(exclude={"model", "verify"}) | {"preprocess": options.preprocess or "imagenet"}
     loaded = load_model(options.model, **given)
     table = layer_table(loaded.model.config, None)
-    notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in loaded.notes)
+    # That it overrides what came with the model says nothing where nobody gave it.
+    told = [one for one in loaded.warnings if options.preprocess or not one.startswith("--preprocess ")]
+    notes = " ".join(f"{note[0].upper()}{note[1:]}." for note in (*loaded.notes, *told))
     return Inspection(loaded.model.config, {"Layers": replace(table, note=f"{table.note} {notes}".strip())})
 
 
