@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -234,3 +235,27 @@ def test_the_report_is_json(model, images) -> None:
     _, report = run(model, images, recover="ridge")
     assert json.loads(json.dumps(report.to_dict()))["asked"] == 0.3
     assert all(len(row) == len(table.columns) for table in report.tables() for row in table.rows)
+
+
+def test_what_was_measured_of_a_model_serves_every_share(model, images, monkeypatch) -> None:
+    measure = import_module("vitedge.prune.measure")
+    alone = [run(model, images, prune=share, recover="ridge")[0].state_dict() for share in (0.2, 0.4)]
+    made: list[int] = []
+    real = measure._measure
+
+    def counted(*arguments):
+        made.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(measure, "_measure", counted)
+    with measure.remembered():
+        shared = [run(model, images, prune=share, recover="ridge")[0].state_dict() for share in (0.2, 0.4)]
+        assert len(made) == 1
+        for other in ({"align": 16}, {"prune_by": "widths"}):
+            run(model, images, recover="ridge", **other)
+        with torch.no_grad():
+            model.blocks[0].mlp.fc1.weight *= 1.01
+        run(model, images, recover="ridge")
+    assert len(made) == 4
+    for before, after in zip(alone, shared, strict=True):
+        assert all(torch.equal(weight, after[name]) for name, weight in before.items())

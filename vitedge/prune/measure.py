@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +40,50 @@ class Measurement:
     solved: int
 
 
+_remembered: ContextVar[OrderedDict[str, Measurement] | None] = ContextVar("remembered", default=None)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Within it, one model is measured once on the same images with the same options: for whoever prunes it to many
+    shares. The two latest measurements are held; one of a large model takes gigabytes."""
+    token = _remembered.set(OrderedDict())
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
 def measure_cuts(model: Architecture, start: Tensor, options: PruneOptions) -> Measurement:
     """All candidates of all blocks, and the effect of each on the logits.
 
     Three quarters of the images give the moments, the others the effects: a closed form looks too good on
     what it was solved on.
     """
+    known = _remembered.get()
+    if known is None:
+        return _measure(model, start, options)
+    key = _identity(model, start, options)
+    if key not in known:
+        while len(known) > 1:
+            known.popitem(last=False)
+        known[key] = _measure(model, start, options)
+    known.move_to_end(key)
+    return known[key]
+
+
+def _identity(model: Architecture, start: Tensor, options: PruneOptions) -> str:
+    """A digest of all that a measurement depends on."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for tensor in (*model.state_dict().values(), start):
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    # Which share is asked for, in which unit, and how it is recovered, is decided later.
+    own = {"align", "head_align", "min_heads", "min_hidden", "importance", "damping", "merge", "seed"}
+    digest.update(options.model_dump_json(include=own).encode() + bytes([options.prune_by == "widths"]))
+    return digest.hexdigest()
+
+
+def _measure(model: Architecture, start: Tensor, options: PruneOptions) -> Measurement:
     generator = torch.Generator().manual_seed(options.seed)
     cut = max(1, len(start) - min(EFFECT_IMAGES, max(1, len(start) // 4)))
     solved, tried = start[:cut][:RIDGE_IMAGES], start[cut:]

@@ -61,7 +61,7 @@ class SearchOptions(Options):
     minutes: float = Field(30.0, gt=0, le=1e6, description="Time after which no further candidate is begun.")
     trials: int | None = Field(None, ge=1, le=10_000, description="Candidates measured at most.")
     points: int = Field(10, ge=2, le=200, description="Points of the front that are aimed at.")
-    shares: str = Field("0.05:0.6", description="Least and largest share of the model's cost to remove.")
+    shares: str = Field("0.05:0.6", description="Least and largest share of the MACs to remove.")
     data: str | None = Field(None, description="Labelled images; the front is benched on them in the end.")
     limit: int | None = Field(None, ge=1, le=10**9, description="So many of them, each class its share.")
     held_out: int = Field(

@@ -30,6 +30,7 @@ from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, var
 from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, read_pixels, read_preprocess
 from vitedge.vit.config import ViTConfig
+from vitedge.vit.macs import model_macs
 
 # Candidates that a plan keeps: more than any search measures.
 MOST = 400
@@ -84,7 +85,9 @@ def make_plan(
         for unit, by, depth in ways:
             chosen = (everything if depth else own).model_copy(update={"prune_unit": unit, "prune_by": by})
             for plan in sweep(dense, effects, chosen, low, high):
-                planned[plan.asked, unit, by, depth] = plan
+                # Half of the time is often far more than half of the MACs, and all that the model knew.
+                if 1 - model_macs(plan.config) / model_macs(dense) <= high:
+                    planned[plan.asked, unit, by, depth] = plan
         candidates = space([one for one in planned if one != DENSE], tried)
         kind, cycle_macs = options.cost_kind, target.cycle_macs
         return len(candidates), predict(candidates, planned, latency, noise, dense, kind, cycle_macs)

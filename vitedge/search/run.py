@@ -23,6 +23,7 @@ from vitedge.data.dataset import Dataset
 from vitedge.data.sample import load_pixels, sample
 from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path, make_folder
+from vitedge.prune import measure
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.search import finish
@@ -95,7 +96,8 @@ class _Worker:
         self._identify(bundle, storage)
         try:
             plan = self._plan(held)
-            self._work(plan, held)
+            with measure.remembered():
+                self._work(plan, held)
         except KeyboardInterrupt:
             self.reporter.warn("interrupted: the front holds what was measured until now")
         return self._finish()
