@@ -16,7 +16,7 @@ from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
 from vitedge.search.harm import Plan
 from vitedge.search.options import Budget, SearchOptions, parse_budgets
-from vitedge.search.predict import Predicted, ordered, predict
+from vitedge.search.predict import HOPELESS, POINTS_PER_NAT, Predicted, ordered, predict
 from vitedge.search.result import FILE, Labelled, Point, SearchResult, read_labelled, steadied
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.targets.openvino import TARGET as OPENVINO
@@ -117,6 +117,18 @@ def test_any_beginning_of_the_order_is_spread_over_the_costs() -> None:
     span = max(math.log(one.cost) for one in found) - min(math.log(one.cost) for one in found)
     assert max(first) - min(first) > 0.6 * span
     assert spearman([one.cost for one in order[:6]], [-one.kl for one in order[:6]]) > 0.99, "the front comes first"
+
+
+def test_what_would_lose_far_too_much_comes_last_but_for_a_budget_that_asks_for_it() -> None:
+    found = predictions()
+    limit = sorted(one.kl for one in found)[len(found) // 2]
+    drop = limit * POINTS_PER_NAT / HOPELESS
+    assert drop > 0.5
+    order = [one.kl <= limit for one in ordered(found, 6, [], drop)]
+    assert order == sorted(order, reverse=True) and not all(order)
+    least = min(one.cost for one in found)
+    first = ordered(found, 6, [least], drop)[0]
+    assert first.cost == least and first.kl > limit
 
 
 def measured(p50: float, ratio: float, **more) -> Measured:

@@ -79,8 +79,8 @@ def bench_pack(pack: Path, request: BenchRequest, settings: Settings, reporter: 
     folder."""
     folder, index = unpack.unpack(pack)
     with locked(folder / ".lock", wait_s=30):
-        found = unpack.pack_jobs(folder, index)
-        jobs = [one for one in found if from_bundle.is_chosen(one.artifact.name, request.only)]
+        packed = unpack.pack_jobs(folder, index)
+        jobs = [one for one in packed if from_bundle.is_chosen(one.artifact.name, request.only)]
         from_bundle.need_runnable(jobs)
         source = unpack.PackSource(folder, index)
         if settings.golden:

@@ -96,7 +96,7 @@ def make_plan(
         considered, found = timed("predict", all_predicted)
     if not found:
         raise VitedgeError("No candidate can be predicted.", "", "Widen --shares, or choose another --budget.")
-    order = ordered(found, options.points, [budget.most for budget in options.budgets])[:MOST]
+    order = ordered(found, options.points, [budget.most for budget in options.budgets], options.max_drop)[:MOST]
     labels = {name: model.label for name, model in latency.items()}
     return SearchPlan(order, considered, noise, labels, chosen_rotation(ready), seconds)
 

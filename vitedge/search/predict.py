@@ -24,6 +24,9 @@ RECOVERED = 0.5
 # What a share of the MACs that is spared from INT8 costs: an operation of it takes so many times as long. And which
 # part of the noise a share takes along: the worst inputs go first. Assumptions too.
 SPARED_TIME, SPARED_NOISE = 3.0, 4.0
+# Points of top-1 that go with a nat of divergence (0.04 .. 0.35 of a pruned ViT-Ti/16), and how many times what may be
+# lost a candidate may be predicted to lose before it is tried after all others.
+POINTS_PER_NAT, HOPELESS = 22.0, 10.0
 # Bytes of a parameter; in INT8, what stays in float (biases, LayerNorm, scales) included.
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.06}
 
@@ -122,35 +125,50 @@ def predict(
     return list(found.values())
 
 
-def ordered(predicted: Sequence[Predicted], points: int, budgets: Sequence[float]) -> list[Predicted]:
+def ordered(
+    predicted: Sequence[Predicted], points: int, budgets: Sequence[float], max_drop: float = math.inf
+) -> list[Predicted]:
     """All candidates in the order in which they are tried: any beginning of it is a front spread over the costs.
 
-    First the candidate that each budget asks for, then the front from both ends inwards, then the fronts behind it.
+    First the candidate that each budget asks for, then the front from both ends inwards, then the fronts behind it;
+    last what would lose many times `max_drop` points of top-1.
     """
-    rest, out = list(predicted), []
-    first = True
+    found = _spread(_front(predicted), 0, budgets=budgets)
+    asked = {one.candidate.key for one in found}
+    rest = [one for one in predicted if one.candidate.key not in asked]
+    most = HOPELESS * max(max_drop, 0.5) / POINTS_PER_NAT
+    found += _fronts([one for one in rest if one.kl <= most], points, found)
+    return found + _fronts([one for one in rest if one.kl > most], points, ())
+
+
+def _fronts(rest: Sequence[Predicted], points: int, beside: Sequence[Predicted]) -> list[Predicted]:
+    """All of them: their front, `points` of it and far from `beside`, then the front of what is left."""
+    out: list[Predicted] = []
     while rest:
-        best = front_of(rest, cost=lambda one: one.cost, loss=lambda one: one.kl)
-        spread = _spread(best, budgets if first else (), points if first else max(2, points // 2))
+        spread = _spread(_front(rest), points if not out else max(2, points // 2), () if out else beside)
         out += spread
         taken = {one.candidate.key for one in spread}
         rest = [one for one in rest if one.candidate.key not in taken]
-        first = False
     return out
 
 
-def _spread(front: Sequence[Predicted], budgets: Sequence[float], count: int) -> list[Predicted]:
-    """`count` of a front's candidates, far apart in the logarithm of their cost; those just within budgets first."""
-    chosen = []
+def _front(predicted: Sequence[Predicted]) -> list[Predicted]:
+    return front_of(predicted, cost=lambda one: one.cost, loss=lambda one: one.kl)
+
+
+def _spread(
+    front: Sequence[Predicted], count: int, beside: Sequence[Predicted] = (), budgets: Sequence[float] = ()
+) -> list[Predicted]:
+    """For each budget the front's candidate just within it, and until there are `count` others of the front, far apart
+    and from `beside` in the logarithm of their cost."""
+    chosen: list[Predicted] = []
     for budget in budgets:
         within = [one for one in front if one.cost <= budget and one not in chosen]
         chosen += [max(within, key=lambda one: one.cost)] if within else []
     left = [one for one in front if one not in chosen]
     while left and len(chosen) < count:
-        if not chosen:
-            pick = max(left, key=lambda one: one.cost)
-        else:
-            pick = max(left, key=lambda one: (_apart(one, chosen), -one.kl))
+        near = [*beside, *chosen]
+        pick = max(left, key=lambda one: (_apart(one, near), -one.kl)) if near else max(left, key=lambda one: one.cost)
         chosen.append(pick)
         left.remove(pick)
     return chosen

@@ -56,6 +56,7 @@ def train_small_vit(
     seed: int = 0,
     *,
     epochs: float = 30,
+    model: Architecture | None = None,
     progress: Callable[[Row], None] | None = None,
 ) -> dict[str, Any]:
     """Trains on the data set in `folder` and writes a model folder to `out`.
@@ -64,6 +65,9 @@ def train_small_vit(
     classes depend neither on colour nor on which side is up. Ends after `minutes`, or after `epochs` where that
     is sooner.
 
+    Args:
+        model: another one of as many classes to train, in the place of `small_config`'s.
+
     Returns:
         "top1" of the test part (of the validation part where there is none), "part" which it was, "images",
         "val_top1", "steps", "images_seen", "images_per_second", "seconds", "ended".
@@ -71,12 +75,12 @@ def train_small_vit(
     started = time.monotonic()
     train, val, test = split_folder(folder, 0.1, seed)
     names = list(train.classes or [])
-    config = small_config(len(names))
-    preprocess = Preprocess(SIDE, SIDE, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    model = model or init_local(small_config(len(names)), seed)
+    side = model.config.image_size
+    preprocess = Preprocess(side[0], side, "bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     accelerator = make_accelerator()
     task = Classification(preprocess, Holdout(val, preprocess, len(names)), accelerator, smoothing=0.05)
     images = Images(train, preprocess, len(names))
-    model = init_local(config, seed)
     used = (time.monotonic() - started) / 60
     options = LoopOptions(
         epochs=epochs,
