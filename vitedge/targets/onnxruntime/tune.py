@@ -53,7 +53,7 @@ def write_blocks(folder: Path, taps: Sequence[str]) -> dict[str, object]:
     """`model.onnx` of that folder with these values as further outputs, in `blocks/`; those that its form still has."""
     import onnx
 
-    from vitedge.export.taps import with_outputs
+    from vitedge.onnx_graph.editor import with_outputs
 
     model = onnx.load(folder / "model.onnx")
     made = {name for node in model.graph.node for name in node.output}
