@@ -18,9 +18,9 @@ from accuracy import Case, arguments, header, load
 
 from vitedge.export.float16 import FLOAT16_MAX, Float16Options, to_float16
 from vitedge.export.float16_emulate import emulate_float16
-from vitedge.export.float16_ranges import measure_ranges
 from vitedge.export.float16_rescale import scale_stream
 from vitedge.export.typed import TypedGraph, typed_graph
+from vitedge.onnx_graph.ranges import measure_ranges
 
 RANGE_IMAGES = 64
 

@@ -31,7 +31,7 @@ REACHED = {
     "qat": ["vitedge.quant.fake", "vitedge.train.blockwise", "vitedge.quant.rounding"],
     "export": ["vitedge.export.vit", "vitedge.targets.onnxruntime.runner"],
     "quantize": ["vitedge.quant.static", "vitedge.quant.qdq", "vitedge.quant.mixed"],
-    "build/onnxruntime": ["vitedge.targets.onnxruntime.tune", "vitedge.quant.scheme", "vitedge.targets.rewrites.graph"],
+    "build/onnxruntime": ["vitedge.targets.onnxruntime.tune", "vitedge.quant.scheme", "vitedge.onnx_graph.editor"],
     "build/rknn": ["vitedge.targets.rknn.worker", "vitedge.targets.rewrites.mlp_groups", "vitedge.targets.rknn.search"],
 }
 APART = {

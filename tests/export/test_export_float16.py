@@ -12,10 +12,10 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.float16 import FLOAT16_MAX, Float16Options, to_float16, weight_error
 from vitedge.export.float16_emulate import emulate_float16
-from vitedge.export.float16_ranges import float_values, measure_ranges
 from vitedge.export.float16_rescale import rescale_residual
 from vitedge.export.typed import typed_graph
 from vitedge.export.vit import export_vit
+from vitedge.onnx_graph.ranges import float_values, measure_ranges
 from vitedge.vit.block import Merge
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
@@ -162,6 +162,20 @@ def test_the_emulation_rounds_and_overflows_where_plain_onnx_runtime_does_not():
     assert not np.isfinite(run(emulate_float16(naive.model), pixels)).any()
     small = to_float16(tiny(), measure_ranges(tiny(), pixels, threads=1)).model
     assert 30 < sqnr(run(emulate_float16(small), pixels), run(tiny(), pixels)) < 75
+
+
+def test_the_emulation_makes_no_name_twice():
+    model = to_float16(tiny(), measure_ranges(tiny(), images(), threads=1)).model
+    # A value that is called as the helper of another one.
+    old, new = "block0.mlp.fc1", "block0.attention.q/exact"
+    for node in model.graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    next(value for value in model.graph.value_info if value.name == old).name = new
+    emulated = emulate_float16(model)
+    made = [name for node in emulated.graph.node for name in node.output]
+    assert len(made) == len(set(made))
+    assert np.isfinite(run(emulated, images())).all()
 
 
 @pytest.mark.parametrize("batch", [1, 4, None])

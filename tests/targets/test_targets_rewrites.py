@@ -12,11 +12,11 @@ import torch
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
+from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.quant import QuantOptions, calibrate, insert_qdq
 from vitedge.targets.onnxruntime.rewrites import Form, apply, exact_here
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rewrites import cls_attention, mlp_groups
-from vitedge.targets.rewrites.graph import Graph
 from vitedge.vit.block import Merge
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
@@ -60,7 +60,7 @@ def kinds(model: onnx.ModelProto, op: str) -> list[str]:
 @pytest.mark.parametrize("batch", [1, 3, None])
 def test_the_last_blocks_keys_and_values_are_folded_away(batch) -> None:
     graph = float_graph(batch)
-    g = Graph(graph)
+    g = GraphEditor(graph)
     assert cls_attention.rewrite(g) == 1
     rewritten = g.finish()
     gone = ("block2.attention.k.m", "block2.attention.v.m")
@@ -72,7 +72,7 @@ def test_the_last_blocks_keys_and_values_are_folded_away(batch) -> None:
 
 def test_groups_become_one_product_where_nothing_is_quantised() -> None:
     graph = float_graph()
-    g = Graph(graph)
+    g = GraphEditor(graph)
     assert mlp_groups.rewrite(g) == 2
     rewritten = g.finish()
     assert len(kinds(rewritten, "Erf")) == 3 and not kinds(rewritten, "Split")
@@ -89,7 +89,7 @@ def test_quantised_groups_share_the_first_product_only() -> None:
         PREPROCESS,
     )
     quantized = insert_qdq(float_graph(), scheme)
-    g = Graph(quantized)
+    g = GraphEditor(quantized)
     joined = mlp_groups.rewrite(g)
     rewritten = g.finish()
     assert joined >= 1 and kinds(rewritten, "Split")
@@ -103,7 +103,7 @@ def test_an_attention_with_quantised_products_is_left_alone() -> None:
     batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(PIXELS))])  # noqa: E731
     options = QuantOptions(preset="full", rounding="nearest", correct=False)
     quantized = insert_qdq(float_graph(), calibrate(model, batches, options, PREPROCESS))
-    g = Graph(quantized)
+    g = GraphEditor(quantized)
     assert cls_attention.rewrite(g) == 0
     assert mlp_groups.rewrite(g) == 1, "the last block's MLP, one token, is float"
     before = run(quantized)
@@ -111,7 +111,7 @@ def test_an_attention_with_quantised_products_is_left_alone() -> None:
 
 
 def test_a_removed_node_takes_what_only_it_read() -> None:
-    g = Graph(float_graph())
+    g = GraphEditor(float_graph())
     count = len(g.nodes)
     # K's chain goes with the scores; LayerNorm stays, since q and v still read it.
     g.remove([g.makers["block0.attention.k.transposed"]])

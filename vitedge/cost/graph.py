@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from vitedge.cost.terms import Term
+from vitedge.onnx_graph.matcher import value_shapes
 
 _ACTIVATIONS = {"Erf", "Tanh", "Sigmoid", "HardSwish"}
 # Of a stem: passes over a map.
@@ -22,9 +23,7 @@ def graph_terms(graph: Path | onnx.ModelProto) -> list[Term]:
     """
     model = graph if isinstance(graph, onnx.ModelProto) else onnx.load(graph)
     constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes: dict[str, Shape] = dict(constants)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    shapes = constants | value_shapes(model)
     return [term for node in model.graph.node for term in _node_terms(node, shapes, constants)]
 
 

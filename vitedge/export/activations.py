@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vitedge.export.graph import GraphBuilder
+from vitedge.onnx_graph.builder import GraphBuilder
 
 
 def _gelu(g: GraphBuilder, x: str, name: str) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-FLOAT16_MAX = 65504.0
+from vitedge.onnx_graph.editor import checked, set_attribute
+from vitedge.onnx_graph.ranges import FLOAT16_MAX
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,18 @@ def to_float16(model: onnx.ModelProto, ranges: dict[str, float], options: Float1
     """
     options = options or Float16Options()
     graph = model.graph
-    floats = {i.name: numpy_helper.to_array(i) for i in graph.initializer if i.data_type == TensorProto.FLOAT}
+    floats = {i.name: i for i in graph.initializer if i.data_type == TensorProto.FLOAT}
     kept = {k.node: k for node in graph.node if (k := _keep(node, ranges, floats, options)) is not None}
     conversion = _Conversion(model, set(ranges), floats, set(kept))
-    typed = conversion.run()
     largest = max(
         (ranges[v] for v, t in conversion.types.items() if t == TensorProto.FLOAT16 and v in ranges),
         default=0.0,
     )
-    return Float16Graph(typed, list(kept.values()), largest, conversion.casts, conversion.types)
+    return Float16Graph(checked(conversion.model), list(kept.values()), largest, conversion.casts, conversion.types)
 
 
 def _keep(
-    node: onnx.NodeProto, ranges: dict[str, float], floats: dict[str, np.ndarray], options: Float16Options
+    node: onnx.NodeProto, ranges: dict[str, float], floats: dict[str, onnx.TensorProto], options: Float16Options
 ) -> Kept | None:
     """Why `node` stays in FP32, or None where it may run in FP16."""
     touched = [ranges[v] for v in [*node.input, *node.output] if v in ranges]
@@ -119,7 +119,7 @@ def _keep(
         if name not in floats:
             continue
         summand = node.op_type == "Add" or (node.op_type in ("Conv", "Gemm") and index == 2)
-        error = weight_error(floats[name], ranges.get(node.output[0]) if summand else None)
+        error = weight_error(numpy_helper.to_array(floats[name]), ranges.get(node.output[0]) if summand else None)
         if error > options.weight_error:
             return Kept(node.name, node.op_type, f"weight {name}: relative error {error:.2g} in FP16", largest)
     if node.op_type in options.keep_ops and touched:
@@ -130,62 +130,50 @@ def _keep(
 
 
 class _Conversion:
-    """Rewrites the nodes in the order of the data flow. A value has one type; others get it by one shared
-    Cast.
+    """Writes the nodes in the order of the data flow. A value has one type; others get it by one shared Cast.
+
+    Weights go into the new graph one by one, so that no more than one stands in memory a second time.
     """
 
-    def __init__(self, model: onnx.ModelProto, values: set[str], floats: dict[str, np.ndarray], kept: set[str]) -> None:
-        self.source = model
-        self.values = values
-        self.floats = floats
-        self.kept = kept
+    def __init__(
+        self, source: onnx.ModelProto, values: set[str], floats: dict[str, onnx.TensorProto], kept: set[str]
+    ) -> None:
+        self.values, self.floats, self.kept = values, floats, kept
         self.types: dict[str, int] = {}
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
         self.done: dict[tuple[str, int], str] = {}
         self.casts = 0
-
-    def run(self) -> onnx.ModelProto:
-        outputs = {o.name for o in self.source.graph.output}
-        for node in self.source.graph.node:
-            self._convert(node, outputs)
-        graph = helper.make_graph(
-            self.nodes,
-            self.source.graph.name,
-            list(self.source.graph.input),
-            list(self.source.graph.output),
-            [i for i in self.source.graph.initializer if i.data_type != TensorProto.FLOAT]
-            + list(self.constants.values()),
-        )
-        quantized = any(n.op_type == "QuantizeLinear" for n in self.nodes)
-        opset = max(19 if quantized else 0, next(o.version for o in self.source.opset_import if not o.domain))
-        typed = helper.make_model(
+        self.outputs = {o.name for o in source.graph.output}
+        graph = helper.make_graph([], source.graph.name, list(source.graph.input), list(source.graph.output))
+        quantized = any(node.op_type == "QuantizeLinear" for node in source.graph.node)
+        opset = max(19 if quantized else 0, next(o.version for o in source.opset_import if not o.domain))
+        self.model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", opset)],
-            ir_version=max(self.source.ir_version, 9 if quantized else 0),
-            producer_name=self.source.producer_name,
-            producer_version=self.source.producer_version,
+            ir_version=max(source.ir_version, 9 if quantized else 0),
+            producer_name=source.producer_name,
+            producer_version=source.producer_version,
         )
-        typed = onnx.shape_inference.infer_shapes(_used_only(typed), check_type=True, strict_mode=True)
-        onnx.checker.check_model(typed)
-        return typed
+        self.graph = self.model.graph
+        self.graph.initializer.extend(t for t in source.graph.initializer if t.name not in floats)
+        for node in source.graph.node:
+            self._convert(node)
 
-    def _convert(self, node: onnx.NodeProto, outputs: set[str]) -> None:
+    def _convert(self, node: onnx.NodeProto) -> None:
         wanted = TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16
-        new = onnx.NodeProto()
+        inputs = [
+            self._typed(name, wanted) if name in self.floats or name in self.values else name for name in node.input
+        ]
+        new = self.graph.node.add()
         new.CopyFrom(node)
-        for i, name in enumerate(node.input):
-            if name in self.floats or name in self.values:
-                new.input[i] = self._typed(name, wanted)
+        new.input[:] = inputs
         made = [o for o in node.output if o in self.values]
         if node.op_type == "Cast" and made:
-            next(a for a in new.attribute if a.name == "to").i = wanted
-        self.nodes.append(new)
+            set_attribute(new, "to", wanted)
         for i, name in enumerate(node.output):
             if name not in self.values:
                 continue
             self.types[name] = wanted
-            if name in outputs and wanted == TensorProto.FLOAT16:
+            if name in self.outputs and wanted == TensorProto.FLOAT16:
                 # The graph's output keeps its name and its type.
                 new.output[i] = f"{name}.float16"
                 self._cast(f"{name}.float16", name, TensorProto.FLOAT)
@@ -195,29 +183,19 @@ class _Conversion:
         if self.types.get(name) == wanted:
             return name
         if (name, wanted) not in self.done:
-            suffix = "float16" if wanted == TensorProto.FLOAT16 else "float32"
-            if name in self.floats:
-                array = self.floats[name]
-                if wanted == TensorProto.FLOAT16:
-                    with np.errstate(over="ignore"):
-                        array = array.astype(np.float16)
-                made = name if wanted == TensorProto.FLOAT else f"{name}.{suffix}"
-                self.constants[made] = numpy_helper.from_array(array, made)
-            else:
-                made = f"{name}.{suffix}"
+            made = f"{name}.{'float16' if wanted == TensorProto.FLOAT16 else 'float32'}"
+            if name not in self.floats:
                 self._cast(name, made, wanted)
+            elif wanted == TensorProto.FLOAT:
+                made = name
+                self.graph.initializer.append(self.floats[name])
+            else:
+                with np.errstate(over="ignore"):
+                    half = numpy_helper.to_array(self.floats[name]).astype(np.float16)
+                self.graph.initializer.append(numpy_helper.from_array(half, made))
             self.done[name, wanted] = made
         return self.done[name, wanted]
 
     def _cast(self, value: str, name: str, wanted: int) -> None:
-        self.nodes.append(helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=wanted))
+        self.graph.node.append(helper.make_node("Cast", [value], [name], name=f"{name}.cast", to=wanted))
         self.casts += 1
-
-
-def _used_only(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without initialisers that no node reads."""
-    used = {name for node in model.graph.node for name in node.input}
-    stays = [i for i in model.graph.initializer if i.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(stays)
-    return model

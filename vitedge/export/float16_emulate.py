@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+
+from vitedge.onnx_graph.editor import GraphEditor, checked, set_attribute
+from vitedge.onnx_graph.matcher import value_types
 
 # These move or read numbers and round nothing.
 _MOVES = {
@@ -32,31 +35,16 @@ def emulate_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """The float32 graph with the numbers of the typed FP16 graph `model` (shapes inferred, as `to_float16`
     gives).
     """
-    types = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.value_info, *model.graph.output]}
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        new = onnx.NodeProto()
-        new.CopyFrom(node)
-        half = [i for i, o in enumerate(node.output) if types.get(o) == TensorProto.FLOAT16]
-        if node.op_type == "Cast" and half:
-            next(a for a in new.attribute if a.name == "to").i = TensorProto.FLOAT
-        nodes.append(new)
-        if node.op_type in _MOVES:
-            continue
-        for i in half:
-            name = node.output[i]
-            new.output[i] = f"{name}/exact"
-            nodes.append(
-                helper.make_node("Cast", [f"{name}/exact"], [f"{name}/rounded"], to=TensorProto.FLOAT16)
-            )
-            nodes.append(helper.make_node("Cast", [f"{name}/rounded"], [name], to=TensorProto.FLOAT))
-    constants = []
-    for tensor in model.graph.initializer:
+    g, types = GraphEditor(model), value_types(model)
+    for name, tensor in g.tensors.items():
         if tensor.data_type == TensorProto.FLOAT16:
-            tensor = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-        constants.append(tensor)
-    graph = helper.make_graph(
-        nodes, model.graph.name, list(model.graph.input), list(model.graph.output), constants
-    )
-    out = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
-    return onnx.shape_inference.infer_shapes(out, check_type=True, strict_mode=True)
+            g.constant(name, numpy_helper.to_array(tensor).astype(np.float32))
+    for node in g.take():
+        g.keep(node)
+        half = [name for name in node.output if types.get(name) == TensorProto.FLOAT16]
+        if node.op_type == "Cast" and half:
+            set_attribute(node, "to", TensorProto.FLOAT)
+        for name in half if node.op_type not in _MOVES else ():
+            rounded = g.op("Cast", [g.divert(name)], g.unique(f"{name}/rounded"), to=TensorProto.FLOAT16)
+            g.op("Cast", [rounded], name, to=TensorProto.FLOAT)
+    return checked(g.finish())

@@ -8,12 +8,16 @@ which changes no digit of them, and the epsilons by s^2. Large ViTs and those wi
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from vitedge.onnx_graph.editor import set_attribute
+from vitedge.onnx_graph.matcher import Graph, attribute
 
 # These hand a scale on from input to output: (operator, which inputs carry numbers).
 _CARRIES: dict[str, slice] = {
@@ -74,12 +78,11 @@ class _Stream:
     """The values that carry the stream's scale, from the LayerNorms back to the weights that write them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.constants = {i.name for i in model.graph.initializer}
+        g = Graph(model)
+        self.model, self.constants = model, set(g.tensors)
         self.values: set[str] = set()
         self.weights: set[str] = set()
         self.problem = ""
-        makers = {o: node for node in model.graph.node for o in node.output}
         open_ = [n.input[0] for n in model.graph.node if n.op_type == "LayerNormalization"]
         while open_:
             value = open_.pop()
@@ -87,7 +90,7 @@ class _Stream:
                 self.weights.add(value)
             elif value not in self.values:
                 self.values.add(value)
-                open_ += self._sources(makers.get(value), value)
+                open_ += self._sources(g.makers.get(value), value)
         # Everything else that reads the stream, or one of its weights, would meet another scale.
         for node in model.graph.node:
             inside = bool(self.values.intersection(node.output))
@@ -114,17 +117,12 @@ class _Stream:
 
     def scaled(self, factor: float) -> onnx.ModelProto:
         """The graph with the stream times `factor`."""
-        out = onnx.ModelProto()
-        out.CopyFrom(self.model)
+        out = copy.deepcopy(self.model)
         for tensor in out.graph.initializer:
             if tensor.name in self.weights:
                 array = numpy_helper.to_array(tensor) * np.float32(factor)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         for node in out.graph.node:
             if node.op_type == "LayerNormalization":
-                epsilon = next((a for a in node.attribute if a.name == "epsilon"), None)
-                if epsilon is None:
-                    node.attribute.append(onnx.helper.make_attribute("epsilon", 1e-5 * factor**2))
-                else:
-                    epsilon.f = epsilon.f * factor**2
+                set_attribute(node, "epsilon", attribute(node, "epsilon", 1e-5) * factor**2)
         return out

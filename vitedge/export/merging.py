@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from vitedge.export.graph import GraphBuilder
+from vitedge.onnx_graph.builder import GraphBuilder
 from vitedge.tokens.matching import EPS
 from vitedge.vit.block import Merge
 
@@ -101,23 +101,23 @@ def _matched(
     best = g.op("ReduceMax", [scores, g.shape(2)], f"{m}.best", keepdims=0)
     nearest = g.op("ArgMax", [scores], f"{m}.nearest", axis=2, keepdims=0)
     order = f"{m}.order"
-    g.op_outputs("TopK", [best, g.shape(first)], [f"{m}.sorted", order], axis=1, largest=1, sorted=1)
+    g.op("TopK", [best, g.shape(first)], [f"{m}.sorted", order], axis=1, largest=1, sorted=1)
     going = g.op("Slice", [order, g.shape(0), g.shape(gone), g.shape(1)], f"{m}.going")
     to = rows(nearest, going, "to")  # [N, gone]
     to = g.op("Unsqueeze", [to, g.shape(1)], f"{m}.to.row")
     numbers = g.constant(f"merge.numbers_{second}", np.arange(second)[None, :, None])
     onehot = g.op("Cast", [g.op("Equal", [to, numbers], f"{m}.same")], f"{m}.onehot", to=TensorProto.FLOAT)
     cut = g.shape(gone, first - gone)
-    moved, rest = g.op_outputs("Split", [rows(a, order, "ordered"), cut], [f"{m}.moved", f"{m}.rest"], axis=1)
+    moved, rest = f"{m}.moved", f"{m}.rest"
+    g.op("Split", [rows(a, order, "ordered"), cut], [moved, rest], axis=1)
     if sizes is None:
         added = g.op("MatMul", [onehot, moved], f"{m}.added")
         total = g.op("Add", [b, added], f"{m}.total")
         count = g.op("ReduceSum", [onehot, g.shape(2)], f"{m}.count", keepdims=1)
         count = g.op("Add", [count, g.constant("one", np.float32(1))], f"{m}.size")
     else:
-        moved_n, rest_n = g.op_outputs(
-            "Split", [rows(n, order, "ordered_sizes"), cut], [f"{m}.moved_n", f"{m}.rest_n"], axis=1
-        )
+        moved_n, rest_n = f"{m}.moved_n", f"{m}.rest_n"
+        g.op("Split", [rows(n, order, "ordered_sizes"), cut], [moved_n, rest_n], axis=1)
         added = g.op("MatMul", [onehot, g.op("Mul", [moved, moved_n], f"{m}.weighted")], f"{m}.added")
         total = g.op("Add", [g.op("Mul", [b, k], f"{m}.own"), added], f"{m}.total")
         count = g.op("Add", [k, g.op("MatMul", [onehot, moved_n], f"{m}.count")], f"{m}.size")

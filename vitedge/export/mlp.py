@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from vitedge.export.activations import ACTIVATIONS
-from vitedge.export.graph import GraphBuilder
 from vitedge.export.stages import from_grid, to_grid
 from vitedge.export.stem import Weights, convolution
 from vitedge.export.windows import Pair
+from vitedge.onnx_graph.builder import GraphBuilder
 from vitedge.vit.block import BlockConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from vitedge.export.activations import ACTIVATIONS
-from vitedge.export.graph import GraphBuilder
 from vitedge.export.stem import Weights, convolution
 from vitedge.export.windows import Pair, to_blocks
+from vitedge.onnx_graph.builder import GraphBuilder
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.geometry import STRIDE, Stage
 from vitedge.vit.stages import mean_table

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.activations import ACTIVATIONS
-from vitedge.export.graph import GraphBuilder
+from vitedge.onnx_graph.builder import GraphBuilder
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.products import NORMALIZED
 from vitedge.vit.stem import LAST, Placed

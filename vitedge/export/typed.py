@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from vitedge.errors import VitedgeError
 from vitedge.export.float16 import FLOAT16_MAX, Float16Options, Kept, to_float16
-from vitedge.export.float16_ranges import measure_ranges
 from vitedge.export.float16_rescale import ResidualScale, rescale_residual
+from vitedge.onnx_graph.ranges import measure_ranges
+from vitedge.onnx_graph.session import open_session, run_images
 
 # Largest difference of the logits, relative to their range, that an exact rewrite may make.
 EXACT = 1e-5
@@ -89,14 +89,5 @@ def _check_equal(before: onnx.ModelProto, after: onnx.ModelProto, pixels: np.nda
 
 
 def _logits(model: onnx.ModelProto, pixels: np.ndarray, threads: int) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    value = model.graph.input[0]
-    step = value.type.tensor_type.shape.dim[0].dim_value or len(pixels)
-    images = np.resize(pixels, (max(step, len(pixels) // step * step), *pixels.shape[1:]))
-    parts = [session.run(None, {value.name: images[i : i + step]})[0] for i in range(0, len(images), step)]
-    return np.concatenate(parts)
+    session = open_session(model.SerializeToString(), threads=threads)
+    return np.concatenate([outputs[0] for outputs in run_images(session, pixels, len(pixels))])

@@ -16,12 +16,12 @@ import onnx
 from onnx import TensorProto
 
 from vitedge.data.preprocess import Preprocess
-from vitedge.export.graph import GraphBuilder
 from vitedge.export.merging import Sizes, merge_tokens
 from vitedge.export.mlp import mlp
 from vitedge.export.stages import downsample, layer_norm, reduced
 from vitedge.export.stem import Weights, convolution, export_stem
 from vitedge.export.windows import from_windows, scores_bias, to_windows
+from vitedge.onnx_graph.builder import GraphBuilder
 from vitedge.vit.block import BlockConfig
 from vitedge.vit.config import ViTConfig
 from vitedge.vit.rope import rope_table
@@ -354,7 +354,7 @@ def _turned(g: GraphBuilder, config: ViTConfig, x: str, tokens: int, name: str) 
     cosines, sines = table[:, :tokens, None].numpy()
     dim = cosines.shape[-1]
     parts = [f"{name}.first", f"{name}.second"]
-    g.op_outputs("Split", [x, g.shape(dim // 2, dim // 2)], parts, axis=-1)
+    g.op("Split", [x, g.shape(dim // 2, dim // 2)], parts, axis=-1)
     swapped = g.op("Concat", parts[::-1], f"{name}.swapped", axis=-1)
     direct = g.op("Mul", [x, g.constant(f"rope.cosines_{tokens}", cosines)], f"{name}.direct")
     swapped = g.op("Mul", [swapped, g.constant(f"rope.sines_{tokens}", sines)], f"{name}.cross")

@@ -7,25 +7,17 @@ NPUs don't take, and each copies the tensor once.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
 
 import numpy as np
 
+from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.vit.geometry import Window
 from vitedge.vit.windows import relative_places, shift_mask
 
 Pair = tuple[int, int]
 
 
-class Builder(Protocol):
-    """What nodes are added to: they are named by the value that they make."""
-
-    def op(self, op: str, inputs: list[str], name: str, **attributes: Any) -> str: ...
-
-    def shape(self, *dims: int) -> str: ...
-
-
-def to_blocks(g: Builder, x: str, name: str, grid: Pair, size: Pair, width: int, batch: int | None) -> str:
+def to_blocks(g: GraphEditor, x: str, name: str, grid: Pair, size: Pair, width: int, batch: int | None) -> str:
     """[N, tokens, C] or [N, rows, columns, C] -> [N * rows / high, columns / wide, high, wide * C]."""
     (rows, columns), (high, wide) = grid, size
     first = -1 if batch is None else batch * rows // high
@@ -34,7 +26,7 @@ def to_blocks(g: Builder, x: str, name: str, grid: Pair, size: Pair, width: int,
 
 
 def to_windows(
-    g: Builder, x: str, names: tuple[str, str], grid: Pair, window: Window, width: int, batch: int | None
+    g: GraphEditor, x: str, names: tuple[str, str], grid: Pair, window: Window, width: int, batch: int | None
 ) -> str:
     """[N, tokens, C] -> [N * windows, area, C], see `vit.windows`; `names`: of what is made on the way, and of the
     result."""
@@ -49,7 +41,7 @@ def to_windows(
     return g.op("Reshape", [x, g.shape(_windows(padded, window, batch), window.area, width)], result)
 
 
-def from_windows(g: Builder, x: str, name: str, grid: Pair, window: Window, width: int, batch: int | None) -> str:
+def from_windows(g: GraphEditor, x: str, name: str, grid: Pair, window: Window, width: int, batch: int | None) -> str:
     """The inverse of `to_windows`."""
     padded, moved, (high, wide) = window.padded(grid), window.moved(grid), window.size
     first = -1 if batch is None else batch * padded[0] // high
@@ -75,15 +67,15 @@ def _windows(padded: Pair, window: Window, batch: int | None) -> int:
     return -1 if batch is None else batch * math.prod(padded) // window.area
 
 
-def _padded(g: Builder, x: str, name: str, pad: Pair) -> str:
+def _padded(g: GraphEditor, x: str, name: str, pad: Pair) -> str:
     return g.op("Pad", [x, g.shape(0, 0, 0, 0, 0, *pad, 0)], name) if any(pad) else x
 
 
-def _cropped(g: Builder, x: str, name: str, padded: Pair, grid: Pair) -> str:
+def _cropped(g: GraphEditor, x: str, name: str, padded: Pair, grid: Pair) -> str:
     return g.op("Slice", [x, g.shape(0, 0), g.shape(*grid), g.shape(1, 2)], name) if padded != grid else x
 
 
-def _rolled(g: Builder, x: str, name: str, grid: Pair, moved: tuple[int, ...]) -> str:
+def _rolled(g: GraphEditor, x: str, name: str, grid: Pair, moved: tuple[int, ...]) -> str:
     """[N, rows, columns, C] with its rows and columns moved to the front by `moved`, the first ones to the end."""
     for axis, (side, shift) in enumerate(zip(grid, moved, strict=True), 1):
         if shift:

@@ -3,39 +3,26 @@ are."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from vitedge.quant.graph import GraphEditor, misfit
-
-if TYPE_CHECKING:
-    import onnx
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.matcher import input_shape
 
 # The nodes that the export writes between the pixels and the patches.
 NODES = ("pixels.float", "pixels.nchw", "patch_embed", "patch_embed.flat", "patches")
 
 
-def patch_size(model: onnx.ModelProto) -> int:
-    """Side of a patch in pixels, from the convolution's kernel."""
-    for node in model.graph.node:
-        if node.name == "patch_embed":
-            return next(int(a.ints[0]) for a in node.attribute if a.name == "kernel_shape")
-    raise misfit("It has no node 'patch_embed'.")
-
-
-def emit_patches(g: GraphEditor) -> str:
-    """uint8 [N, H, W, C] -> uint8 patches [N, tokens, p * p * C], by reshaping alone."""
-    shape = [d.dim_value for d in g.graph.input[0].type.tensor_type.shape.dim]
-    p = patch_size(g.model)
-    batch, rows, columns, channels = shape[0] or -1, shape[1] // p, shape[2] // p, shape[3]
+def write_patches(g: GraphEditor, p: int) -> str:
+    """uint8 [N, H, W, C] -> uint8 patches [N, tokens, p * p * C], by reshaping alone; p: side of a patch."""
+    batch, height, width, channels = input_shape(g.model)
+    rows, columns = height // p, width // p
     cut = g.constant("pixels.cut.shape", np.array([batch, rows, p, columns, p * channels], np.int64))
     flat = g.constant("pixels.patches.shape", np.array([batch, rows * columns, p * p * channels], np.int64))
-    x = g.emit("Reshape", ["pixels", cut], "pixels.cut")
-    x = g.emit("Transpose", [x], "pixels.grid", perm=[0, 1, 3, 2, 4])
-    return g.emit("Reshape", [x, flat], "pixels.patches")
+    x = g.op("Reshape", ["pixels", cut], "pixels.cut")
+    x = g.op("Transpose", [x], "pixels.grid", perm=[0, 1, 3, 2, 4])
+    return g.op("Reshape", [x, flat], "pixels.patches")
 
 
 def as_matrix(values: np.ndarray) -> np.ndarray:
-    """A convolution's weight [width, C, p, p] as [p * p * C, width], in the order of `emit_patches`."""
+    """A convolution's weight [width, C, p, p] as [p * p * C, width], in the order of `write_patches`."""
     return values.transpose(2, 3, 1, 0).reshape(-1, len(values))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.quant.graph import GraphEditor, misfit
-from vitedge.quant.patches import NODES, as_matrix, emit_patches
+from vitedge.onnx_graph.editor import GraphEditor, checked
+from vitedge.quant.patches import NODES, as_matrix, write_patches
 from vitedge.quant.placement import FUSION_FRIENDLY, Placement
-from vitedge.quant.scheme import Activation, Scheme, Weight
+from vitedge.quant.scheme import Activation, Scheme, misfit
 from vitedge.vit.products import NORMALIZED, PIXELS
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def insert_qdq(model: onnx.ModelProto, scheme: Scheme, placement: Placement = FU
     check_fit(model, scheme)
     g = GraphEditor(model)
     pixels = "patch_embed" in scheme.weights and PIXELS in scheme.activations
-    stem = any(node.name == NORMALIZED for node in g.source)
+    stem = NORMALIZED in g.makers
     patch = "" if stem else placement.patch if pixels else "float"
     _biases(g, scheme, patch)
     activations = {n: a for n, a in scheme.activations.items() if n != PIXELS}
     renamed: dict[str, str] = {}
-    for node in g.source:
+    for node in g.take():
         if patch == "matmul" and node.name in NODES:
             if node.name == "patches":
                 _patch_matmul(g, scheme, placement)
@@ -55,7 +55,7 @@ def insert_qdq(model: onnx.ModelProto, scheme: Scheme, placement: Placement = FU
         g.keep(node)
         source = node.input[0] if cut else node.output[0]
         _pair(g, node.output[0], activations.get(source), placement, renamed)
-    return g.finish()
+    return checked(g.finish())
 
 
 def check_fit(model: onnx.ModelProto, scheme: Scheme) -> None:
@@ -86,18 +86,7 @@ def _weight(g: GraphEditor, name: str, scheme: Scheme, patch: str) -> None:
     """The integers of `name` and their DequantizeLinear, whose output takes the initialiser's place."""
     if name in scheme.weights and not (name == "patch_embed" and patch == "float"):
         weight = scheme.weights[name]
-        emit_weight(g, name, weight.values, weight)
-
-
-def emit_weight(g: GraphEditor, name: str, values: np.ndarray, weight: Weight, axis: int | None = None) -> str:
-    """int8 initialiser and DequantizeLinear of one weight; the value `name.weight` is then its output."""
-    g.drop(f"{name}.weight")
-    inputs = [
-        g.constant(f"{name}.weight.int8", values),
-        g.constant(f"{name}.weight.scale", weight.scale.astype(np.float32)),
-        g.constant(f"{name}.weight.zero", np.zeros(len(weight.scale), np.int8)),
-    ]
-    return g.emit("DequantizeLinear", inputs, f"{name}.weight", axis=weight.axis if axis is None else axis)
+        g.write_int8(f"{name}.weight", weight.values, weight.scale, weight.axis)
 
 
 def _pair(g: GraphEditor, value: str, to: Activation | None, placement: Placement, renamed: dict[str, str]) -> None:
@@ -116,25 +105,25 @@ def _pair(g: GraphEditor, value: str, to: Activation | None, placement: Placemen
         g.constant(f"{value}.q.scale", np.array(to.scale, np.float32)),
         g.constant(f"{value}.q.zero", np.array(zero, kind)),
     ]
-    g.emit("QuantizeLinear", [value, *inputs], f"{value}.q")
-    renamed[value] = g.emit("DequantizeLinear", [f"{value}.q", *inputs], f"{value}.dq")
+    g.op("QuantizeLinear", [value, *inputs], f"{value}.q")
+    renamed[value] = g.op("DequantizeLinear", [f"{value}.q", *inputs], f"{value}.dq")
 
 
 def _exact_pixels(g: GraphEditor, x: str, output: str) -> str:
     scale = g.constant("pixels.q.scale", np.array(1, np.float32))
     zero = g.constant("pixels.q.zero", np.array(0, np.uint8))
-    return g.emit("DequantizeLinear", [x, scale, zero], output)
+    return g.op("DequantizeLinear", [x, scale, zero], output)
 
 
 def _patch_input(g: GraphEditor) -> None:
     """Pixels enter the convolution through a DequantizeLinear of scale 1: exact."""
-    x = g.emit("Transpose", [PIXELS], "pixels.nchw.uint8", perm=[0, 3, 1, 2])
+    x = g.op("Transpose", [PIXELS], "pixels.nchw.uint8", perm=[0, 3, 1, 2])
     _exact_pixels(g, x, "pixels.nchw")
 
 
 def _patch_matmul(g: GraphEditor, scheme: Scheme, placement: Placement) -> None:
     weight = scheme.weights["patch_embed"]
-    x = _exact_pixels(g, emit_patches(g), "pixels.patches.dq")
-    w = emit_weight(g, "patch_embed", as_matrix(weight.values), weight, axis=1)
-    x = g.emit("MatMul", [x, w], "patch_embed.matmul")
-    g.emit("Add", [x, "patch_embed.bias"], "patches")
+    x = _exact_pixels(g, write_patches(g, weight.values.shape[-1]), "pixels.patches.dq")
+    w = g.write_int8("patch_embed.weight", as_matrix(weight.values), weight.scale)
+    x = g.op("MatMul", [x, w], "patch_embed.matmul")
+    g.op("Add", [x, "patch_embed.bias"], "patches")

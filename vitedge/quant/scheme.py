@@ -138,3 +138,12 @@ class Scheme:
             raise VitedgeError(
                 f"The quantisation scheme in '{folder}' is damaged.", str(error), "Quantise again.", exit_code=1
             ) from error
+
+
+def misfit(what: str) -> VitedgeError:
+    """The error for a scheme that belongs to another graph."""
+    return VitedgeError(
+        "The quantisation scheme does not fit the graph.",
+        what,
+        "It was calibrated on another model, or the model was changed since: quantise again.",
+    )

@@ -194,7 +194,7 @@ def _taps(graph: Path, options: TargetOptions) -> tuple[str, ...]:
         return ()
     import onnx
 
-    from vitedge.export.taps import taps_of
+    from vitedge.onnx_graph.matcher import taps_of
 
     return tuple(taps_of(onnx.load(graph)))
 
@@ -255,13 +255,13 @@ def _overflowed(precision: str, graph: Path | None, images: np.ndarray) -> Vited
     if graph is not None:
         import onnx
 
-        from vitedge.export.float16_ranges import FP16_MAX, first_overflow
+        from vitedge.onnx_graph.ranges import FLOAT16_MAX, first_overflow
 
         found = first_overflow(onnx.load(graph), images)
     if found:
         block = re.search(r"block(\d+)", found[0])
         where = f" at block {block[1]}" if block else f" at '{found[0]}'"
-        why = f"'{found[0]}' reaches {found[1]:.3g}; FP16 ends at {FP16_MAX:.0f}. {why}"
+        why = f"'{found[0]}' reaches {found[1]:.3g}; FP16 ends at {FLOAT16_MAX:.0f}. {why}"
     return VitedgeError(
         f"{precision.upper()} overflows{where}." if found else f"The {precision.upper()} artifact computes no numbers.",
         why,

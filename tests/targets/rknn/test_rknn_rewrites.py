@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
+from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.targets.rknn import rewrites
 from vitedge.targets.rknn.rewrites import patch_embed, pixels
 from vitedge.vit.config import uniform
@@ -45,7 +46,9 @@ def test_patch_embedding_is_the_same_with_strides_the_npu_has(
     model = conv_graph(patch, channels)
     x = np.random.default_rng(0).uniform(0, 255, (1, channels, 3 * patch, 3 * patch)).astype(np.float32)
     before = run(model, x)
-    assert patch_embed.rewrite(model)
+    g = GraphEditor(model)
+    assert patch_embed.rewrite(g) == 1
+    model = g.finish()
     convs = [n for n in model.graph.node if n.op_type == "Conv"]
     assert [helper.get_attribute_value(n.attribute[1])[0] for n in convs] == list(strides)
     onnx.checker.check_model(model)
@@ -53,15 +56,15 @@ def test_patch_embedding_is_the_same_with_strides_the_npu_has(
 
 
 def test_a_small_stride_stays_and_a_prime_one_is_refused() -> None:
-    assert not patch_embed.rewrite(conv_graph(4, 3))
+    assert not patch_embed.rewrite(GraphEditor(conv_graph(4, 3)))
     assert patch_embed.strides(11) is None
-    assert not patch_embed.rewrite(conv_graph(11, 3))
+    assert not patch_embed.rewrite(GraphEditor(conv_graph(11, 3)))
 
 
 def test_a_padded_convolution_stays() -> None:
     model = conv_graph(16, 3)
     model.graph.node[0].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
-    assert not patch_embed.rewrite(model)
+    assert not patch_embed.rewrite(GraphEditor(model))
 
 
 def small_vit(patch: int = 16) -> onnx.ModelProto:
@@ -84,8 +87,10 @@ def test_the_input_is_float_nchw_in_raw_pixel_scale() -> None:
     model = small_vit()
     x = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     before = run(model, x)
-    assert pixels.rewrite(model)
-    assert not pixels.rewrite(model)
+    g = GraphEditor(model)
+    assert pixels.rewrite(g)
+    assert not pixels.rewrite(g)
+    model = g.finish()
     assert not {n.op_type for n in model.graph.node} & {"Cast"}
     after = run(model, x.transpose(0, 3, 1, 2).astype(np.float32))
     assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)

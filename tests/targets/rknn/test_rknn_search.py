@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from vitedge.targets.base import CostRow
 from vitedge.targets.rknn import cost
 from vitedge.targets.rknn.dataset import split, write_dataset
 from vitedge.targets.rknn.harm import expected_drop, noise_power
-from vitedge.targets.rknn.rounding import noise_of_parts
+from vitedge.targets.rknn.rounding import noise_of_parts, rounded
 from vitedge.targets.rknn.search import CHEAP, Trial, rank, search
 from vitedge.targets.rknn.tensors import by_part, cycles_of_parts, part_of
 
@@ -182,6 +183,25 @@ def test_the_noise_of_a_part_is_that_of_its_own_values_rounded(tmp_path: Path) -
     rounded = np.minimum(levels, round(low / step) + 255) * step
     reference = hidden(pixels[8:], first) @ second
     np.testing.assert_allclose(found["block0.mlp"], noise_power(reference, rounded @ second), rtol=0.02)
+
+
+def test_a_value_is_rounded_beside_others_whose_names_begin_like_its_own() -> None:
+    """The activations of a part have values inside, such as `block0.mlp.gelu.scaled`."""
+    names = ["block0.mlp.gelu" + end for end in (".exact", ".scaled", ".whole", ".clipped", "/exact", "/scaled", "")]
+    x = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, 2, 2])
+    chain = zip(["pixels", *names], names, strict=False)
+    nodes = [helper.make_node("Neg", [value], [result], name=result) for value, result in chain]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 2, 2]) for name in names]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    graph = rounded(model, names, dict.fromkeys(names, (-255.0, 0.0)))
+    made = [name for node in graph.graph.node for name in node.output]
+    assert len(made) == len(set(made)) == 5 * len(names)
+    onnx.checker.check_model(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"pixels": np.full((1, 3, 2, 2), 7.4, np.float32)})
+    assert [values.flat[0] for values in found] == [-7, 0, 0, 0, 0, 0, 0], "0 is the greatest level"
 
 
 def test_cycles_are_counted_by_part() -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 from vitedge import targets
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
-from vitedge.export.taps import with_outputs
 from vitedge.export.vit import export_vit
+from vitedge.onnx_graph.editor import with_outputs
 from vitedge.targets.base import BuildRequest
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
 from vitedge.targets.rknn import toolchain

@@ -94,8 +94,8 @@ def trained_graphs() -> list[onnx.ModelProto]:
     """The graphs of a 12-block ViT of ViT-Ti/16's shape; random weights do for a pattern."""
     from vitedge.data.preprocess import Preprocess
     from vitedge.export.float16 import to_float16
-    from vitedge.export.float16_ranges import measure_ranges
     from vitedge.export.vit import export_vit
+    from vitedge.onnx_graph.ranges import measure_ranges
     from vitedge.vit.config import uniform
     from vitedge.vit.model import VisionTransformer, init_weights
 

@@ -17,8 +17,8 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.float16 import to_float16
 from vitedge.export.float16_emulate import emulate_float16
-from vitedge.export.float16_ranges import measure_ranges
 from vitedge.export.vit import export_vit
+from vitedge.onnx_graph.ranges import measure_ranges
 from vitedge.quant.scheme import Activation, Scheme, Weight
 from vitedge.targets.tensorrt.check import attentions, graph_problems
 from vitedge.targets.tensorrt.quantized import insert_quantizers, place, shift_of, symmetric_scale

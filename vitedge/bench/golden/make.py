@@ -159,7 +159,7 @@ class _Reference:
         """Tap -> its values [n, tokens, C] of the first images."""
         if self.model is None:
             return {}
-        from vitedge.export.taps import with_outputs
+        from vitedge.onnx_graph.editor import with_outputs
 
         model = with_outputs(self.model, names).SerializeToString()
         first = _run(self.path, model, images[:1])[1:]
@@ -175,7 +175,7 @@ class _Reference:
             found["channels_swapped"] = images[..., ::-1]
         logits = {name: self.logits(np.ascontiguousarray(pixels)) for name, pixels in found.items()}
         if self.model is not None:
-            from vitedge.export.taps import with_float_pixels
+            from vitedge.onnx_graph.editor import with_float_pixels
 
             mean, std = (np.asarray(one, np.float32) for one in (preprocess.mean, preprocess.std))
             twice = ((images.astype(np.float32) / 255 - mean) / std).astype(np.float32)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitedge.documents import Json
+from vitedge.onnx_graph.matcher import input_shape
 from vitedge.targets.fastest import choose, median_times
 from vitedge.targets.onnxruntime.rewrites import ATTENTION, GROUPS, Form, apply
 from vitedge.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -53,7 +54,7 @@ def write_blocks(folder: Path, taps: Sequence[str]) -> dict[str, object]:
     """`model.onnx` of that folder with these values as further outputs, in `blocks/`; those that its form still has."""
     import onnx
 
-    from vitedge.export.taps import with_outputs
+    from vitedge.onnx_graph.editor import with_outputs
 
     model = onnx.load(folder / "model.onnx")
     made = {name for node in model.graph.node for name in node.output}
@@ -67,7 +68,7 @@ class _Trials:
     def __init__(self, model: onnx.ModelProto, out: Path, pixels: np.ndarray | None) -> None:
         self.model, self.out = model, out
         self.times: dict[str, float] = {}
-        shape = [d.dim_value or 1 for d in model.graph.input[0].type.tensor_type.shape.dim]
+        shape = [max(d, 1) for d in input_shape(model)]
         noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         enough = pixels is not None and len(pixels) >= shape[0]
         self.pixels = np.ascontiguousarray(pixels[: shape[0]]) if enough and pixels is not None else noise

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from vitedge.errors import VitedgeError
+from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.targets.openvino.runner import load
 from vitedge.targets.rewrites import cls_attention, mlp_groups
-from vitedge.targets.rewrites.graph import Graph
 
 
 def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
@@ -23,7 +23,7 @@ def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
     import onnx
 
     ov = load()
-    g = Graph(onnx.load(graph))
+    g = GraphEditor(onnx.load(graph))
     counts = {"cls_attention": cls_attention.rewrite(g)}
     if precision != "int8":
         counts["mlp_groups"] = mlp_groups.rewrite(g)

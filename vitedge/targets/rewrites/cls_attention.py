@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph, Linear, float_attention, scores_bias
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.matcher import Linear, float_attention, scores_bias
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Rewrites every attention with a single query; returns how many there were."""
     names = [node.name.removesuffix(".scores") for node in g.nodes if node.name.endswith(".attention.scores")]
     return sum(_fold(g, name) for name in names)
 
 
-def _fold(g: Graph, name: str) -> bool:
+def _fold(g: GraphEditor, name: str) -> bool:
     shape = _split_shape(g, f"{name}.q.heads")
     if shape is None or shape[1] != 1:
         return False
@@ -36,39 +37,39 @@ def _fold(g: Graph, name: str) -> bool:
     width, x = len(k.floats), k.x
 
     def reshape(value: str, to: tuple[int, ...], result: str) -> str:
-        return g.add("Reshape", [value, g.constant(f"{result}.shape", np.array(to, np.int64))], result)
+        return g.op("Reshape", [value, g.constant(f"{result}.shape", np.array(to, np.int64))], result)
 
     keys = k.floats.reshape(width, heads, dim).transpose(1, 2, 0)
     values = v.floats.reshape(width, heads, value_dim).transpose(1, 0, 2)
-    query = g.add("MatMul", [f"{name}.q.heads", g.constant(f"{name}.k.folded", keys)], f"{name}.q.folded")
+    query = g.op("MatMul", [f"{name}.q.heads", g.constant(f"{name}.k.folded", keys)], f"{name}.q.folded")
     query = reshape(query, (batch, heads, width), f"{name}.q.rows")
-    query = g.add("Transpose", [query], f"{name}.q.columns", perm=[0, 2, 1])
-    scores = g.add("MatMul", [x, query], f"{name}.scores.columns")
-    scores = g.add("Transpose", [scores], f"{name}.scores.rows", perm=[0, 2, 1])
+    query = g.op("Transpose", [query], f"{name}.q.columns", perm=[0, 2, 1])
+    scores = g.op("MatMul", [x, query], f"{name}.scores.columns")
+    scores = g.op("Transpose", [scores], f"{name}.scores.rows", perm=[0, 2, 1])
     if bias is not None:
-        scores = g.add("Add", [scores, reshape(bias, (-1, 1, tokens), f"{name}.bias.rows")], f"{name}.scores.biased")
-    probs = g.add("Softmax", [scores], f"{name}.probs.rows", axis=-1)
-    mean = g.add("MatMul", [probs, x], f"{name}.mean")
+        scores = g.op("Add", [scores, reshape(bias, (-1, 1, tokens), f"{name}.bias.rows")], f"{name}.scores.biased")
+    probs = g.op("Softmax", [scores], f"{name}.probs.rows", axis=-1)
+    mean = g.op("MatMul", [probs, x], f"{name}.mean")
     mean = reshape(mean, (batch, heads, 1, width), f"{name}.mean.heads")
-    result = g.add("MatMul", [mean, g.constant(f"{name}.v.folded", values)], f"{name}.context.product")
+    result = g.op("MatMul", [mean, g.constant(f"{name}.v.folded", values)], f"{name}.context.product")
     if v.bias is not None:
         bias = g.constant(f"{name}.v.folded.bias", v.bias.reshape(heads, 1, value_dim))
-        result = g.add("Add", [result, bias], f"{name}.context.biased")
+        result = g.op("Add", [result, bias], f"{name}.context.biased")
     # [N, heads, 1, dim] has the elements of [N, 1, heads * dim] in their order already.
-    g.add("Reshape", [result, context.input[1]], f"{name}.context")
+    g.op("Reshape", [result, context.input[1]], f"{name}.context")
     g.remove([context])
     return True
 
 
-def _split_shape(g: Graph, value: str) -> np.ndarray | None:
+def _split_shape(g: GraphEditor, value: str) -> np.ndarray | None:
     """(batch, tokens, heads, dim) that the Reshape before this Transpose asks for."""
     transpose = g.maker(value, "Transpose")
     split = g.maker(transpose.input[0], "Reshape") if transpose is not None else None
     return g.array(split.input[1]) if split is not None else None
 
 
-def _projection(g: Graph, value: str) -> Linear | None:
+def _projection(g: GraphEditor, value: str) -> Linear | None:
     """The Linear behind Reshape and Transpose."""
     transpose = g.maker(value, "Transpose")
     split = g.maker(transpose.input[0], "Reshape") if transpose is not None else None
-    return g.linear(split.input[0]) if split is not None else None
+    return g.find_linear(split.input[0]) if split is not None else None

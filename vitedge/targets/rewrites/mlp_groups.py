@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph, Linear
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.matcher import Linear
 
 _GELU = ("div", "erf", "add", "mul")
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Joins the groups of every MLP that has some; returns how many MLPs it joined."""
     names = [node.name.removesuffix(".gelu.0") for node in g.nodes if node.name.endswith(".mlp.gelu.0")]
     return sum(_join(g, name) for name in names)
 
 
-def _join(g: Graph, name: str) -> bool:
+def _join(g: GraphEditor, name: str) -> bool:
     count = sum(1 for node in g.nodes if node.name.startswith(f"{name}.gelu.") and node.name.count(".") == 3)
-    found = [g.linear(f"{name}.fc1.{i}") for i in range(count)]
+    found = [g.find_linear(f"{name}.fc1.{i}") for i in range(count)]
     first = [linear for linear in found if linear is not None]
     if len(first) < count or len({linear.x for linear in first}) != 1:
         return False
@@ -42,16 +43,16 @@ def _join(g: Graph, name: str) -> bool:
         np.concatenate(biases),
     )
     _gelu(g, name, count)
-    second = [g.linear(f"{name}.fc2.{i}") for i in range(count)]
+    second = [g.find_linear(f"{name}.fc2.{i}") for i in range(count)]
     if all(fc2 is not None and fc2.scale is None and fc2.x == f"{name}.gelu.{i}" for i, fc2 in enumerate(second)):
         _join_second(g, name, [fc2 for fc2 in second if fc2 is not None])
     else:
         parts = [f"{name}.gelu.{i}" for i in range(count)]
-        g.add("Split", [f"{name}.gelu", g.constant(f"{name}.gelu.sizes", np.array(sizes, np.int64))], parts, axis=-1)
+        g.op("Split", [f"{name}.gelu", g.constant(f"{name}.gelu.sizes", np.array(sizes, np.int64))], parts, axis=-1)
     return True
 
 
-def _gelu(g: Graph, name: str, count: int) -> None:
+def _gelu(g: GraphEditor, name: str, count: int) -> None:
     """The operators of the first group's GELU, on `fc1`; those of all groups are removed."""
     old = [g.makers[f"{name}.gelu.{i}"] for i in range(count)]
 
@@ -60,11 +61,11 @@ def _gelu(g: Graph, name: str, count: int) -> None:
 
     for value in (*(f"{name}.gelu.0.{part}" for part in _GELU), f"{name}.gelu.0"):
         node = g.makers[value]
-        g.add(node.op_type, [renamed(source) for source in node.input], renamed(value))
+        g.op(node.op_type, [renamed(source) for source in node.input], renamed(value))
     g.remove(old)
 
 
-def _join_second(g: Graph, name: str, parts: list[Linear]) -> None:
+def _join_second(g: GraphEditor, name: str, parts: list[Linear]) -> None:
     biases = [part.bias for part in parts if part.bias is not None]
     final = g.makers[f"{name}.fc2"]
     weight = np.concatenate([part.weight for part in parts])

@@ -238,7 +238,7 @@ def _blocks(
     """The same model with the outputs of its blocks, quantised and assembled alike, in `out/blocks/`."""
     import onnx
 
-    from vitedge.export.taps import with_outputs
+    from vitedge.onnx_graph.editor import with_outputs
 
     graph = compiler.worker.folder / "blocks.onnx"
     onnx.save(with_outputs(onnx.load(compiler.graph), request.taps), graph)

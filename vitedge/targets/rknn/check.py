@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from vitedge.onnx_graph.matcher import attribute, input_shape
 from vitedge.targets.base import Problem
-from vitedge.targets.rknn.rewrites import edit, patch_embed
+from vitedge.targets.rknn.rewrites import patch_embed
 
 OPSETS = range(12, 20)
 # "ONNX OPs supported by RKNN Toolkit2", RKNNToolKit2_OP_Support-2.3.2.md of the vendor.
@@ -29,9 +30,9 @@ def check_graph(path: Path) -> list[Problem]:
     """The problems of the graph as the bundle has it, before the rewrites; empty where it can be built."""
     model = onnx.load(path)
     problems = [_opset(o) for o in model.opset_import if o.domain in ("", "ai.onnx") and o.version not in OPSETS]
-    shape = edit.static_shape(model.graph.input[0])
-    if shape is None or shape[0] != 1:
-        batch = "free" if shape is None else str(shape[0])
+    shape = input_shape(model)
+    if -1 in shape or shape[0] != 1:
+        batch = "free" if -1 in shape else str(shape[0])
         problems.append(Problem("pixels", "input", f"its batch is {batch}; Softmax and Slice want batch 1"))
     for node in model.graph.node:
         if reason := _reason(node):
@@ -52,12 +53,11 @@ def _reason(node: onnx.NodeProto) -> str:
     if node.op_type not in OPERATORS:
         return "not in the vendor's list of operators"
     if node.op_type == "Conv":
-        stride = edit.attribute(node, "strides") or [1]
-        kernel = edit.attribute(node, "kernel_shape") or [1]
-        largest = max(stride)  # type: ignore[call-overload]
+        stride, kernel = attribute(node, "strides", [1]), attribute(node, "kernel_shape", [1])
+        largest = max(stride)
         splittable = kernel == stride and patch_embed.strides(largest) is not None
         if largest > patch_embed.MAX_STRIDE and not splittable:
             return f"its stride is {largest}: the NPU has 1 to {patch_embed.MAX_STRIDE}, and it has no factors in these"
-    if node.op_type == "Cast" and edit.attribute(node, "to") == TensorProto.DOUBLE:
+    if node.op_type == "Cast" and attribute(node, "to") == TensorProto.DOUBLE:
         return "float64"
     return ""

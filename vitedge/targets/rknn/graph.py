@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from vitedge.errors import VitedgeError
+from vitedge.onnx_graph.matcher import input_shape
+from vitedge.onnx_graph.session import open_session, run_images
 
 # Share of the logits' range that the rewrites may move them by.
 TOLERANCE = 1e-5
@@ -29,7 +30,7 @@ def prepare(
     from vitedge.targets.rknn import rewrites
 
     model = onnx.load(source)
-    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    shape = list(input_shape(model))
     rewritten, done = rewrites.apply(model, only)
     onnx.save(rewritten, target)
     if pixels is None or not len(pixels):
@@ -48,22 +49,7 @@ def prepare(
 
 def run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Float32 logits [N, classes] in ONNX Runtime of uint8 [N, H, W, C], one image at a time."""
-    return np.concatenate([outputs[0] for outputs in run_each(path, pixels)])
-
-
-def run_each(graph: Path | bytes, pixels: np.ndarray) -> Iterator[list[np.ndarray]]:
-    """All outputs in ONNX Runtime of each image uint8 [H, W, C]. graph: a file, or a serialised model."""
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(
-        graph if isinstance(graph, bytes) else str(graph), providers=["CPUExecutionProvider"]
-    )
-    source = session.get_inputs()[0]
-    for image in pixels:
-        x = image[None]
-        if source.type == "tensor(float)":
-            x = x.transpose(0, 3, 1, 2).astype(np.float32)
-        yield session.run(None, {source.name: np.ascontiguousarray(x)})
+    return np.concatenate([outputs[0] for outputs in run_images(open_session(path), pixels)])
 
 
 def constants(path: Path) -> set[str]:

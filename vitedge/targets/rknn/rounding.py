@@ -7,13 +7,15 @@ vendor's: it is for the order of the parts, and builds decide how many of them i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitedge.targets.rknn.graph import run_each
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.ranges import value_ranges
+from vitedge.onnx_graph.session import open_session, run_images
 from vitedge.targets.rknn.harm import noise_power
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def noise_of_parts(
     model = onnx.load(graph)
     made = {name for node in model.graph.node for name in node.output}
     values = {part: in_graph(names, made) for part, names in parts.items()}
-    ranges = _ranges(model, sorted({name for names in values.values() for name in names}), calibration)
+    ranges = value_ranges(model, sorted({name for names in values.values() for name in names}), calibration)
     reference = _logits(model, pixels)
     return {
         part: noise_power(reference, _logits(rounded(model, names, ranges), pixels)) for part, names in values.items()
@@ -54,43 +56,32 @@ def in_graph(names: Iterable[str], made: set[str]) -> list[str]:
 
 
 def rounded(
-    model: onnx.ModelProto, values: Sequence[str], ranges: Mapping[str, tuple[float, float]]
+    model: onnx.ModelProto, values: Collection[str], ranges: Mapping[str, tuple[float, float]]
 ) -> onnx.ModelProto:
     """A copy in which these values, and the weights that make them, have 256 levels."""
-    import onnx
-    from onnx import numpy_helper
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
-    chosen, nodes = set(values), []
-    for node in copy.graph.node:
-        nodes.append(node)
-        hit = [name for name in node.output if name in chosen]
+    g = GraphEditor(model)
+    for node in g.take():
+        g.keep(node)
+        hit = [name for name in node.output if name in values]
         if hit and node.op_type in _WEIGHTS:
             index, axis = _WEIGHTS[node.op_type]
-            if (tensor := weights.get(node.input[index])) is not None:
-                array = _symmetric(numpy_helper.to_array(tensor), axis)
-                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            if (weight := g.array(node.input[index])) is not None:
+                g.constant(node.input[index], _symmetric(weight, axis))
         for name in hit:
-            exact = f"{name}.exact"
-            node.output[list(node.output).index(name)] = exact
-            low, high = ranges[name]
-            step = (high - low) / 255 or 1.0
-            # Float operators: a runtime makes no integer kernels of them, whose products some CPUs saturate.
-            constants = {"step": step, "low": round(low / step), "high": round(low / step) + 255}
-            for key, number in constants.items():
-                copy.graph.initializer.append(numpy_helper.from_array(np.array(number, np.float32), f"{name}.{key}"))
-            steps = (
-                ("Div", (exact, f"{name}.step"), f"{name}.scaled"),
-                ("Round", (f"{name}.scaled",), f"{name}.whole"),
-                ("Clip", (f"{name}.whole", f"{name}.low", f"{name}.high"), f"{name}.clipped"),
-                ("Mul", (f"{name}.clipped", f"{name}.step"), name),
-            )
-            nodes += [onnx.helper.make_node(op, inputs, [output]) for op, inputs, output in steps]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    return copy
+            _round(g, name, *ranges[name])
+    return g.finish()
+
+
+def _round(g: GraphEditor, name: str, low: float, high: float) -> None:
+    """By float operators: a runtime makes no integer kernels of them, whose products some CPUs saturate."""
+    step = (high - low) / 255 or 1.0
+    first = round(low / step)
+    numbers = {"step": step, "low": first, "high": first + 255}
+    at = {key: g.constant(g.unique(f"{name}/{key}"), np.float32(number)) for key, number in numbers.items()}
+    x = g.op("Div", [g.divert(name), at["step"]], g.unique(f"{name}/scaled"))
+    x = g.op("Round", [x], g.unique(f"{name}/whole"))
+    x = g.op("Clip", [x, at["low"], at["high"]], g.unique(f"{name}/clipped"))
+    g.op("Mul", [x, at["step"]], name)
 
 
 def _symmetric(weight: np.ndarray, axis: int) -> np.ndarray:
@@ -102,17 +93,6 @@ def _symmetric(weight: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(np.round(weight / scale) * scale, np.float32)
 
 
-def _ranges(model: onnx.ModelProto, names: Sequence[str], pixels: np.ndarray) -> dict[str, tuple[float, float]]:
-    """The least and the greatest number of each value, 0 among them."""
-    from vitedge.export.taps import with_outputs
-
-    found = dict.fromkeys(names, (0.0, 0.0))
-    for values in run_each(with_outputs(model, names).SerializeToString(), pixels):
-        for name, value in zip(names, values[1:], strict=True):
-            low, high = found[name]
-            found[name] = (min(low, float(value.min())), max(high, float(value.max())))
-    return found
-
-
 def _logits(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([values[0].reshape(1, -1) for values in run_each(model.SerializeToString(), pixels)])
+    session = open_session(model.SerializeToString())
+    return np.concatenate([values[0].reshape(1, -1) for values in run_images(session, pixels)])

@@ -13,6 +13,7 @@ import numpy as np
 from vitedge.errors import VitedgeError, missing_package
 from vitedge.files import write_bytes, write_json, write_text
 from vitedge.metrics import energies, finite, sqnr_of
+from vitedge.onnx_graph.matcher import input_shape
 from vitedge.prune.zeros import has_two_of_four
 from vitedge.targets.base import BuildRequest, BuildResult
 from vitedge.targets.tensorrt import api, timing, trtexec
@@ -81,7 +82,7 @@ def prepare_graph(request: BuildRequest) -> GraphFacts:
             "Export again with `vitedge compress`.",
         )
     blocks = attentions(model)
-    shape = model.graph.input[0].type.tensor_type.shape.dim
+    batch, *image_shape = input_shape(model)
     facts: GraphFacts = {
         **typed,
         "attention": {
@@ -89,8 +90,8 @@ def prepare_graph(request: BuildRequest) -> GraphFacts:
             "not_fusable": {block.softmax: block.reason for block in blocks if block.reason},
             "softmaxes": [block.softmax for block in blocks],
         },
-        "batch": shape[0].dim_value or None,
-        "image_shape": [d.dim_value for d in shape[1:]],
+        "batch": batch if batch > 0 else None,
+        "image_shape": image_shape,
     }
     onnx.save(model, str(request.out / GRAPH))
     write_json(request.out / "graph.json", facts)

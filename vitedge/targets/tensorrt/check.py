@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitedge.onnx_graph.matcher import Graph, value_shapes
 from vitedge.targets.base import Problem
 
 if TYPE_CHECKING:
@@ -110,18 +111,18 @@ def fusable(head_size: int, tokens: int, *, int8: bool = False) -> str:
 
 def attentions(model: onnx.ModelProto) -> list[Attention]:
     """Each Softmax of the graph, with what stands around it. Shapes must be inferred."""
-    return [_attention(_Graph(model), node) for node in model.graph.node if node.op_type == "Softmax"]
+    g, shapes = Graph(model), value_shapes(model)
+    return [_attention(g, shapes, node) for node in g.nodes if node.op_type == "Softmax"]
 
 
 def graph_problems(model: onnx.ModelProto) -> list[Problem]:
     """Nodes that TensorRT's parser refuses, with the reason and the first version that takes them."""
-    graph = _Graph(model)
-    problems = []
+    g, problems = Graph(model), []
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset > NEWEST_OPSET:
         reason = f"opset {opset}: TensorRT 10.3 (JetPack 6) takes up to {NEWEST_OPSET}, TensorRT 11 up to 25"
         problems.append(Problem("(graph)", "opset", reason))
-    for node in model.graph.node:
+    for node in g.nodes:
         if node.domain not in ("", "ai.onnx"):
             reason = f"the domain '{node.domain}' is ONNX Runtime's own; no version of TensorRT has it"
             problems.append(Problem(node.name, node.op_type, reason))
@@ -130,7 +131,7 @@ def graph_problems(model: onnx.ModelProto) -> list[Problem]:
             reason = f"TensorRT has it since {since}" if since else "TensorRT 10.3's parser has no such operator"
             problems.append(Problem(node.name, node.op_type, reason))
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            problems += _quantizer_problems(graph, node)
+            problems += _quantizer_problems(g, node)
     return problems
 
 
@@ -143,12 +144,12 @@ def check_file(path: Path) -> list[Problem]:
     return graph_problems(onnx.load(str(path), load_external_data=False))
 
 
-def _quantizer_problems(graph: _Graph, node: onnx.NodeProto) -> list[Problem]:
+def _quantizer_problems(g: Graph, node: onnx.NodeProto) -> list[Problem]:
     if len(node.input) < 3 or not node.input[2]:
         if node.op_type == "QuantizeLinear":
             return [Problem(node.name, node.op_type, "without a zero point it makes uint8; TensorRT takes int8")]
         return []
-    zero = graph.constant(node.input[2])
+    zero = g.array(node.input[2])
     if zero is None or zero.dtype.name != "int8":
         return [Problem(node.name, node.op_type, "TensorRT takes int8 only, not uint8")]
     if zero.any():
@@ -156,46 +157,28 @@ def _quantizer_problems(graph: _Graph, node: onnx.NodeProto) -> list[Problem]:
     return []
 
 
-class _Graph:
-    """Who makes and who reads each value, and its shape."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.makers = {o: n for n in model.graph.node for o in n.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.constants = {i.name: i for i in model.graph.initializer}
-        values = [*model.graph.value_info, *model.graph.output, *model.graph.input]
-        self.shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-
-    def constant(self, name: str):  # type: ignore[no-untyped-def]
-        """The initialiser as an array, or None."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
-
-    def source(self, value: str) -> tuple[onnx.NodeProto | None, bool]:
-        """The node that makes `value`, and whether Q/DQ stand in between."""
-        node, quantized = self.makers.get(value), False
-        while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            node, quantized = self.makers.get(node.input[0]), True
-        return node, quantized
-
-    def sink(self, value: str) -> list[onnx.NodeProto]:
-        """The nodes that read `value`, through Q/DQ."""
-        found = []
-        for node in self.readers.get(value, []):
-            through = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-            found += self.sink(node.output[0]) if through else [node]
-        return found
+def _source(g: Graph, value: str) -> tuple[onnx.NodeProto | None, bool]:
+    """The node that makes `value`, and whether Q/DQ stand in between."""
+    node, quantized = g.makers.get(value), False
+    while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        node, quantized = g.makers.get(node.input[0]), True
+    return node, quantized
 
 
-def _attention(graph: _Graph, softmax: onnx.NodeProto) -> Attention:
-    first, _ = graph.source(softmax.input[0])
+def _sink(g: Graph, value: str) -> list[onnx.NodeProto]:
+    """The nodes that read `value`, through Q/DQ."""
+    found = []
+    for node in g.readers.get(value, []):
+        through = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        found += _sink(g, node.output[0]) if through else [node]
+    return found
+
+
+def _attention(g: Graph, shapes: dict[str, tuple[int, ...]], softmax: onnx.NodeProto) -> Attention:
+    first, _ = _source(g, softmax.input[0])
     if first is not None and first.op_type == "Add":
-        first, _ = graph.source(first.input[0])
-    after = graph.sink(softmax.output[0])
+        first, _ = _source(g, first.input[0])
+    after = _sink(g, softmax.output[0])
     if first is None or first.op_type != "MatMul":
         found = first.op_type if first is not None else "an input"
         return Attention(softmax.name, 0, 0, 0, False, f"{found} stands between the product and the softmax")
@@ -203,15 +186,15 @@ def _attention(graph: _Graph, softmax: onnx.NodeProto) -> Attention:
         found = ", ".join(sorted({n.op_type for n in after})) or "nothing"
         return Attention(softmax.name, 0, 0, 0, False, f"{found} reads the softmax, not one product")
     second = after[0]
-    query, value = graph.shapes.get(first.input[0], []), graph.shapes.get(second.input[1], [])
+    query, value = shapes.get(first.input[0], ()), shapes.get(second.input[1], ())
     head, size = (shape[-1] if shape else 0 for shape in (query, value))
     tokens = value[-2] if len(value) > 1 else 0
     factors = [*first.input, *second.input]
-    quantized = [graph.source(name)[1] for name in factors]
+    quantized = [_source(g, name)[1] for name in factors]
     reason = fusable(head, tokens, int8=all(quantized)) or fusable(size, tokens, int8=all(quantized))
     if any(quantized) and not all(quantized):
         which = [n for n, q in zip(("Q", "K", "softmax", "V"), quantized, strict=True) if not q]
         reason = reason or f"Q/DQ on some of its factors, but not on {', '.join(which)}"
-    if any(graph.source(name)[0] is None for name in factors):
+    if any(_source(g, name)[0] is None for name in factors):
         reason = reason or "one of its factors is a constant"
     return Attention(softmax.name, head, size, tokens, all(quantized), reason)

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitedge.errors import VitedgeError
-from vitedge.quant.graph import GraphEditor, misfit
+from vitedge.onnx_graph.editor import GraphEditor, checked
+from vitedge.onnx_graph.matcher import Graph, value_shapes
 from vitedge.quant.placement import Placement
 from vitedge.quant.qdq import insert_qdq
-from vitedge.quant.scheme import Activation, Scheme
+from vitedge.quant.scheme import Activation, Scheme, misfit
 from vitedge.targets.base import BuildRequest
 from vitedge.targets.tensorrt.check import fusable
 
@@ -58,7 +59,7 @@ def place(
     model: onnx.ModelProto, scheme: Scheme, *, attention: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, object]]:
     """The graph with Q/DQ, and {"linears": names, "attention": names, "float": {name: reason}}."""
-    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    shapes = value_shapes(model)
     left = {
         u: r for node in model.graph.node if (u := _unit(node, scheme)) and (r := _why_float(node, u, scheme, shapes))
     }
@@ -69,9 +70,10 @@ def place(
     shifted, activations = _shift(model, scheme, set(linears), beside)
     fused: list[str] = []
     if attention:
-        for node in model.graph.node:
+        g = Graph(model)
+        for node in g.nodes:
             if node.op_type == "Softmax":
-                factors, reason = _factors(model, node, scheme, shapes)
+                factors, reason = _factors(g, node, scheme, shapes)
                 activations |= factors
                 if reason:
                     left[node.name] = reason
@@ -100,12 +102,12 @@ def _unit(node: onnx.NodeProto, scheme: Scheme) -> str:
     return name if name in scheme.weights else ""
 
 
-def _why_float(node: onnx.NodeProto, unit: str, scheme: Scheme, shapes: dict[str, list[int]]) -> str:
+def _why_float(node: onnx.NodeProto, unit: str, scheme: Scheme, shapes: dict[str, tuple[int, ...]]) -> str:
     if node.op_type == "Conv" and node.input[0] == "pixels.nchw":
         return "uint8 pixels don't fit signed integers at scale 1"
     if node.op_type == "Conv":
         return "the zeros around its input would be shifted too"
-    shape = shapes.get(node.input[0], [])
+    shape = shapes.get(node.input[0], ())
     if len(shape) < 3 or shape[-2] == 1:
         return "a product on [CLS] alone is memory-bound"
     return "" if node.input[0] in scheme.activations else _FLOAT_INPUT
@@ -123,7 +125,7 @@ def _shift(
     g = GraphEditor(model)
     activations: dict[str, Activation] = {}
     biases = {name: scheme.biases[name] for name in linears | beside if name in scheme.biases}
-    for node in g.source:
+    for node in g.take():
         unit = _unit(node, scheme)
         if unit in linears:
             value = node.input[0]
@@ -131,7 +133,7 @@ def _shift(
             name = f"{value}.shifted"
             if name not in activations:
                 shift = g.constant(f"{value}.shift", np.float32(shift_of(found)))
-                g.emit("Sub", [value, shift], name)
+                g.op("Sub", [value, shift], name)
                 activations[name] = Activation(found.scale, 2 ** (found.bits - 1), found.bits)
             node.input[0] = name
             weight = scheme.weights[unit]
@@ -145,7 +147,7 @@ def _shift(
         g.keep(node)
     for name, bias in biases.items():
         g.constant(f"{name}.bias", bias.astype(np.float32))
-    return g.finish(), activations
+    return checked(g.finish()), activations
 
 
 def _bias_owner(g: GraphEditor, unit: str) -> str:
@@ -154,11 +156,10 @@ def _bias_owner(g: GraphEditor, unit: str) -> str:
 
 
 def _factors(
-    model: onnx.ModelProto, softmax: onnx.NodeProto, scheme: Scheme, shapes: dict[str, list[int]]
+    g: Graph, softmax: onnx.NodeProto, scheme: Scheme, shapes: dict[str, tuple[int, ...]]
 ) -> tuple[dict[str, Activation], str]:
     """The scales of an attention's four factors, by the values that its products read; or why it stays FP16."""
-    first = next(n for n in model.graph.node if softmax.input[0] in n.output)
-    second = next(n for n in model.graph.node if softmax.output[0] in n.input)
+    first, second = g.makers[softmax.input[0]], g.readers[softmax.output[0]][0]
     name = softmax.name.rpartition(".")[0]
     factors = {first.input[0]: "q", first.input[1]: "k", second.input[0]: "probs", second.input[1]: "v"}
     if missing := [part for part in factors.values() if f"{name}.{part}" not in scheme.activations]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 from vitedge.host.cpu import saturates
+from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.targets.onnxruntime.rewrites import (
     dynamic_products,
     float_weights,
@@ -15,7 +16,6 @@ from vitedge.targets.onnxruntime.rewrites import (
     unsigned_weights,
 )
 from vitedge.targets.rewrites import cls_attention, mlp_groups
-from vitedge.targets.rewrites.graph import Graph
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +47,7 @@ class Form:
 
 def apply(model: onnx.ModelProto, form: Form) -> tuple[onnx.ModelProto, dict[str, int]]:
     """A rewritten copy, and how many times each rewrite found its pattern."""
-    g = Graph(model)
+    g = GraphEditor(model)
     counts = {"dynamic_products": dynamic_products.rewrite(g), "cls_attention": cls_attention.rewrite(g)}
     if form.groups == "joined":
         counts["mlp_groups"] = mlp_groups.rewrite(g)
@@ -65,5 +65,5 @@ def exact_here(model: onnx.ModelProto) -> onnx.ModelProto:
     """The quantised graph as this CPU computes it without saturation; the model itself where it does anyway."""
     if not saturates():
         return model
-    g = Graph(model)
+    g = GraphEditor(model)
     return g.finish() if unsigned_weights.rewrite(g) else model

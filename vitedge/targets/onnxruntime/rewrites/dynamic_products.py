@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph
+from vitedge.onnx_graph.editor import GraphEditor
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Rewrites every such product; returns how many there were."""
     count = 0
     for integer in [node for node in g.nodes if node.op_type == "MatMulInteger"]:
@@ -27,9 +27,9 @@ def rewrite(g: Graph) -> int:
         else:  # pixels: their scale is 1
             x_scale, w_scale = g.constant(f"{x}.scale", np.array(1, np.float32)), scaled.input[1]
         if f"{x}.dq" not in g.makers:
-            g.add("DequantizeLinear", [x, x_scale, x_zero], f"{x}.dq")
-        g.add("DequantizeLinear", [w, w_scale, w_zero], f"{w}.dq", axis=1)
-        g.add("MatMul", [f"{x}.dq", f"{w}.dq"], scaled.output[0])
+            g.op("DequantizeLinear", [x, x_scale, x_zero], f"{x}.dq")
+        g.op("DequantizeLinear", [w, w_scale, w_zero], f"{w}.dq", axis=1)
+        g.op("MatMul", [f"{x}.dq", f"{w}.dq"], scaled.output[0])
         g.remove([scaled])
         count += 1
     return count

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.matcher import attribute
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Rewrites every such weight; returns how many there were."""
     from onnx import TensorProto
 
@@ -23,11 +24,11 @@ def rewrite(g: Graph) -> int:
         values, scale = g.array(node.input[0]), g.array(node.input[1])
         if values is None or scale is None or values.ndim != 2:
             continue
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        axis = attribute(node, "axis", 1)
         along = [-1 if d == axis else 1 for d in range(2)] if scale.size > 1 else [1, 1]
         name = node.output[0]
-        floats = g.add("Cast", [node.input[0]], f"{name}.float", to=TensorProto.FLOAT)
-        g.add("Mul", [floats, g.constant(f"{name}.float.scale", np.reshape(scale, along))], name)
+        floats = g.op("Cast", [node.input[0]], f"{name}.float", to=TensorProto.FLOAT)
+        g.op("Mul", [floats, g.constant(f"{name}.float.scale", np.reshape(scale, along))], name)
         g.remove([node])
         count += 1
     return count

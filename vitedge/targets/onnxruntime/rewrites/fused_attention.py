@@ -14,19 +14,20 @@ from typing import Literal
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import MICROSOFT, Graph, Linear, float_attention, scores_bias
+from vitedge.onnx_graph.editor import MICROSOFT, GraphEditor
+from vitedge.onnx_graph.matcher import Linear, float_attention, scores_bias
 
 
-def rewrite(g: Graph, form: Literal["packed", "heads"]) -> int:
+def rewrite(g: GraphEditor, form: Literal["packed", "heads"]) -> int:
     """Rewrites every attention it knows; returns how many there were."""
     names = [node.name.removesuffix(".scores") for node in g.nodes if node.name.endswith(".attention.scores")]
     return sum(_fuse(g, name, form) for name in names)
 
 
-def _fuse(g: Graph, name: str, form: str) -> bool:
+def _fuse(g: GraphEditor, name: str, form: str) -> bool:
     chain = float_attention(g, name)
     context = g.maker(f"{name}.context", "Reshape")
-    parts = [g.linear(f"{name}.{part}") for part in "qkv"]
+    parts = [g.find_linear(f"{name}.{part}") for part in "qkv"]
     linears = [part for part in parts if part is not None and part.bias is not None]
     if not chain or context is None or len(linears) < 3 or len({part.x for part in linears}) != 1:
         return False
@@ -38,12 +39,12 @@ def _fuse(g: Graph, name: str, form: str) -> bool:
         return _packed(g, name, linears, heads, dims, bias)
     # QAttention takes no bias.
     values = [*(part.result for part in linears), *(["", "", bias] if bias else [])]
-    g.add("MultiHeadAttention", values, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0)
+    g.op("MultiHeadAttention", values, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0)
     g.remove([context])
     return True
 
 
-def _square(g: Graph, name: str) -> str | None:
+def _square(g: GraphEditor, name: str) -> str | None:
     """The bias of the scores [N, 1, tokens, tokens] where tokens were merged: the kernels want a row for each query."""
     bias, shape = scores_bias(g, name), g.array(g.makers[f"{name}.q.split"].input[1])
     if bias is None or shape is None:
@@ -51,11 +52,11 @@ def _square(g: Graph, name: str) -> str | None:
     square = f"{bias}.square"
     if square not in g.makers:
         rows = g.constant(f"{square}.shape", np.array([1, 1, shape[1], 1], np.int64))
-        g.add("Expand", [bias, rows], square)
+        g.op("Expand", [bias, rows], square)
     return square
 
 
-def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int], bias: str | None) -> bool:
+def _packed(g: GraphEditor, name: str, parts: list[Linear], heads: int, dims: list[int], bias: str | None) -> bool:
     context = g.makers[f"{name}.context"]
     weight = np.concatenate([part.weight for part in parts], 1)
     biases = np.concatenate([part.bias for part in parts if part.bias is not None])
@@ -64,7 +65,7 @@ def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int
     if not scales:
         sizes = {} if len(set(dims)) == 1 else {"qkv_hidden_sizes": [heads * dim for dim in dims]}
         inputs = [parts[0].x, stored, g.constant(f"{name}.qkv.bias", biases), *(["", "", bias] if bias else [])]
-        g.add("Attention", inputs, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0, **sizes)
+        g.op("Attention", inputs, f"{name}.context", MICROSOFT, num_heads=heads, scale=1.0, **sizes)
         g.remove([context])
         return True
     x = g.maker(parts[0].x, "DequantizeLinear")
@@ -77,6 +78,6 @@ def _packed(g: Graph, name: str, parts: list[Linear], heads: int, dims: list[int
     biases[: heads * dims[0]] *= up
     inputs = [x.input[0], stored, g.constant(f"{name}.qkv.bias", biases), x.input[1]]
     inputs += [g.constant(f"{name}.qkv.scale", scale), "", x.input[2]]
-    g.add("QAttention", inputs, f"{name}.context", MICROSOFT, num_heads=heads)
+    g.op("QAttention", inputs, f"{name}.context", MICROSOFT, num_heads=heads)
     g.remove([context])
     return True

@@ -10,14 +10,13 @@ exact, where ONNX Runtime's own QLinearMatMul rounds once more on its way.
 
 from __future__ import annotations
 
-from typing import Any
-
-from vitedge.targets.rewrites.graph import MICROSOFT, Graph
+from vitedge.onnx_graph.editor import MICROSOFT, GraphEditor
+from vitedge.onnx_graph.matcher import attribute
 
 _MOVES = ("Reshape", "Transpose")
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Rewrites every product of two dequantised activations; returns how many there were."""
     count = 0
     for matmul in [node for node in g.nodes if node.op_type == "MatMul"]:
@@ -25,13 +24,13 @@ def rewrite(g: Graph) -> int:
             continue
         x, y = (_integers(g, value) for value in matmul.input)
         inputs = [x[0], y[0], x[1], y[1], x[2], y[2]]
-        g.add("MatMulIntegerToFloat", inputs, matmul.output[0], MICROSOFT)
+        g.op("MatMulIntegerToFloat", inputs, matmul.output[0], MICROSOFT)
         g.remove([matmul])
         count += 1
     return count
 
 
-def _is_rounded(g: Graph, value: str) -> bool:
+def _is_rounded(g: GraphEditor, value: str) -> bool:
     """Whether `value` is a dequantised activation, reshaped or not."""
     node = g.makers.get(value)
     while node is not None and node.op_type in _MOVES:
@@ -39,7 +38,7 @@ def _is_rounded(g: Graph, value: str) -> bool:
     return node is not None and node.op_type == "DequantizeLinear" and node.input[0] not in g.tensors
 
 
-def _integers(g: Graph, value: str) -> tuple[str, str, str]:
+def _integers(g: GraphEditor, value: str) -> tuple[str, str, str]:
     """(integers, scale, zero point) of such a value; the integers are reshaped as it is."""
     node = g.makers[value]
     if node.op_type == "DequantizeLinear":
@@ -48,6 +47,7 @@ def _integers(g: Graph, value: str) -> tuple[str, str, str]:
     x, scale, zero = _integers(g, node.input[0])
     result = f"{value}.integers"
     if result not in g.makers:
-        attributes: dict[str, Any] = {a.name: list(a.ints) for a in node.attribute if a.name == "perm"}
-        g.add(node.op_type, [x, *node.input[1:]], result, **attributes)
+        perm = attribute(node, "perm")
+        attributes = {"perm": perm} if perm else {}
+        g.op(node.op_type, [x, *node.input[1:]], result, **attributes)
     return result, scale, zero

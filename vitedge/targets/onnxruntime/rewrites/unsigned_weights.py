@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vitedge.targets.rewrites.graph import Graph
+from vitedge.onnx_graph.editor import GraphEditor
 
 # Operator -> the places of its weight and of that weight's zero point among the inputs.
 _PLACES = {"MatMulIntegerToFloat": (1, 5), "MatMulInteger": (1, 3), "QAttention": (1, 7), "DequantizeLinear": (0, 2)}
 
 
-def rewrite(g: Graph) -> int:
+def rewrite(g: GraphEditor) -> int:
     """Rewrites every constant int8 factor; returns how many there were."""
     done: dict[str, tuple[str, str]] = {}
     for node in g.nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from vitedge.onnx_graph.editor import GraphEditor, checked
 from vitedge.targets.rknn.rewrites import patch_embed, pixels
 
 REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite}
@@ -11,9 +12,6 @@ REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite}
 
 def apply(model: onnx.ModelProto, only: tuple[str, ...] | None = None) -> tuple[onnx.ModelProto, list[str]]:
     """A rewritten copy and the names of the rewrites that found something. `only`: those to try; all by default."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    done = [name for name, rewrite in REWRITES.items() if (only is None or name in only) and rewrite(copy)]
-    copy = onnx.shape_inference.infer_shapes(copy)
-    onnx.checker.check_model(copy)
-    return copy, done
+    g = GraphEditor(model)
+    done = [name for name, rewrite in REWRITES.items() if (only is None or name in only) and rewrite(g)]
+    return checked(g.finish()), done

@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 import onnx
 
-from vitedge.targets.rknn.rewrites import edit
+from vitedge.onnx_graph.editor import GraphEditor
+from vitedge.onnx_graph.matcher import attribute
 
 MAX_STRIDE = 7
 
@@ -47,36 +48,34 @@ def rearrange(weight: np.ndarray, s: int) -> np.ndarray:
     return np.ascontiguousarray(split.reshape(out, channels * s * s, k, k))
 
 
-def rewrite(model: onnx.ModelProto) -> bool:
-    """Applies it in place to each convolution whose stride equals its kernel and is above 7; False where none is."""
-    done = False
-    for node in list(model.graph.node):
+def rewrite(g: GraphEditor) -> int:
+    """Rewrites each convolution whose stride equals its kernel and is above 7; returns how many there were."""
+    count = 0
+    for node in g.take():
         steps = _steps(node)
         if steps is None:
+            g.keep(node)
             continue
-        weight = edit.constant(model, node.input[1])
+        weight = g.array(node.input[1])
         assert weight is not None
-        x, nodes = node.input[0], []
+        x, result = node.input[0], node.output[0]
         for number, s in enumerate(steps[:-1]):
-            name = f"{node.name}.space_to_depth{number}"
-            onehot = edit.add_constant(model, f"{name}.weight", space_to_depth(weight.shape[1], s))
-            nodes.append(_conv([x, onehot], name, s))
-            x, weight = name, rearrange(weight, s)
-        name = edit.add_constant(model, f"{node.name}.weight.rearranged", weight)
-        nodes.append(_conv([x, name, *node.input[2:]], node.output[0], steps[-1], node.name))
-        edit.replace_nodes(model, [node], nodes)
-        done = True
-    return done
+            name = f"{result}.space_to_depth{number}"
+            onehot = g.constant(f"{name}.weight", space_to_depth(weight.shape[1], s))
+            x, weight = _conv(g, [x, onehot], name, s), rearrange(weight, s)
+        _conv(g, [x, g.constant(f"{result}.weight.rearranged", weight), *node.input[2:]], result, steps[-1])
+        count += 1
+    return count
 
 
 def _steps(node: onnx.NodeProto) -> tuple[int, ...] | None:
-    if node.op_type != "Conv" or any(edit.attribute(node, "pads", [])):  # type: ignore[arg-type]
+    if node.op_type != "Conv" or any(attribute(node, "pads", [])):
         return None
-    kernel, stride = edit.attribute(node, "kernel_shape"), edit.attribute(node, "strides")
-    if kernel != stride or not kernel or kernel[0] != kernel[-1] or kernel[0] <= MAX_STRIDE:  # type: ignore[index]
+    kernel, stride = attribute(node, "kernel_shape"), attribute(node, "strides")
+    if kernel != stride or not kernel or kernel[0] != kernel[-1] or kernel[0] <= MAX_STRIDE:
         return None
-    return strides(kernel[0])  # type: ignore[index]
+    return strides(kernel[0])
 
 
-def _conv(inputs: list[str], output: str, s: int, name: str = "") -> onnx.NodeProto:
-    return onnx.helper.make_node("Conv", inputs, [output], name=name or output, kernel_shape=[s, s], strides=[s, s])
+def _conv(g: GraphEditor, inputs: list[str], result: str, s: int) -> str:
+    return g.op("Conv", inputs, result, kernel_shape=[s, s], strides=[s, s])
