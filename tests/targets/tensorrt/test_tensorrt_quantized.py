@@ -13,15 +13,19 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from tests.vit.variants import PLAIN, VARIANTS, images, make
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.export.float16 import to_float16
 from vitedge.export.float16_emulate import emulate_float16
 from vitedge.export.vit import export_vit
 from vitedge.onnx_graph.ranges import measure_ranges
+from vitedge.quant import QuantOptions, calibrate
 from vitedge.quant.scheme import Activation, Scheme, Weight
+from vitedge.targets.tensorrt import quantized
 from vitedge.targets.tensorrt.check import attentions, graph_problems
 from vitedge.targets.tensorrt.quantized import insert_quantizers, place, shift_of, symmetric_scale
+from vitedge.vit.block import Merge
 from vitedge.vit.config import uniform
 from vitedge.vit.model import VisionTransformer, init_weights
 
@@ -168,6 +172,30 @@ def test_int8_attention_only_where_a_kernel_serves_it(case):
     without = {n: a for n, a in case.scheme.activations.items() if not n.endswith("probs")}
     _, facts = place(case.model, replace(case.scheme, activations=without), attention=True)
     assert "preset 'full'" in facts["float"]["block0.attention.probs"] and not facts["attention"]
+
+
+@pytest.mark.parametrize("name", ["attention pool", "merged", "windows and stages"])
+def test_int8_attention_reads_q_k_v_and_probabilities_alone(name, monkeypatch):
+    """The sizes of merged tokens are added between the product and softmax; a pool's query is a constant."""
+    merge = Merge(12, (), matched=True)
+    model = make(PLAIN.with_block(0, merge=merge) if name == "merged" else VARIANTS[name])
+    preprocess = Preprocess.centred(model.config.image_size, model.config.channels)
+    x = images(model.config)
+    scheme = calibrate(model, lambda: iter([x]), QuantOptions(preset="full"), preprocess)
+    graph = export_vit(model.config, {n: v.numpy() for n, v in model.state_dict().items()}, preprocess, batch=1)
+    monkeypatch.setattr(quantized, "fusable", lambda *size, **more: "")
+    placed, facts = place(graph, scheme, attention=True)
+    assert facts["attention"]
+    if name == "attention pool":
+        assert "same for all images" in facts["float"]["pool.attention.probs"]
+    made = {node.output[0]: node for node in placed.graph.node}
+    for probs in facts["attention"]:
+        block = probs.removesuffix(".probs")
+        readers = [n for n in placed.graph.node if n.op_type == "MatMul" and n.output[0].startswith(f"{block}.")]
+        products = [n for n in readers if n.output[0] in (f"{block}.scores", f"{block}.context.heads")]
+        assert len(products) == 2
+        assert all(made[value].op_type == "DequantizeLinear" for n in products for value in n.input)
+    assert not [n for n in placed.graph.node if n.op_type == "QuantizeLinear" and "scores" in n.input[0]]
 
 
 def test_refusals(case, tmp_path):

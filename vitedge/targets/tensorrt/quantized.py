@@ -161,6 +161,10 @@ def _factors(
     """The scales of an attention's four factors, by the values that its products read; or why it stays FP16."""
     first, second = g.makers[softmax.input[0]], g.readers[softmax.output[0]][0]
     name = softmax.name.rpartition(".")[0]
+    if first.op_type == "Add":  # the sizes of merged tokens, or the places within a window
+        first = g.makers[first.input[0]]
+    if first.op_type != "MatMul":
+        return {}, "its one query is the same for all images"
     factors = {first.input[0]: "q", first.input[1]: "k", second.input[0]: "probs", second.input[1]: "v"}
     if missing := [part for part in factors.values() if f"{name}.{part}" not in scheme.activations]:
         return {}, f"the scheme has no scale for {', '.join(missing)}: quantise with the preset 'full'"
