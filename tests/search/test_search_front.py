@@ -114,6 +114,7 @@ def test_any_beginning_of_the_order_is_spread_over_the_costs() -> None:
     assert sorted(one.candidate.key for one in order) == sorted(one.candidate.key for one in found)
     assert order == ordered(list(reversed(found)), points=6, budgets=[max(one.cost for one in found) / 3])
     assert order[0].cost <= max(one.cost for one in found) / 3
+    assert {str(one.candidate) for one in order[1:3]} == {"dense; fp32", "dense; int8"}
     first = [math.log(one.cost) for one in order[:4]]
     span = max(math.log(one.cost) for one in found) - min(math.log(one.cost) for one in found)
     assert max(first) - min(first) > 0.6 * span

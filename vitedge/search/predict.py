@@ -130,12 +130,14 @@ def ordered(
 ) -> list[Predicted]:
     """All candidates in the order in which they are tried: any beginning of it is a front spread over the costs.
 
-    First the candidate that each budget asks for, then the front from both ends inwards, then the fronts behind it;
-    last what would lose many times `max_drop` points of top-1.
+    First the candidate that each budget asks for and the dense model in each precision, which is soon made, then the
+    front from both ends inwards, then the fronts behind it; last what would lose many times `max_drop` points of top-1.
     """
     found = _spread(_front(predicted), 0, budgets=budgets)
-    asked = {one.candidate.key for one in found}
-    rest = [one for one in predicted if one.candidate.key not in asked]
+    dense = _front([one for one in predicted if not (one.candidate.share or one.candidate.spare)])
+    found += [one for one in dense if one not in found]
+    taken = {one.candidate.key for one in found}
+    rest = [one for one in predicted if one.candidate.key not in taken]
     most = HOPELESS * max(max_drop, 0.5) / POINTS_PER_NAT
     found += _fronts([one for one in rest if one.kl <= most], points, found)
     return found + _fronts([one for one in rest if one.kl > most], points, ())
