@@ -122,7 +122,7 @@ def nncf_transformer(model: Path, images: np.ndarray, out: Path) -> Path:
 
 
 # Shares of the held-out images that NNCF's search may lose the class of.
-DROPS = (0.005, 0.02, 0.05)
+DROPS = (0.005, 0.02)
 
 
 def _nncf_search(model: Path, images: np.ndarray, out: Path, drop: float) -> Path:

@@ -22,13 +22,13 @@ from vitedge.vit.checkpoint.save import build_model
 
 timm = pytest.importorskip("timm")
 
-SIDE, TESTED, SIMULATED = 48, 500, 40
-EPOCHS = 15
+DRAWN, TESTED, SIMULATED = 64, 500, 40
+EPOCHS = 10
 
 
 def small_swin() -> Architecture:
-    sizes = {"embed_dim": 48, "depths": (1, 2, 1), "num_heads": (2, 3, 4), "window_size": 4}
-    own = {"img_size": SIDE, "num_classes": len(SHAPES), **sizes}
+    sizes = {"embed_dim": 48, "depths": (1, 2, 1), "num_heads": (2, 3, 4), "window_size": 3}
+    own = {"img_size": 48, "num_classes": len(SHAPES), **sizes}
     model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **own)
     read = swin.read(model.state_dict(), model)
     return build_model(read.config, read.state)
@@ -38,7 +38,7 @@ def small_pvt() -> Architecture:
     sizes = {"depths": (1, 2, 2, 1), "embed_dims": (32, 48, 96, 128), "num_heads": (1, 2, 3, 4)}
     own = {"num_classes": len(SHAPES), "mlp_ratios": (3, 3, 2, 2), **sizes}
     model = timm.create_model("pvt_v2_b0", pretrained=False, **own)
-    read = pvt.read(model.state_dict(), model, (SIDE, SIDE))
+    read = pvt.read(model.state_dict(), model, (DRAWN, DRAWN))
     return build_model(read.config, read.state)
 
 
@@ -46,13 +46,13 @@ def small_pvt() -> Architecture:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     for split, n in (("train", 3000), ("val", 200), ("test", TESTED), ("calib", 256)):
-        write_shapes(folder / split, n, size=SIDE, split=split)  # type: ignore[arg-type]
+        write_shapes(folder / split, n, size=DRAWN, split=split)  # type: ignore[arg-type]
     return folder
 
 
 def infer(run: vitedge.Run, target: str, pixels: np.ndarray) -> np.ndarray:
     artifact = run.build(target, precision="int8")
-    runner = targets.get(target).open(artifact.path, dict(artifact.metadata))
+    runner = targets.get(target).open(artifact.path, artifact.facts)
     try:
         return np.concatenate([runner.infer(pixels[i : i + 1]) for i in range(len(pixels))])
     finally:
@@ -83,6 +83,8 @@ def test_pruned_and_in_int8_on_every_target(make, shapes: Path, tmp_path: Path) 
             if target != "rknn" or "toolchain" not in str(error):
                 raise
             pytest.skip(str(error))
-        assert metrics.agreement(source[few], found) >= 0.95, target
+        agreement = metrics.agreement(source[few], found)
         lost = float((source[few].argmax(1) == labels[few]).mean() - (found.argmax(1) == labels[few]).mean())
+        print(f"{make.__name__}, {target}: source {top1:.3f}, lost {lost:.3f}, agreement {agreement:.3f}")
+        assert agreement >= 0.95, target
         assert lost <= (0.02 if target != "rknn" else 1.5 / SIMULATED), target
