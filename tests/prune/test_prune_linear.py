@@ -52,6 +52,20 @@ def test_ridge_is_least_squares() -> None:
     assert torch.allclose(found, reference, rtol=1e-8, atol=1e-10)
 
 
+def test_inputs_that_do_not_vary_leave_the_prior() -> None:
+    """Rounding leaves a little noise of their covariance, less than nothing on the diagonal; some never fire."""
+    noise = torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-8
+    covariance = noise + noise.T
+    covariance -= torch.eye(8, dtype=torch.float64) * 5e-8
+    covariance[3], covariance[:, 3] = 0, 0
+    assert covariance.diagonal().mean() < 0
+    prior = weight(3, 8)
+    found = ridge(covariance, covariance @ weight(3, 8, seed=2).T, damping=1e3, prior=prior)
+    torch.testing.assert_close(found, prior, rtol=0, atol=0.05)
+    nothing = torch.zeros(8, 8, dtype=torch.float64)
+    assert ridge(nothing, nothing[:, :3], prior=prior).isfinite().all()
+
+
 def test_damped_ridge_is_least_squares_with_rows_for_the_penalty() -> None:
     x, y, prior = centred(correlated(400, 8)), centred(correlated(400, 5, seed=7)), weight(5, 8)
     covariance = x.T @ x / 400
