@@ -47,6 +47,14 @@ def full_disk() -> Path:
     return device
 
 
+@pytest.fixture
+def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pruning measures is multiplied in float32, also where the processor has bfloat16."""
+    from vitedge.prune import store
+
+    monkeypatch.setattr(store, "fast_bfloat16", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """A ViT of two blocks with 32-pixel images."""

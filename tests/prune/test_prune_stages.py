@@ -43,6 +43,7 @@ def test_heads_and_units_that_write_nothing_go_without_a_trace(size: tuple[int, 
     assert apart(of(dense, x), of(small, x)) < 1e-5
 
 
+@pytest.mark.usefixtures("float32_products")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_output_projection_is_found_again(size: tuple[int, int]) -> None:
     """What it reads, in windows, and what it should write to the stream stand in the same order."""

@@ -62,11 +62,11 @@ def test_what_is_not_cut_is_solved_anew_where_it_helps(model, images, monkeypatc
     assert len(tried) == 2 and same != solving_helps
 
 
+@pytest.mark.usefixtures("float32_products")
 @pytest.mark.parametrize("merge", ["matched", "constant"])
-def test_the_harm_of_a_merge_is_what_the_logits_lose(model, images, merge, monkeypatch) -> None:  # noqa: F811
+def test_the_harm_of_a_merge_is_what_the_logits_lose(model, images, merge) -> None:  # noqa: F811
     """Tried block by block, it is the divergence of the model that merges there alone, on the images left out of the
-    closed forms; to three digits where products are in float32."""
-    monkeypatch.setattr(import_module("vitedge.prune.store"), "fast_bfloat16", lambda: False)
+    closed forms."""
     start = embed_all(model, lambda: iter(images.split(32)), 1, 0)
     measured = measure_cuts(model, start, PruneOptions(prune=0.1, merge=merge))
     held = start[measured.solved :]
