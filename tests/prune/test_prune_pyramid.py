@@ -26,6 +26,7 @@ def test_heads_and_units_that_write_nothing_go_without_a_trace(name: str) -> Non
     assert apart(of(dense, x), of(small, x)) < 1e-5
 
 
+@pytest.mark.usefixtures("float32_products")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_share_is_removed_and_fitted(name: str) -> None:
     config = VARIANTS[name]
