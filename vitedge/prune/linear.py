@@ -8,8 +8,8 @@ from torch import Tensor
 
 def damped(covariance: Tensor, damping: float) -> Tensor:
     """The covariance [n, n] with `damping` of its mean diagonal added to the diagonal; never singular."""
-    # Of inputs that are constant, rounding leaves a covariance of noise, whose diagonal may be negative. Of any real one
-    # the mean is the larger of the two.
+    # Of inputs that are constant, rounding leaves a covariance of noise, whose diagonal may be negative. Of any real
+    # one the mean is the larger of the two.
     scale = torch.maximum(covariance.diagonal().mean(), covariance.abs().max() / len(covariance))
     scale = scale.clamp_min(torch.finfo(covariance.dtype).tiny)
     return covariance + damping * scale * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
