@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from vitedge import files
-from vitedge.bundle import Bundle, sha256_file
+from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
+from vitedge.manifest import sha256_file
 
 
 def write(name: str, text: str):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.train.kill import Lines, kill_in_blocks, kill_in_loop, save_every_step
-from vitedge.bundle import sha256_file
 from vitedge.config import make_config
+from vitedge.manifest import sha256_file
 from vitedge.pipeline import compress
 
 DISTIL = {"prune": {"prune": 0.2, "align": 8, "fit_steps": 2, "recover": "distill"}, "distill": {"epochs": 2}}

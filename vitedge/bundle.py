@@ -9,7 +9,6 @@ and the manifest carries a digest of itself.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
@@ -17,75 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, JsonValue
-
-from vitedge import __version__, documents
+from vitedge import documents
 from vitedge.closure import code_version, library_versions
-from vitedge.documents import Document, Json, RelativePath, printable
+from vitedge.documents import Json, printable
 from vitedge.errors import VitedgeError
 from vitedge.files import clean, locked, move_into_place, scratch_dir, write_error, write_json
+from vitedge.manifest import MANIFEST, SCHEMA, ArtifactEntry, Facts, Manifest, StepEntry, digest_of, sha256_file
 
-SCHEMA = 1
 DEFAULT_RUN = "vitedge-run"
-MANIFEST = "manifest.json"
 # A refusal removes a run folder that it has made itself, where no more work than this is in it.
 _CHEAP_S = 60.0
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Facts = Json
-
-
-class ArtifactEntry(Document):
-    """A file of the run: `parents` are the files that it was made from, with their hashes then."""
-
-    sha256: Sha256
-    bytes: int = Field(ge=0)
-    step: str
-    parents: dict[RelativePath, Sha256] = {}
-
-
-class StepEntry(Document):
-    """A step that was done: its recipe (all that its key covers), its files and what it reported."""
-
-    key: Sha256
-    options: dict[str, JsonValue] = {}
-    inputs: dict[RelativePath, Sha256] = {}
-    external: dict[str, str] = {}
-    code: str = ""
-    tools: dict[str, str] = {}
-    outputs: list[RelativePath] = []
-    facts: dict[str, JsonValue] = {}
-    seconds: float = Field(0.0, ge=0)
-
-
-class Manifest(Document):
-    """`manifest.json`. `digest` is of all the rest; runs of earlier versions have none."""
-
-    version: int = Field(SCHEMA, alias="schema")
-    vitedge: str = __version__
-    steps: dict[str, StepEntry] = {}
-    artifacts: dict[RelativePath, ArtifactEntry] = {}
-    digest: str = ""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As the file holds it, with its digest."""
-        values = self.model_dump(mode="json", by_alias=True, exclude={"digest"})
-        return values | {"digest": _digest(values)}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -276,7 +218,7 @@ class Bundle:
         first.
         """
         parents = {path: self._hash(path) for path in inputs}
-        key = _digest([step, parents])
+        key = digest_of([step, parents])
         entry = StepEntry(key=key, inputs=parents, outputs=list(outputs), facts=dict(facts or {}))
         self._keep(step, entry, parents)
 
@@ -310,7 +252,7 @@ class Bundle:
             tools = library_versions(*modules) | dict(tools or {})
         recipe: Facts = {"options": dict(options), "inputs": parents, "external": dict(external or {})}
         recipe |= {"code": code, "tools": dict(tools or {})}
-        key = _digest({"name": name} | recipe)
+        key = digest_of({"name": name} | recipe)
         old = self.manifest.steps.get(name)
         if old and old.key == key and all(self._intact(path) for path in old.outputs):
             return StepRecord(name, dict(old.facts), list(old.outputs), cached=True)

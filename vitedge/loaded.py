@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitedge import config as options
-from vitedge.config import SourceSection, takes_options
+from vitedge.config import takes_options
 from vitedge.data.classes import read_classes
 from vitedge.data.dataset import Dataset
 from vitedge.data.folder import open_dataset, open_images
@@ -30,6 +30,7 @@ from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path
 from vitedge.quant.scheme import Scheme
 from vitedge.reporter import Reporter, WarningReporter
+from vitedge.sections import SourceSection
 from vitedge.steps import qat
 from vitedge.steps import scheme as schemes
 from vitedge.steps.export import CHECK_IMAGES, noise, write_graph

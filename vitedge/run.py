@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitedge import config as options
-from vitedge.bundle import Bundle, Facts
+from vitedge.bundle import Bundle
 from vitedge.config import Layer, RunConfig, takes_options
 from vitedge.errors import VitedgeError
+from vitedge.manifest import Facts
 from vitedge.reporter import Reporter, WarningReporter
 from vitedge.results import Analysis, Artifact, Pack, Predictions
 

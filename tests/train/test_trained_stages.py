@@ -65,9 +65,8 @@ def test_pruned_and_in_int8_on_every_target(make, shapes: Path, tmp_path: Path) 
     torch.manual_seed(0)
     figures = train_small_vit(shapes, tmp_path / "model", minutes=20, epochs=EPOCHS, model=make())
     assert figures["top1"] >= 0.85
-    run = vitedge.compress(
-        tmp_path / "model", calib=shapes / "calib", prune=0.2, quantize="static", run=tmp_path / "run"
-    )
+    options = {"prune": 0.2, "quantize": "static", "weight_bits": targets.get("openvino").weight_bits()}
+    run = vitedge.compress(tmp_path / "model", calib=shapes / "calib", run=tmp_path / "run", **options)
     dataset = open_dataset(shapes / "test")
     parts = list(iter_batches(dataset, Preprocess.load(tmp_path / "run/source/preprocess.json"), 50))
     pixels, labels = np.concatenate([p for p, _ in parts]), dataset.labels[np.concatenate([i for _, i in parts])]

@@ -750,7 +750,7 @@ def test_verify_from_the_command_line(sources: dict[str, Path], tmp_path: Path, 
 
 
 def test_inspect_takes_the_same_options_and_shows_the_notes(tmp_path: Path) -> None:
-    from vitedge.config import ModelSection, SourceSection
+    from vitedge.sections import ModelSection, SourceSection
     from vitedge.steps.inspect import inspect_model
 
     model, ema = timm_vit(0), timm_vit(1)
@@ -761,7 +761,7 @@ def test_inspect_takes_the_same_options_and_shows_the_notes(tmp_path: Path) -> N
 
 
 def test_inspect_tells_what_was_overridden_and_nothing_of_what_nobody_gave(tiny_folder: Path) -> None:
-    from vitedge.config import ModelSection
+    from vitedge.sections import ModelSection
     from vitedge.steps.inspect import inspect_model
 
     note = inspect_model(ModelSection(model=str(tiny_folder))).tables["Layers"].note

@@ -111,7 +111,8 @@ def test_from_the_checkpoint_to_artifacts(tmp_path: Path, shapes_folder: Path) -
     pytest.importorskip("openvino")
     config = small_hybrid(tmp_path / "model")
     common = ["--model", "model", "--calib", shapes_folder, "--align", 4, "--head-align", 4, "--min-hidden", 8]
-    done = vitedge(tmp_path, "compress", *common, "--prune", 0.2, "--quantize", "static")
+    bits = targets.get("openvino").weight_bits()
+    done = vitedge(tmp_path, "compress", *common, "--prune", 0.2, "--quantize", "static", "--weight-bits", bits)
     assert "in the stem, which stays float." in done.stdout
     run_folder = tmp_path / "vitedge-run"
     small = ViTConfig.from_dict(json.loads((run_folder / "model/arch.json").read_text()))

@@ -19,12 +19,13 @@ from vitedge.bench.jobs import Settings
 from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Step
 from vitedge.bench.source import Source
-from vitedge.bundle import Bundle, StepEntry
+from vitedge.bundle import Bundle
 from vitedge.data.classes import some
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.texts import Texts, read_texts
 from vitedge.errors import VitedgeError
 from vitedge.host import facts as host
+from vitedge.manifest import StepEntry
 from vitedge.metrics import Activation
 from vitedge.reporter import Reporter
 

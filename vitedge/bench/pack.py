@@ -22,9 +22,10 @@ from vitedge.bench.pack_index import INDEX, SCHEMA, PackArtifact, PackIndex
 from vitedge.bench.process import ArtifactFailed, ArtifactProcess
 from vitedge.bench.schema import Data
 from vitedge.bench.source import Source
-from vitedge.bundle import Bundle, sha256_file
+from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
 from vitedge.files import output_path, scratch_dir
+from vitedge.manifest import sha256_file
 from vitedge.reporter import Reporter
 
 _BATCH = 64

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field, JsonValue, model_validator
 
 from vitedge.bench.golden.facts import Golden, golden_files
-from vitedge.bundle import Sha256
 from vitedge.data.preprocess import Preprocess
 from vitedge.documents import Document
+from vitedge.manifest import Sha256
 from vitedge.targets.metadata import Name, Precision
 
 SCHEMA = 1

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vitedge.bundle import sha256_file
+from vitedge.manifest import sha256_file
 
 # BatchMode: a question for a password would wait for ever. The keep-alives notice a cut link within 15 s.
 OPTIONS: tuple[str, ...] = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5")

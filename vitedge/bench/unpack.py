@@ -18,9 +18,9 @@ from vitedge.bench.groups import Job
 from vitedge.bench.pack import digest
 from vitedge.bench.pack_index import INDEX, SCHEMA, PackFile, PackIndex
 from vitedge.bench.schema import Data
-from vitedge.bundle import sha256_file
 from vitedge.errors import VitedgeError, printable
 from vitedge.files import atomic_dir, clean, write_json
+from vitedge.manifest import sha256_file
 from vitedge.targets.metadata import read_metadata
 
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")

@@ -16,9 +16,10 @@ from vitedge.bench.from_bundle import current_result, find_classes, find_source
 from vitedge.bench.result import BenchResult, load
 from vitedge.bench.schema import Row
 from vitedge.bench.source import DatasetSource
-from vitedge.bundle import ArtifactEntry, Bundle, StepEntry
+from vitedge.bundle import Bundle
 from vitedge.data.folder import is_there
 from vitedge.errors import VitedgeError
+from vitedge.manifest import ArtifactEntry, StepEntry
 from vitedge.report.classes import ByClass, by_class
 from vitedge.report.flips import Flips, find_flips, thumbnail
 from vitedge.report.training import Training, read_training

@@ -8,7 +8,7 @@ from typing import Any
 from vitedge.bench import show
 from vitedge.bench.result import BenchResult
 from vitedge.bench.schema import Row
-from vitedge.bundle import StepEntry
+from vitedge.manifest import StepEntry
 from vitedge.report import pareto
 from vitedge.report.collect import Facts
 from vitedge.report.html_table import table_html

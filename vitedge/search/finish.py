@@ -9,10 +9,11 @@ from pathlib import Path
 
 from vitedge.bench.jobs import Settings
 from vitedge.bench.measure import BenchRequest, bench_bundle
-from vitedge.bundle import MANIFEST, Bundle
+from vitedge.bundle import Bundle
 from vitedge.config import RunConfig
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
+from vitedge.manifest import MANIFEST
 from vitedge.report.write import write_report
 from vitedge.reporter import Reporter
 from vitedge.search import quiet

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from vitedge.bundle import MANIFEST, Bundle
+from vitedge.bundle import Bundle
 from vitedge.files import locked, temporary_name
+from vitedge.manifest import MANIFEST
 from vitedge.search.space import Candidate
 
 # What a copy of a run does not take along: it is of the other run alone.

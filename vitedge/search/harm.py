@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitedge.bundle import Bundle, Facts
+from vitedge.bundle import Bundle
 from vitedge.files import write_json
+from vitedge.manifest import Facts
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess

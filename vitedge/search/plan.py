@@ -19,6 +19,7 @@ from vitedge.errors import VitedgeError
 from vitedge.prune.hardware import aligned_for_target
 from vitedge.prune.options import PruneOptions
 from vitedge.prune.run import fewest_images
+from vitedge.quant.options import QuantOptions
 from vitedge.reporter import Reporter
 from vitedge.search import quiet
 from vitedge.search.evaluate import HeldOut, condition
@@ -75,7 +76,7 @@ def make_plan(
     with quiet.working():
         effects = timed("effects", lambda: measure_effects(bundle, everything, reporter))
         ready = timed("condition", lambda: conditioned_dense(folders, base, options, tried, reporter))
-        noise = timed("noise", lambda: quantisation_noise(ready, tried, held, reporter))
+        noise = timed("noise", lambda: quantisation_noise(ready, tried, base.quantize, held, reporter))
 
     low, high = parse_range(options.shares)
     ways = settings(timed=target.precisions[0] in latency, mergeable=not dense.unmergeable)
@@ -145,12 +146,12 @@ def latency_models(
 
 
 def quantisation_noise(
-    bundle: Bundle, tried: list[tuple[str, str]], held: HeldOut, reporter: Reporter
+    bundle: Bundle, tried: list[tuple[str, str]], given: QuantOptions, held: HeldOut, reporter: Reporter
 ) -> dict[str, float]:
     """Variant -> KL divergence that it makes of the dense model, on held-out images, simulated in float."""
     import torch
 
-    from vitedge.quant import QuantOptions, calibrate, simulate
+    from vitedge.quant import calibrate, simulate
     from vitedge.vit.checkpoint import read_model
 
     preprocess, pixels = read_preprocess(bundle), read_pixels(bundle)
@@ -163,7 +164,7 @@ def quantisation_noise(
         if not preset:
             found[precision] = FLOAT_NOISE.get(precision, 0.0)
             continue
-        options = QuantOptions(preset=preset, observer="mse", rounding="nearest")  # type: ignore[arg-type]
+        options = given.model_copy(update={"preset": preset, "observer": "mse", "rounding": "nearest"})
         with reporter.busy(f"measuring what INT8 with the preset {preset} does to the logits"), torch.inference_mode():
             simulated = simulate(model, calibrate(model, images, options, preprocess), preprocess)
             parts = [simulated(x) for x in float_batches(held.pixels[:NOISE_IMAGES], preprocess)()]

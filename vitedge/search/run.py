@@ -25,6 +25,7 @@ from vitedge.errors import VitedgeError
 from vitedge.files import atomic_path, make_folder
 from vitedge.prune import measure
 from vitedge.prune.options import PruneOptions
+from vitedge.quant.options import QuantOptions
 from vitedge.reporter import Reporter
 from vitedge.search import finish
 from vitedge.search.claims import Claim, Claims, open_study
@@ -74,7 +75,12 @@ class _Worker:
         calib = config.calib.model_copy(update={"calib_size": fitted})
         own = {name: values for name, values in config.build.items() if name == self.options.target}
         self.base = RunConfig(
-            model=config.model, calib=calib, condition=config.condition, prune=self._pruning(config), build=own
+            model=config.model,
+            calib=calib,
+            condition=config.condition,
+            prune=self._pruning(config),
+            quantize=self._quantize(config),
+            build=own,
         )
         self.folders = Folders(make_folder(root))
         self.hosts: Queue[_Host] = Queue()
@@ -87,6 +93,15 @@ class _Worker:
 
     def _pruning(self, config: RunConfig) -> PruneOptions:
         return config.prune.model_copy(update={"prune": None, "recover": self.options.recover})
+
+    def _quantize(self, config: RunConfig) -> QuantOptions:
+        """With weights of as many bits as this machine's kernels multiply exactly, where it measures and nothing else
+        was asked for."""
+        given, bits = config.quantize, self.target.weight_bits()
+        if self.options.host or "weight_bits" in given.model_fields_set or bits >= given.weight_bits:
+            return given
+        self.reporter.info(f"INT8 weights have {bits} bits: with more, this CPU's sums of two products saturate")
+        return given.model_copy(update={"weight_bits": bits})
 
     def run(self) -> SearchResult:
         bundle = self._dense()
@@ -131,6 +146,7 @@ class _Worker:
         recipe: list[object] = [bundle.manifest.artifacts["source/model.safetensors"].sha256, self.held_images.sha256()]
         recipe += [o.target, o.platform, o.cost_kind, o.shares, o.recover, o.search_seed, self.base.calib.calib_size]
         recipe += [self.base.build] if self.base.build else []
+        recipe += [self.base.quantize.model_dump()] if self.base.quantize != QuantOptions() else []
         own = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
         known = self.claims.shared("identity")
         if known not in (None, own):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from vitedge import documents
-from vitedge.bundle import Bundle, Facts
+from vitedge.bundle import Bundle
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json
+from vitedge.manifest import Facts
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme
 from vitedge.reporter import Reporter
 from vitedge.steps.model import FINAL

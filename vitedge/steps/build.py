@@ -14,11 +14,12 @@ import numpy as np
 
 from vitedge import __version__
 from vitedge.bench.from_bundle import find_activation, model_bytes
-from vitedge.bundle import Bundle, Facts, StepRecord
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.cost import store
 from vitedge.documents import Json
 from vitedge.errors import VitedgeError
 from vitedge.files import make_folder, write_json
+from vitedge.manifest import Facts
 from vitedge.metrics import Activation, fidelity, finite
 from vitedge.reporter import Reporter
 from vitedge.steps.export import CONSTANT, CONSTANT_LOGITS, FLOAT32, LOGITS, REFERENCE, check_images, run_graph

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitedge.bundle import Bundle, Facts, StepRecord
-from vitedge.config import ExportSection
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
+from vitedge.manifest import Facts
 from vitedge.metrics import agreement
 from vitedge.reporter import Reporter
+from vitedge.sections import ExportSection
 from vitedge.steps.model import read_config
 from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vitedge import documents
-from vitedge.bundle import Bundle, Facts
+from vitedge.bundle import Bundle
+from vitedge.manifest import Facts
 from vitedge.tables import Cell, Table, read_tables
 from vitedge.vit.block import BlockConfig
 from vitedge.vit.config import ViTConfig
@@ -30,7 +31,7 @@ from vitedge.vit.macs import (
 )
 
 if TYPE_CHECKING:
-    from vitedge.config import SourceSection
+    from vitedge.sections import SourceSection
 
 
 @dataclass(frozen=True)

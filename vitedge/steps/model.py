@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from vitedge.bundle import Bundle, Facts, StepRecord
+from vitedge.bundle import Bundle, StepRecord
+from vitedge.manifest import Facts
 from vitedge.steps.source import SOURCE
 from vitedge.vit.config import ViTConfig
 

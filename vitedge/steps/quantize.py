@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vitedge.bench.from_bundle import find_activation
-from vitedge.bundle import Bundle, Facts, StepRecord
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.files import write_json
+from vitedge.manifest import Facts
 from vitedge.metrics import fidelity
 from vitedge.quant.options import METRICS, QuantOptions
 from vitedge.quant.scheme import ARRAYS_NAME, JSON_NAME, Scheme

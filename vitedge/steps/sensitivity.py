@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from vitedge import documents
 from vitedge.bench.stats import wilson
-from vitedge.bundle import Bundle, Facts
+from vitedge.bundle import Bundle
 from vitedge.files import write_json
+from vitedge.manifest import Facts
 from vitedge.prune.options import PruneOptions
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE, float_batches, need_pixels, read_preprocess

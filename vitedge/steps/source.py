@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitedge import documents
-from vitedge.bundle import Bundle, Facts, StepRecord, sha256_file
-from vitedge.config import CalibSection, ModelSection
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.data.dataset import Dataset
 from vitedge.data.folder import is_there, open_dataset
 from vitedge.data.preprocess import Preprocess
@@ -19,8 +18,10 @@ from vitedge.data.sample import load_pixels
 from vitedge.data.textures import draw_textures
 from vitedge.errors import VitedgeError
 from vitedge.files import write_json, write_text
+from vitedge.manifest import Facts, sha256_file
 from vitedge.quant.checks import check_pixels
 from vitedge.reporter import Reporter
+from vitedge.sections import CalibSection, ModelSection
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitedge.bundle import Bundle, Facts, StepRecord
+from vitedge.bundle import Bundle, StepRecord
 from vitedge.files import write_json
+from vitedge.manifest import Facts
 from vitedge.reporter import Reporter
 from vitedge.steps.source import PIXELS, SOURCE
 from vitedge.tables import Table, to_json

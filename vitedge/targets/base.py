@@ -299,6 +299,10 @@ class Target(Protocol):
         kind need not time it again."""
         return options
 
+    def weight_bits(self) -> int:
+        """Bits of INT8's weights that its kernels multiply on this machine without saturation."""
+        return 8
+
     def toolchains(self) -> Toolchains | None:
         """Its compiler's environments, where the compiler can't live beside vitedge."""
         return None

@@ -27,20 +27,20 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uin
 
 @pytest.fixture
 def graphs(tiny_model, tmp_path) -> dict[str, Path]:
-    """float32.onnx and int8.onnx, batch 3."""
+    """float32.onnx and int8.onnx, batch 3; those of 7 and 8 bits have such weights on any CPU."""
     weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
     float32 = export_vit(tiny_model.config, weights, PREPROCESS, 3)
     batches = lambda: iter([torch.from_numpy(PREPROCESS.normalize(PIXELS))])  # noqa: E731
     # Without VNNI, OpenVINO's sums of products with 8-bit weights saturate.
-    options = QuantOptions(rounding="nearest", correct=False, weight_bits=7 if saturates() else 8)
-    scheme = calibrate(tiny_model, batches, options, PREPROCESS)
     onnx.save(float32, tmp_path / "float32.onnx")
-    onnx.save(insert_qdq(float32, scheme), tmp_path / "int8.onnx")
-    return {name: tmp_path / f"{name}.onnx" for name in ("float32", "int8")}
+    for name, bits in (("int8", 7 if saturates() else 8), ("int8-of-7-bits", 7), ("int8-of-8-bits", 8)):
+        options = QuantOptions(rounding="nearest", correct=False, weight_bits=bits)
+        onnx.save(insert_qdq(float32, calibrate(tiny_model, batches, options, PREPROCESS)), tmp_path / f"{name}.onnx")
+    return {name: tmp_path / f"{name}.onnx" for name in ("float32", "int8", "int8-of-7-bits", "int8-of-8-bits")}
 
 
-def request(graphs: dict[str, Path], precision: str, **options: object) -> BuildRequest:
-    out = graphs["float32"].parent / f"built-{precision}"
+def request(graphs: dict[str, Path], precision: str, name: str = "built", **options: object) -> BuildRequest:
+    out = graphs["float32"].parent / f"{name}-{precision}"
     out.mkdir()
     made = TARGET.Options(**options)
     return BuildRequest(graphs["float32"], out, precision, None, made, onnx_by_precision=graphs)
@@ -69,8 +69,14 @@ def test_an_artifact_computes_what_the_graph_does(graphs, precision, floats, nea
 
 def test_a_cpu_whose_products_saturate_is_named(graphs, monkeypatch) -> None:
     monkeypatch.setattr("vitedge.targets.openvino.target.saturates", lambda: True)
-    (warning,) = TARGET.build(request(graphs, "int8")).warnings
+    of = {
+        bits: request({**graphs, "int8": graphs[f"int8-of-{bits}-bits"]}, "int8", name=f"{bits} bits")
+        for bits in (7, 8)
+    }
+    (warning,) = TARGET.build(of[8]).warnings
     assert "no VNNI" in warning and "--weight-bits 7" in warning
+    assert not TARGET.build(of[7]).warnings
+    assert TARGET.weight_bits() == 7
     assert not TARGET.build(request(graphs, "fp32")).warnings
 
 
@@ -108,7 +114,7 @@ def test_no_openvino(graphs, monkeypatch) -> None:
     assert caught.value.todo == f"Install it with: {install_command('openvino')}"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     probe = TARGET.probe()
-    assert not probe.can_build and not probe.can_run and install_command('openvino') in probe.fix
+    assert not probe.can_build and not probe.can_run and install_command("openvino") in probe.fix
 
 
 def test_a_cpu_without_bf16(graphs, monkeypatch) -> None:

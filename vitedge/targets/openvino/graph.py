@@ -41,6 +41,17 @@ def convert(graph: Path, precision: str) -> tuple[Any, dict[str, int]]:
     return model, counts
 
 
+def uses_eight_bits(graph: Path) -> bool:
+    """Whether a weight in INT8 is larger than 7 bits hold."""
+    import onnx
+
+    stored = onnx.load(graph).graph.initializer
+    weights = (
+        onnx.numpy_helper.to_array(t) for t in stored if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    )
+    return any(np.abs(weight.astype(np.int16)).max(initial=0) > 64 for weight in weights)
+
+
 def keys_as_they_are(model: Any) -> int:
     """Q K^T with a product that reads K transposed, in place; returns how many it rewrote.
 

@@ -43,7 +43,7 @@ class OpenVINOTarget(Target):
 
     def build(self, request: BuildRequest) -> BuildResult:
         """OpenVINO's IR of that precision's graph. bf16 is computed from weights stored in 16 bits (float16)."""
-        from vitedge.targets.openvino.graph import convert
+        from vitedge.targets.openvino.graph import convert, uses_eight_bits
 
         ov = load()
         core = ov.Core()
@@ -77,12 +77,16 @@ class OpenVINOTarget(Target):
         }
         runner.close()
         warnings = []
-        if request.precision == "int8" and saturates():
+        if request.precision == "int8" and saturates() and uses_eight_bits(graph):
             warnings.append(
                 f"{SATURATION}, and OpenVINO has no other kernels for them: compress with `--weight-bits 7`, or build "
                 "for another target"
             )
         return BuildResult("model.xml", facts | blocks, warnings)
+
+    def weight_bits(self) -> int:
+        """7 where the CPU saturates: see `SATURATION`."""
+        return 7 if saturates() else 8
 
     def open(self, artifact: Path, metadata: Mapping[str, Any], *, threads: int | None = None) -> OpenVINORunner:
         """A compiled model. An INT8 artifact built with `rest` auto takes what the CPU has where it is opened."""

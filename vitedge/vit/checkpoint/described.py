@@ -2,82 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from typing import Any, Literal
 
 from vitedge import documents
 from vitedge.data import preprocess_sources as sources
 from vitedge.data.preprocess import Preprocess
 from vitedge.errors import VitedgeError
 from vitedge.vit.checkpoint import plain
+from vitedge.vit.checkpoint.fields import Count, Eps, Settings, Side
+from vitedge.vit.checkpoint.timm_config import PLAIN, SHAPES, TODO, TimmConfig, pooling, timm_model
 from vitedge.vit.config import ViTConfig
 
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_TODO = "Give the complete folder, as the library's save_pretrained or save_for_hf wrote it."
-
-_Count = Annotated[int, Field(ge=1, le=2**20, strict=True)]
-# timm's word for no head is 0 classes.
-_Classes = Annotated[int, Field(ge=0, le=2**20, strict=True)]
-_Side = Annotated[int, Field(ge=1, le=2**15, strict=True)]
-_Eps = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-
-class HuggingFaceConfig(_Settings):
+class HuggingFaceConfig(Settings):
     """`config.json` of transformers' ViTForImageClassification (keys that change what it computes)."""
 
     model_type: str
-    hidden_size: _Count | None = None
-    num_hidden_layers: _Count | None = None
-    num_attention_heads: _Count | None = None
-    intermediate_size: _Count | None = None
+    hidden_size: Count | None = None
+    num_hidden_layers: Count | None = None
+    num_attention_heads: Count | None = None
+    intermediate_size: Count | None = None
     hidden_act: str = "gelu"
-    layer_norm_eps: _Eps = 1e-12
-    image_size: _Side | tuple[_Side, _Side] | None = None
-    patch_size: _Side | tuple[_Side, _Side] | None = None
-    num_channels: _Count | None = None
+    layer_norm_eps: Eps = 1e-12
+    image_size: Side | tuple[Side, Side] | None = None
+    patch_size: Side | tuple[Side, Side] | None = None
+    num_channels: Count | None = None
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
     id2label: Any = None
-
-
-class TimmArgs(_Settings):
-    """`model_args` of timm's VisionTransformer; keys beside these and `_IDLE` are refused."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-    img_size: _Side | tuple[_Side, _Side] | None = None
-    patch_size: _Side | tuple[_Side, _Side] | None = None
-    in_chans: _Count | None = None
-    num_classes: _Classes | None = None
-    embed_dim: _Count | None = None
-    depth: _Count | None = None
-    num_heads: _Count | tuple[_Count, ...] | None = None  # several: one a stage
-    global_pool: str | None = None
-    fc_norm: bool | None = None
-    act_layer: str | None = None
-    norm_layer: str | None = None
-    norm_eps: _Eps | None = None
-
-
-class TimmConfig(_Settings):
-    """`config.json` as timm's save_for_hf and push_to_hf_hub write it."""
-
-    architecture: str = ""
-    num_classes: _Classes | None = None
-    global_pool: str | None = None
-    label_names: Any = None
-    label_descriptions: dict[str, str] | None = None
-    model_args: TimmArgs = TimmArgs()
-    pretrained_cfg: dict[str, Any]
 
 
 # Keys of model_args that tensors show by themselves, or that matter in training alone.
@@ -87,10 +43,6 @@ _IDLE |= {"attn_drop_rate", "drop_path_rate", "weight_init", "fix_init", "dynami
 _IDLE |= {"pretrained", "pretrained_strict", "no_jit", "scriptable", "exportable"}
 _MODEL_KEYS = {"model_type", "architectures", "pretrained_cfg", "architecture"}
 _LAYER_NORM = {"layernorm": 1e-6, "layernormfp32": 1e-6, "ln": 1e-6}
-# Architectures whose registration is the plain ViT with LayerNorm's eps 1e-6 -> heads, width.
-_PLAIN_ARCH = re.compile(r"(?:vit|deit|deit3)_(tiny|small|medium|base|large|huge|giant|gigantic)_patch\d+_\d+")
-_ARCH = {"tiny": (3, 192), "small": (6, 384), "medium": (8, 512), "base": (12, 768), "large": (16, 1024)}
-_ARCH |= {"huge": (16, 1280), "giant": (16, 1408), "gigantic": (16, 1664)}
 
 
 @dataclass(frozen=True)
@@ -140,7 +92,7 @@ class Known:
 
 def describes_a_model(path: Path) -> bool:
     """Whether that is a config.json of a model (and not, say, of a training script). Raises VitedgeError."""
-    values = documents.read_json(path, todo=_TODO)
+    values = documents.read_json(path, todo=TODO)
     return isinstance(values, dict) and bool(_MODEL_KEYS & set(values))
 
 
@@ -149,11 +101,11 @@ def describe(path: Path, *, names_given: bool = False) -> Known:
 
     names_given: class names come from elsewhere, so that unusable ones here do not matter.
     """
-    values = documents.read_json(path, todo=_TODO)
+    values = documents.read_json(path, todo=TODO)
     if isinstance(values, dict) and ("pretrained_cfg" in values or not {"model_type", "architectures"} & set(values)):
         values = {"pretrained_cfg": {}, **values}
-        return _timm(path, documents.validate(values, TimmConfig, path, todo=_TODO), names_given)
-    return _hugging_face(path, documents.validate(values, HuggingFaceConfig, path, todo=_TODO), names_given)
+        return _timm(path, documents.validate(values, TimmConfig, path, todo=TODO), names_given)
+    return _hugging_face(path, documents.validate(values, HuggingFaceConfig, path, todo=TODO), names_given)
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -201,11 +153,11 @@ def _hugging_face(path: Path, config: HuggingFaceConfig, names_given: bool) -> K
 
 def image_processor(folder: Path) -> Preprocess | None:
     """How the image processor in a folder prepares images, or None where there is none. Raises VitedgeError."""
-    beside = documents.read_json(folder / CONFIG, todo=_TODO) if (folder / CONFIG).is_file() else None
+    beside = documents.read_json(folder / CONFIG, todo=TODO) if (folder / CONFIG).is_file() else None
     kind = beside.get("model_type") if isinstance(beside, dict) else None
     for name in PROCESSORS:
         if (folder / name).is_file():
-            values = documents.read_json(folder / name, todo=_TODO)
+            values = documents.read_json(folder / name, todo=TODO)
             if isinstance(values, dict) and isinstance(values.get("image_processor"), dict):
                 values = values["image_processor"]
             return sources.from_huggingface(values, name=str(folder / name), model_type=str(kind or ""))
@@ -245,7 +197,7 @@ def _timm(path: Path, config: TimmConfig, names_given: bool) -> Known:
     if isinstance(args.num_heads, tuple):
         raise plain.refuse(f"By {path} the model", "stages of several numbers of heads")
     name = (config.architecture or str(data.get("architecture") or "")).partition(".")[0]
-    known_arch = _PLAIN_ARCH.fullmatch(name)
+    known_arch = PLAIN.fullmatch(name)
     if name and not known_arch and args.norm_layer is None:
         asked = _ask_timm(path, name, config)
     else:
@@ -258,7 +210,7 @@ def _timm(path: Path, config: TimmConfig, names_given: bool) -> Known:
     if data.get("label_offset"):
         raise plain.refuse(f"By {path} the model", "a label_offset: its first logit is no class")
     if known_arch:
-        heads, width = _ARCH[known_arch[1]]
+        heads, width = SHAPES[known_arch[1]]
         asked = Known(heads=heads, heads_width=width)
     labels = config.label_names
     names = tuple(labels) if _texts(labels) else _names(path, "label_names", labels, names_given)
@@ -290,83 +242,6 @@ def _texts(labels: Any) -> bool:
 def _ask_timm(path: Path, name: str, config: TimmConfig) -> Known:
     """What timm itself registers under that name, where timm is installed; refused where it is not."""
     return _of_timm_model(path, name, timm_model(path, name, config))
-
-
-def is_plain(name: str) -> bool:
-    """Whether timm registers the plain ViT under that name."""
-    return _PLAIN_ARCH.fullmatch(name) is not None
-
-
-def misfit(model: Any, tensors: Mapping[str, Tensor]) -> str:
-    """Width and depth of timm's model where the tensors have others, in words; "" where they agree."""
-    stem, blocks = tensors.get("patch_embed.proj.weight"), getattr(model, "blocks", None)
-    if stem is None or blocks is None:
-        return ""
-    depth = len({n.split(".")[1] for n in tensors if re.match(r"blocks\.\d+\.", n)})
-    return (
-        ""
-        if (len(stem), depth) == (model.embed_dim, len(blocks))
-        else (f"width {model.embed_dim} and {len(blocks)} blocks, the tensors have width {len(stem)} and {depth}")
-    )
-
-
-def pooling(config: TimmConfig) -> str | None:
-    """timm's `global_pool`: what the constructor was told, else what save_for_hf noted of the model, else what its
-    registration says; None where nothing does."""
-    if config.model_args.global_pool is not None:
-        return config.model_args.global_pool
-    noted = config.global_pool or config.pretrained_cfg.get("global_pool")
-    return noted if isinstance(noted, str) else None
-
-
-def timm_arguments(name: str, config: TimmConfig, tensors: Iterable[str] | None = None) -> dict[str, Any]:
-    """What timm's constructor is told: model_args and the pooling, and by the names of the checkpoint's tensors
-    whether the mean has a LayerNorm of its own (fc_norm), and whether there is a head."""
-    import timm
-
-    arguments = config.model_args.model_dump(exclude_unset=True, exclude={"norm_eps", "num_classes"})
-    pool, classes = pooling(config), config.num_classes
-    if pool is not None:
-        arguments["global_pool"] = pool
-    if tensors is not None:
-        names = set(tensors)
-        if pool == "avg" and "norm.weight" in names and "fc_norm.weight" not in names:
-            module = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
-            if not module.startswith("swin_transformer"):  # which has no such norm
-                arguments.setdefault("use_fc_norm" if module == "eva" else "fc_norm", False)
-        if classes is None and not any(n.startswith("head") for n in names):
-            classes = 0
-    return arguments if classes is None else {**arguments, "num_classes": classes}
-
-
-def timm_model(path: Path, name: str, config: TimmConfig, tensors: Iterable[str] | None = None) -> Any:
-    """timm's model of that name, without memory; `tensors` as in `timm_arguments`.
-
-    Raises VitedgeError: timm is not there, does not have it, or can't make it.
-    """
-    try:
-        import timm
-    except ImportError:
-        raise VitedgeError(
-            f"'{path}' names timm's architecture '{name}', which vitedge does not know by heart.",
-            "Its activation, norms and heads are in timm's own code.",
-            "Install timm, so that it can be asked: pip install timm.",
-        ) from None
-    import torch
-
-    if not timm.is_model(name):
-        raise VitedgeError(
-            f"'{path}' names the architecture '{name}', which this timm does not have.",
-            f"timm is {timm.__version__}.",
-            "Update timm, or give the weights as a file of their own with --heads and --preprocess.",
-        )
-    try:
-        with torch.device("meta"):
-            return timm.create_model(name, pretrained=False, **timm_arguments(name, config, tensors))
-    except Exception as error:
-        raise VitedgeError(
-            f"timm can't make the architecture '{name}' of '{path}'.", str(error)[:300], _TODO
-        ) from error
 
 
 def _of_timm_model(path: Path, name: str, model: Any) -> Known:

@@ -17,9 +17,10 @@ from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.processor import BY_MODEL
 from vitedge.vit.checkpoint.convert import has_head
-from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS, TimmConfig, timm_arguments
+from vitedge.vit.checkpoint.described import CONFIG, PROCESSORS
 from vitedge.vit.checkpoint.families import swin
 from vitedge.vit.checkpoint.layout import LAYOUTS
+from vitedge.vit.checkpoint.timm_config import TimmConfig, constructor_arguments, read_timm
 
 if TYPE_CHECKING:
     from vitedge.vit.checkpoint.reference import Reference
@@ -76,10 +77,7 @@ def _timm(reference: Reference) -> nn.Module:
     if reference.family:
         return _timm_family(reference)
     if reference.described:
-        described = documents.read_json(reference.described)
-        arguments = {
-            k: v for k, v in (described.get("model_args") or {}).items() if k not in ("norm_eps", "num_classes")
-        }
+        arguments = read_timm(reference.described).model_args.told()
         if timm.is_model(reference.architecture):
             try:
                 named = timm.create_model(reference.architecture, pretrained=False, num_classes=classes, **arguments)
@@ -110,10 +108,9 @@ def _timm_family(reference: Reference) -> nn.Module:
     """timm's model of that name; its patches alone where it pools nothing."""
     import timm
 
-    values = documents.read_json(reference.described) if reference.described else {}
-    config = TimmConfig.model_validate({"pretrained_cfg": {}, **values})
+    config = read_timm(reference.described) if reference.described else TimmConfig(pretrained_cfg={})
     head = reference.tensors.get("head.weight")
-    arguments = timm_arguments(reference.architecture, config, reference.tensors)
+    arguments = constructor_arguments(reference.architecture, config, reference.tensors)
     arguments["num_classes"] = 0 if head is None else len(head)
     model = timm.create_model(reference.architecture, pretrained=False, **arguments)
     _filled(model, reference.tensors)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitedge import documents
 from vitedge.data.preprocess import Preprocess
 from vitedge.data.preprocess_sources import from_open_clip, from_timm
-from vitedge.vit.checkpoint import described, plain
+from vitedge.vit.checkpoint import described, plain, timm_config
 from vitedge.vit.checkpoint.families import clip, deit, dinov2, dinov3, open_clip, pvt, siglip, swin, timm_eva, timm_vit
 from vitedge.vit.checkpoint.families.hugging_face import Settings
 from vitedge.vit.checkpoint.families.tensors import ACTIVATIONS, Read
@@ -69,8 +69,8 @@ def find(config: Path | None, folder: Path, *, architecture: str | None = None) 
     if not name or not isinstance(name, str):
         return None
     name = name.partition(".")[0]
-    if described.is_plain(name) and data is not None and not _is_oblong(values):
-        settings = documents.validate(values, described.TimmConfig, config, todo=_TODO)
+    if timm_config.is_plain(name) and data is not None and not _is_oblong(values):
+        settings = documents.validate(values, timm_config.TimmConfig, config, todo=_TODO)
         if not _other_than_plain(settings):
             return None  # whose tensors tell all
     return _timm(config, values, name)
@@ -122,8 +122,8 @@ def _of_architecture(config: Path | None, name: str) -> Family | None:
 
 def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     """timm's own model of that name, without memory, says what tensors can't tell."""
-    config = documents.validate({"pretrained_cfg": {}, **values}, described.TimmConfig, path, todo=_TODO)
-    model = described.timm_model(path, name, config)
+    config = documents.validate({"pretrained_cfg": {}, **values}, timm_config.TimmConfig, path, todo=_TODO)
+    model = timm_config.timm_model(path, name, config)
     reader = _TIMM.get(type(model).__name__)
     if reader is None:
         return None
@@ -136,16 +136,16 @@ def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
 
     def read(tensors: Mapping[str, Tensor]) -> Read:
         other = _other_than_plain(config)
-        if other and (wrong := described.misfit(model, tensors)):
+        if other and (wrong := timm_config.misfit(model, tensors)):
             raise plain.refuse_by_name(f"By {path} the model", other, f"{name} has {wrong}")
-        return reader.read(tensors, described.timm_model(path, name, config, tensors))
+        return reader.read(tensors, timm_config.timm_model(path, name, config, tensors))
 
     return Family(read, anchors, from_timm(data), classes, where, "timm", own, name)
 
 
-def _other_than_plain(config: described.TimmConfig) -> str:
+def _other_than_plain(config: timm_config.TimmConfig) -> str:
     """What timm's description says that the plain ViT has not, and the architecture has; "" where there is nothing."""
-    pool, act = described.pooling(config), (config.model_args.act_layer or "gelu").lower()
+    pool, act = timm_config.pooling(config), (config.model_args.act_layer or "gelu").lower()
     if pool not in (None, "token"):
         return plain.pooled(pool)
     if act not in plain.ERF_GELU and act in ACTIVATIONS:
