@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,9 +15,10 @@ from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
 from vitedge.onnx_graph.editor import GraphEditor
 from vitedge.targets.rknn import rewrites
-from vitedge.targets.rknn.rewrites import patch_embed, pixels
+from vitedge.targets.rknn.rewrites import patch_embed, pixels, windows
 from vitedge.vit.config import uniform
-from vitedge.vit.model import VisionTransformer
+from vitedge.vit.geometry import Window
+from vitedge.vit.model import VisionTransformer, init_weights
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
@@ -108,3 +111,44 @@ def test_all_rewrites_together_keep_the_logits_and_the_original(patch: int) -> N
     after = run(rewritten, x.transpose(0, 3, 1, 2).astype(np.float32))
     assert np.abs(after - before).max() < 1e-5 * np.ptp(before)
     assert len({t.name for t in rewritten.graph.initializer}) == len(rewritten.graph.initializer)
+
+
+def windowed(grid: int, batch: int) -> onnx.ModelProto:
+    """Four blocks with windows of 4 x 3 tokens; those of the second are moved along both axes, of the third along
+    one."""
+    config = uniform(image_size=4 * grid, patch_size=4, width=24, depth=4, heads=2, hidden=48, classes=10)
+    shifts = ((0, 0), (2, 1), (0, 1), (0, 0))
+    blocks = tuple(
+        replace(block, window=Window((4, 3), shift)) for block, shift in zip(config.blocks, shifts, strict=True)
+    )
+    config = replace(config, blocks=blocks, prefix_tokens=(), positions=False, norm_pre=True, pool=("mean",))
+    model = init_weights(VisionTransformer(config), 0).eval()
+    preprocess = Preprocess(4 * grid, 4 * grid, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
+    return export_vit(config, {k: v.numpy() for k, v in model.state_dict().items()}, preprocess, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_moved_windows_are_gathered(batch: int) -> None:
+    model = windowed(12, batch)
+    x = np.random.default_rng(0).integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
+    before, g = run(model, x), GraphEditor(model)
+    moves = len([n for n in g.nodes if n.op_type in ("Slice", "Concat")])
+    assert windows.rewrite(g) == 4 and not windows.rewrite(g), "there and back, in two of the blocks"
+    after = g.finish()
+    onnx.checker.check_model(after)
+    gathers = [n for n in after.graph.node if n.op_type == "Gather"]
+    orders = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
+    assert len(gathers) == 4 and all(len(orders[n.input[1]]) == batch * 144 for n in gathers)
+    assert moves == 18 and not [n for n in after.graph.node if n.op_type in ("Slice", "Concat")]
+    assert np.abs(run(after, x) - before).max() == 0
+
+
+def test_zeros_that_complete_windows_are_added_and_dropped_as_before() -> None:
+    model = windowed(10, 1)
+    x = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
+    before, g = run(model, x), GraphEditor(model)
+    pads = sum(n.op_type == "Pad" for n in g.nodes)
+    assert pads == 4 and windows.rewrite(g) == 2, "the way back, whose tokens are dropped after it"
+    after = g.finish()
+    assert sum(n.op_type == "Pad" for n in after.graph.node) == pads
+    assert np.abs(run(after, x) - before).max() == 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 
 from vitedge.onnx_graph.editor import GraphEditor, checked
-from vitedge.targets.rknn.rewrites import patch_embed, pixels
+from vitedge.targets.rknn.rewrites import patch_embed, pixels, windows
 
-REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite}
+REWRITES = {"pixels": pixels.rewrite, "patch_embed": patch_embed.rewrite, "windows": windows.rewrite}
 
 
 def apply(model: onnx.ModelProto, only: tuple[str, ...] | None = None) -> tuple[onnx.ModelProto, list[str]]:
