@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from vitedge.steps.model import read_config
 from vitedge.steps.source import SOURCE, read_pixels, read_preprocess
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vitedge.vit.architecture import Architecture
 
 FLOAT32 = "onnx/float32.onnx"
@@ -34,6 +37,9 @@ EXPORT_TOLERANCE = 1e-4
 # Share of the images that may differ by more where tokens are matched: two pairs may be equally near, but for the last
 # bit of a sum, and either is as good a choice.
 TIES = 0.05
+# Where more differ: how often, and by how much of a pixel, the model's own input is moved to find the images of such
+# pairs.
+ROUNDINGS, ROUNDING = 8, 1e-6
 
 
 def export_graphs(bundle: Bundle, model: str, options: ExportSection, reporter: Reporter) -> StepRecord:
@@ -135,6 +141,32 @@ def _write_graph(
     return write_graph(model, path, preprocess, batch, images)
 
 
+def _tied(model: Architecture, batches: Sequence[Tensor], expected: np.ndarray) -> np.ndarray:
+    """Of which images the model's own logits differ by more than the tolerance when the pixels are another rounding
+    away: two pairs of their tokens are equally near. The more tokens, the more images: bool [n]."""
+    import torch
+
+    generator, moved = torch.Generator().manual_seed(0), np.zeros(len(expected))
+    for _ in range(ROUNDINGS):
+        with torch.inference_mode():
+            parts = [model(x * (1 + ROUNDING * torch.randn(x.shape, generator=generator))) for x in batches]
+        moved = np.maximum(moved, np.abs(torch.cat(parts).numpy() - expected).max(1))
+    return np.asarray(moved > EXPORT_TOLERANCE * max(float(np.ptp(expected)), 1e-12))
+
+
+def _difference(model: Architecture, batches: Sequence[Tensor], expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference of a graph's logits from the model's, as a share of their range, ties aside."""
+    apart = np.abs(found - expected).max(1) / max(float(np.ptp(expected)), 1e-12)
+    if not any(b.merge and b.merge.matched for b in model.config.blocks):
+        return float(apart.max())
+    ties = math.ceil(TIES * len(apart))
+    difference = float(np.sort(apart)[-1 - ties])
+    if difference > EXPORT_TOLERANCE:
+        steady = apart[~_tied(model, batches, expected)]
+        difference = float(np.sort(steady)[-1 - ties]) if len(steady) > 2 * ties else difference
+    return difference
+
+
 def write_graph(
     model: Architecture, path: Path, preprocess: Preprocess, batch: int | None, images: np.ndarray
 ) -> Facts:
@@ -151,13 +183,11 @@ def write_graph(
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     graph = export_vit(model.config, weights, preprocess, batch)
     onnx.save(graph, path)
+    batches = [torch.from_numpy(preprocess.normalize(images[i : i + 16])) for i in range(0, len(images), 16)]
     with torch.inference_mode():
-        parts = [model(torch.from_numpy(preprocess.normalize(images[i : i + 16]))) for i in range(0, len(images), 16)]
-    expected = torch.cat(parts).numpy()
+        expected = torch.cat([model(x) for x in batches]).numpy()
     found = run_graph(path, images)
-    apart = np.sort(np.abs(found - expected).max(1)) / max(float(np.ptp(expected)), 1e-12)
-    ties = math.ceil(TIES * len(apart)) if any(b.merge and b.merge.matched for b in model.config.blocks) else 0
-    difference = float(apart[-1 - ties])
+    difference = _difference(model, batches, expected, found)
     if not difference <= EXPORT_TOLERANCE:
         raise VitedgeError(
             "The exported graph does not compute what the model computes.",

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from vitedge.train.teaching import TeachingReport
     from vitedge.vit.architecture import Architecture
 
-def qat_model(
-    bundle: Bundle, parent: str, options: QatOptions, quant: QuantOptions, reporter: Reporter
-) -> Transformed:
+
+def qat_model(bundle: Bundle, parent: str, options: QatOptions, quant: QuantOptions, reporter: Reporter) -> Transformed:
     """`steps/qat/`: the model in `parent` with the weights that its integers have after training, and the scheme.
 
     The static scheme that training starts from is calibrated without the images that judge it.
