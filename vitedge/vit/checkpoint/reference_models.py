@@ -77,7 +77,7 @@ def _timm(reference: Reference) -> nn.Module:
     if reference.family:
         return _timm_family(reference)
     if reference.described:
-        arguments = read_timm(reference.described).model_args.told()
+        arguments = read_timm(Path(reference.described)).model_args.told()
         if timm.is_model(reference.architecture):
             try:
                 named = timm.create_model(reference.architecture, pretrained=False, num_classes=classes, **arguments)
@@ -108,7 +108,7 @@ def _timm_family(reference: Reference) -> nn.Module:
     """timm's model of that name; its patches alone where it pools nothing."""
     import timm
 
-    config = read_timm(reference.described) if reference.described else TimmConfig(pretrained_cfg={})
+    config = read_timm(Path(reference.described)) if reference.described else TimmConfig(pretrained_cfg={})
     head = reference.tensors.get("head.weight")
     arguments = constructor_arguments(reference.architecture, config, reference.tensors)
     arguments["num_classes"] = 0 if head is None else len(head)

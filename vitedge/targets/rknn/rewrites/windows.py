@@ -96,4 +96,5 @@ def _numbers(
     graph = helper.make_graph(chain, "chain", inputs, outputs, list(constants.values()))
     model = helper.make_model(graph, opset_imports=g.model.opset_import)
     tokens = np.broadcast_to(np.arange(shape[0] * shape[1]).reshape(*shape[:2], 1), shape)
-    return np.asarray(ReferenceEvaluator(model).run(None, {source: tokens})[0])
+    (found,) = ReferenceEvaluator(model).run([result], {source: tokens})
+    return np.asarray(found)
