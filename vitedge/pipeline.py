@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vitedge import targets
 from vitedge.bundle import Bundle, StepRecord
-from vitedge.condition import ConditionOptions
 from vitedge.config import Layer, RunConfig, load_config, make_config, save_config, without_local
 from vitedge.reporter import Reporter
 
@@ -79,11 +78,13 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
     cut = config.prune.prune is not None
     widths = config.prune.model_copy(update={"sparsity": None})
     taught = cut and config.prune.recover == "distill"
+    full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
+    conditions = config.condition.settled(full, config.quantize.max_drop)
     return {
         "prune": (lambda b, m, r: prune_model(b, m, widths, config.distill, r)) if cut else None,
         "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,
         # Without images there is nothing to measure ranges on; a float graph can still be exported.
-        "condition": (lambda b, m, r: condition_model(b, m, _condition_options(config), r))
+        "condition": (lambda b, m, r: condition_model(b, m, conditions, r))
         if config.steps.condition and images
         else None,
         "sparsify": (lambda b, m, r: sparsify_model(b, m, config.prune, r)) if config.prune.sparsity else None,
@@ -91,28 +92,6 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
         if config.steps.quantize == "qat"
         else None,
     }
-
-
-# Points of agreement that massive activations may cost by default where everything is quantised: without scaling
-# them down, the range of the residual stream leaves other tokens a few steps (measured on ViT-Ti/16).
-MASSIVE_DROP_FULL = 4.0
-
-
-def _condition_options(config: RunConfig) -> ConditionOptions:
-    """The options of conditioning, with the defaults of what is not exact that the quantisation asks for: a model that
-    is left in float, or whose residual stream is, keeps its function."""
-    full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
-    chosen: Layer = {}
-    if config.condition.registers is None:
-        chosen["registers"] = full
-    if config.condition.massive is None:
-        drop = MASSIVE_DROP_FULL if full else 0.0
-        if config.quantize.max_drop is not None:
-            # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
-            # it may cost more points of agreement than the bound has of top-1.
-            drop = min(drop, 2 * config.quantize.max_drop)
-        chosen["massive"] = drop
-    return config.condition.model_copy(update=chosen)
 
 
 def build(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vitedge.condition.options import MASSIVE_DROP_FULL
 from vitedge.config import RunConfig, make_config
 from vitedge.cost.fit import spearman
 from vitedge.cost.model import LatencyModel
@@ -17,10 +18,11 @@ from vitedge.search.evaluate import Measured
 from vitedge.search.front import front_of, within
 from vitedge.search.harm import Plan
 from vitedge.search.options import Budget, SearchOptions, parse_budgets
-from vitedge.search.predict import HOPELESS, POINTS_PER_NAT, Predicted, ordered, predict
+from vitedge.search.predict import HOPELESS, POINTS_PER_NAT, Predicted, aimed, ordered, predict
 from vitedge.search.result import FILE, Labelled, Point, SearchResult, read_labelled, steadied
 from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
 from vitedge.targets.openvino import TARGET as OPENVINO
+from vitedge.targets.rknn import TARGET as RKNN
 from vitedge.vit.block import Merge
 from vitedge.vit.config import uniform
 
@@ -113,8 +115,8 @@ def test_any_beginning_of_the_order_is_spread_over_the_costs() -> None:
     order = ordered(found, points=6, budgets=[max(one.cost for one in found) / 3])
     assert sorted(one.candidate.key for one in order) == sorted(one.candidate.key for one in found)
     assert order == ordered(list(reversed(found)), points=6, budgets=[max(one.cost for one in found) / 3])
-    assert order[0].cost <= max(one.cost for one in found) / 3
-    assert {str(one.candidate) for one in order[1:3]} == {"dense; fp32", "dense; int8"}
+    assert [str(one.candidate) for one in order[:2]] == ["dense; int8", "dense; fp32"]
+    assert max(one.cost for one in found) / 4 < order[2].cost <= max(one.cost for one in found) / 3
     first = [math.log(one.cost) for one in order[:4]]
     span = max(math.log(one.cost) for one in found) - min(math.log(one.cost) for one in found)
     assert max(first) - min(first) > 0.6 * span
@@ -129,8 +131,40 @@ def test_what_would_lose_far_too_much_comes_last_but_for_a_budget_that_asks_for_
     order = [one.kl <= limit for one in ordered(found, 6, [], drop)]
     assert order == sorted(order, reverse=True) and not all(order)
     least = min(one.cost for one in found)
-    first = ordered(found, 6, [least], drop)[0]
+    first = next(one for one in ordered(found, 6, [least], drop) if one.candidate.share)
     assert first.cost == least and first.kl > limit
+
+
+def test_a_budget_is_aimed_at_by_what_was_measured() -> None:
+    found = [one for one in predictions() if not one.candidate.spare]
+    order = ordered(found, points=6, budgets=[])
+    int8 = {one.candidate.share: one for one in found if one.candidate.precision == "int8"}
+    budget = int8[0.3].cost * 1.001
+    assert aimed(order, {}, [budget]) == order, "nothing is known yet"
+    assert aimed(order, {int8[0.0].candidate.key: int8[0.0].cost}, [budget])[0] == int8[0.3]
+    # INT8 is measured to take longer than predicted, so that less of the predicted cost is within the budget.
+    line = aimed(order, {int8[0.0].candidate.key: 1.03 * int8[0.0].cost}, [budget])
+    assert line[0] == min((o for o in int8.values() if 1.03 * o.cost <= budget), key=lambda o: o.kl) != int8[0.3]
+    assert line[1:] == [one for one in order if one != line[0]]
+    # What was measured within the budget and lost too much leaves no hope for what should lose more.
+    costs = {int8[share].candidate.key: int8[share].cost for share in (0.0, 0.6)}
+    assert aimed(order, costs, [budget])[0] == int8[0.3]
+    assert aimed(order, {**costs, int8[0.3].candidate.key: int8[0.3].cost}, [budget]) == order
+
+
+def test_a_compiler_that_calibrates_by_itself_gets_its_own_preset_and_no_scheme() -> None:
+    base = RunConfig()
+    full = Candidate(0.3, "macs", "auto", False, "int8", "full")
+    config = full.to_config(base, "rknn")
+    assert (config.steps.quantize, config.steps.condition, config.build["rknn"]) == ("none", True, {"preset": "full"})
+    assert config.condition.registers and config.condition.massive == MASSIVE_DROP_FULL
+    linear = Candidate(0.3, "macs", "auto", False, "int8", "linear")
+    assert linear.to_config(base, "rknn").build["rknn"] == {"preset": "balanced"}
+    assert linear.to_config(base, "rknn").condition == base.condition
+    # Conditioned beforehand or with everything else: the same.
+    early, late = (full.to_config(base, "openvino", until).condition for until in ("condition", "quantise"))
+    assert early == late == late.settled(True, None) and full.to_config(base, "openvino").steps.quantize == "static"
+    assert {one.spare for one in space(prunings(), variants(RKNN), (0.0,))} == {0.0}
 
 
 def measured(p50: float, ratio: float, **more) -> Measured:

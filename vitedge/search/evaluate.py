@@ -106,31 +106,34 @@ def make(
             link_run(folders.dense, stage)
             pipeline.compress(stage, candidate.to_config(base, options.target, "prune"), reporter)
         seconds["prune"] = time.monotonic() - started
-        if candidate.preset == "linear":
+        if candidate.preset:
             started = time.monotonic()
-            stage = condition(stage, candidate.to_config(base, options.target, "condition"), folders, reporter)
+            stage = condition(candidate, stage, base, folders, options, reporter)
             seconds["condition"] = time.monotonic() - started
         with folders.held(run):
             started = time.monotonic()
             link_run(stage, run)
             pipeline.compress(run, candidate.to_config(base, options.target), reporter)
             seconds["quantise"] = time.monotonic() - started
-    # A build may time forms of the graph on this machine.
-    with folders.held(run), quiet.measuring():
+    # A build may time forms of the graph on this machine; one for a simulator does not.
+    times = targets.get(options.target).probe().device != "simulator"
+    with folders.held(run), quiet.measuring() if times else quiet.working():
         started = time.monotonic()
         # Given again: a run keeps no options that name a program.
-        own: Layer = {"build": base.build}
+        own: Layer = {"build": candidate.to_config(base, options.target).build}
         pipeline.build(run, options.target, candidate.precision, options.platform, own, reporter)
         seconds["build"] = time.monotonic() - started
     return {name: round(value, 1) for name, value in seconds.items()}
 
 
-def condition(stage: Path, config: RunConfig, folders: Folders, reporter: Reporter) -> Path:
-    """The conditioned run of a stage."""
-    to = folders.conditioned(stage)
+def condition(
+    candidate: Candidate, stage: Path, base: RunConfig, folders: Folders, options: SearchOptions, reporter: Reporter
+) -> Path:
+    """The conditioned run of the candidate's stage."""
+    to = folders.conditioned(stage, candidate.preset)
     with folders.held(to):
         link_run(stage, to)
-        pipeline.compress(to, config, reporter)
+        pipeline.compress(to, candidate.to_config(base, options.target, "condition"), reporter)
     return to
 
 

@@ -35,9 +35,9 @@ class Folders:
             return self.dense
         return self.root / "stages" / sha256(candidate.pruning.encode()).hexdigest()[:12]
 
-    def conditioned(self, stage: Path) -> Path:
-        """The run of that stage, conditioned for INT8 with the preset linear."""
-        return stage.with_name(f"{stage.name}-conditioned")
+    def conditioned(self, stage: Path, preset: str) -> Path:
+        """The run of that stage, conditioned for INT8 with that preset."""
+        return stage.with_name(f"{stage.name}-conditioned{'-full' if preset == 'full' else ''}")
 
     def run(self, candidate: Candidate) -> Path:
         """The candidate's run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from vitedge.search.folders import Folders
 from vitedge.search.harm import Plan, measure_effects, sweep
 from vitedge.search.options import SearchOptions, parse_range
 from vitedge.search.predict import Predicted, SearchPlan, ordered, predict
-from vitedge.search.space import DENSE, Candidate, Pruning, settings, space, variants
+from vitedge.search.space import DENSE, SPARES, Candidate, Pruning, settings, space, variants
 from vitedge.steps.model import read_config
 from vitedge.steps.source import float_batches, read_pixels, read_preprocess
 from vitedge.vit.config import ViTConfig
@@ -89,7 +89,8 @@ def make_plan(
                 # Half of the time is often far more than half of the MACs, and all that the model knew.
                 if 1 - model_macs(plan.config) / model_macs(dense) <= high:
                     planned[plan.asked, unit, by, depth] = plan
-        candidates = space([one for one in planned if one != DENSE], tried)
+        spares = (0.0,) if target.presets else SPARES  # which a compiler that calibrates by itself knows nothing of
+        candidates = space([one for one in planned if one != DENSE], tried, spares)
         kind, cycle_macs = options.cost_kind, target.cycle_macs
         return len(candidates), predict(candidates, planned, latency, noise, dense, kind, cycle_macs)
 
@@ -97,20 +98,27 @@ def make_plan(
         considered, found = timed("predict", all_predicted)
     if not found:
         raise VitedgeError("No candidate can be predicted.", "", "Widen --shares, or choose another --budget.")
-    order = ordered(found, options.points, [budget.most for budget in options.budgets], options.max_drop)[:MOST]
+    budgets = [budget.most for budget in options.budgets]
+    # What a preset of the compiler's own costs is not predicted: its dense model tells.
+    order = ordered(found, options.points, budgets, options.max_drop, every_dense=bool(target.presets))[:MOST]
     labels = {name: model.label for name, model in latency.items()}
-    return SearchPlan(order, considered, noise, labels, chosen_rotation(ready), seconds)
+    return SearchPlan(order, considered, noise, labels, chosen_rotation(ready["linear"]), seconds)
 
 
 def conditioned_dense(
     folders: Folders, base: RunConfig, options: SearchOptions, tried: list[tuple[str, str]], reporter: Reporter
-) -> Bundle:
-    """The dense model ready for INT8, where that is tried."""
-    precision = next((precision for precision, preset in tried if preset), None)
-    if precision is None:
-        return Bundle.open(folders.dense)
-    config = Candidate(*DENSE, precision, "linear").to_config(base, options.target, "condition")
-    return Bundle.open(condition(folders.dense, config, folders, reporter))
+) -> dict[str, Bundle]:
+    """Preset -> the dense model ready for it, of those tried; where INT8 is not tried, "linear" is the float model."""
+    found = {"linear": Bundle.open(folders.dense)}
+    for precision, preset in sorted(tried, key=lambda one: one[1] == "full"):
+        if not preset:
+            continue
+        candidate = Candidate(*DENSE, precision, preset)  # type: ignore[arg-type]
+        if (rotation := chosen_rotation(found["linear"])) and base.condition.rotate == "auto":
+            rotated = base.condition.model_copy(update={"rotate": rotation})
+            base = base.model_copy(update={"condition": rotated})
+        found[preset] = Bundle.open(condition(candidate, folders.dense, base, folders, options, reporter))
+    return found
 
 
 def chosen_rotation(bundle: Bundle) -> str | None:
@@ -146,7 +154,7 @@ def latency_models(
 
 
 def quantisation_noise(
-    bundle: Bundle, tried: list[tuple[str, str]], given: QuantOptions, held: HeldOut, reporter: Reporter
+    ready: Mapping[str, Bundle], tried: list[tuple[str, str]], given: QuantOptions, held: HeldOut, reporter: Reporter
 ) -> dict[str, float]:
     """Variant -> KL divergence that it makes of the dense model, on held-out images, simulated in float."""
     import torch
@@ -154,16 +162,17 @@ def quantisation_noise(
     from vitedge.quant import calibrate, simulate
     from vitedge.vit.checkpoint import read_model
 
-    preprocess, pixels = read_preprocess(bundle), read_pixels(bundle)
+    preprocess, pixels = read_preprocess(ready["linear"]), read_pixels(ready["linear"])
     assert pixels is not None
-    model = read_model(bundle.path("model")).eval()
+    models = {preset: read_model(bundle.path("model")).eval() for preset, bundle in ready.items()}
     images = float_batches(pixels[:NOISE_IMAGES], preprocess)
-    activation = model.config.activation
+    activation = models["linear"].config.activation
     found = {}
     for precision, preset in tried:
         if not preset:
             found[precision] = FLOAT_NOISE.get(precision, 0.0)
             continue
+        model = models[preset]
         options = given.model_copy(update={"preset": preset, "observer": "mse", "rounding": "nearest"})
         with reporter.busy(f"measuring what INT8 with the preset {preset} does to the logits"), torch.inference_mode():
             simulated = simulate(model, calibrate(model, images, options, preprocess), preprocess)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 
 from vitedge import documents
 from vitedge.cost.model import LatencyModel
@@ -126,21 +127,56 @@ def predict(
 
 
 def ordered(
-    predicted: Sequence[Predicted], points: int, budgets: Sequence[float], max_drop: float = math.inf
+    predicted: Sequence[Predicted],
+    points: int,
+    budgets: Sequence[float],
+    max_drop: float = math.inf,
+    *,
+    every_dense: bool = False,
 ) -> list[Predicted]:
     """All candidates in the order in which they are tried: any beginning of it is a front spread over the costs.
 
-    First the candidate that each budget asks for and the dense model in each precision, which is soon made, then the
-    front from both ends inwards, then the fronts behind it; last what would lose many times `max_drop` points of top-1.
+    First the dense model in each precision, which is soon made and tells what predicted costs are worth, and the
+    candidate that each budget asks for; then the front from both ends inwards, then the fronts behind it; last what
+    would lose many times `max_drop` points of top-1. every_dense: also those that another one is predicted to beat.
     """
-    found = _spread(_front(predicted), 0, budgets=budgets)
-    dense = _front([one for one in predicted if not (one.candidate.share or one.candidate.spare)])
-    found += [one for one in dense if one not in found]
+    dense = [one for one in predicted if not (one.candidate.share or one.candidate.spare)]
+    found = sorted(dense if every_dense else _front(dense), key=lambda one: one.cost)
+    found += [one for one in _spread(_front(predicted), 0, budgets=budgets) if one not in found]
     taken = {one.candidate.key for one in found}
     rest = [one for one in predicted if one.candidate.key not in taken]
     most = HOPELESS * max(max_drop, 0.5) / POINTS_PER_NAT
     found += _fronts([one for one in rest if one.kl <= most], points, found)
     return found + _fronts([one for one in rest if one.kl > most], points, ())
+
+
+def aimed(line: Sequence[Predicted], costs: Mapping[str, float], unmet: Sequence[float]) -> list[Predicted]:
+    """The line, and at its head for each budget that nothing meets the candidate that should lose least within it.
+
+    What candidates are predicted to cost is corrected by what those of the same variant did. None that should lose more
+    than one that was measured within the budget already: it would not meet it either.
+
+    Args:
+        costs: key of a candidate -> its cost, of those that were measured.
+        unmet: budgets.
+    """
+    known = {one.candidate.key: one for one in line}
+    off: dict[str, list[float]] = {}
+    for key in costs.keys() & known.keys():
+        off.setdefault(known[key].candidate.variant, []).append(costs[key] / known[key].cost)
+    correction = {variant: median(ratios) for variant, ratios in off.items()}
+    usual = median(list(correction.values())) if correction else 1.0
+    head: list[Predicted] = []
+    for budget in unmet if correction else ():
+        least = min((one.kl for key, one in known.items() if costs.get(key, math.inf) <= budget), default=math.inf)
+        within = [
+            one
+            for key, one in known.items()
+            if key not in costs and one.kl < least
+            if one.cost * correction.get(one.candidate.variant, usual) <= budget
+        ]
+        head += [min(within, key=lambda one: one.kl)] if within else []
+    return [*dict.fromkeys([*head, *line])]
 
 
 def _fronts(rest: Sequence[Predicted], points: int, beside: Sequence[Predicted]) -> list[Predicted]:

@@ -33,7 +33,7 @@ from vitedge.search.evaluate import HeldOut, Measured, judge, make, time_here, t
 from vitedge.search.folders import Folders
 from vitedge.search.options import SearchOptions
 from vitedge.search.plan import make_plan
-from vitedge.search.predict import Predicted, SearchPlan
+from vitedge.search.predict import Predicted, SearchPlan, aimed
 from vitedge.search.result import FILE, Point, SearchResult, steadied
 from vitedge.search.space import DENSE, Candidate
 from vitedge.search.told import Once
@@ -192,7 +192,7 @@ class _Worker:
                 while not self._late():
                     while len([one for one in waiting if not one.done()]) > len(self.options.host):
                         time.sleep(0.1)
-                    claim = self.claims.claim(candidates)
+                    claim = self.claims.claim(self._aimed(line))
                     if claim is None:
                         idle = all(one.done() for one in waiting) and not self.claims.running()
                         if idle or not self.claims.open(candidates):
@@ -203,6 +203,13 @@ class _Worker:
             finally:
                 for future in waiting:
                     future.result()
+
+    def _aimed(self, line: list[Predicted]) -> list[Candidate]:
+        """The line with what the budgets need next at its head, by what all workers have measured until now."""
+        result, kind = self._result(), self.options.cost_kind
+        unmet = [budget.most for budget in self.options.budgets if result.best.get(str(budget)) is None]
+        costs = {point.candidate.key: point.measured.cost(kind) for point in result.points}
+        return [one.candidate for one in aimed(line, costs, unmet)]
 
     def _late(self) -> bool:
         left = 60 * self.options.minutes - (time.monotonic() - self.started)

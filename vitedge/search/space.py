@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from vitedge import documents
+from vitedge import documents, targets
 from vitedge.config import Layer, RunConfig, make_config
 from vitedge.targets.base import Target
 
@@ -69,14 +69,22 @@ class Candidate:
     def to_config(self, base: RunConfig, target: str, until: Stage = "quantise") -> RunConfig:
         """The whole configuration that makes it, over the model and the images of `base`.
 
-        until: "prune" for the float run that all precisions of a pruning share, "condition" for the one that is shared
-            by those in INT8 with the preset linear. Conditioning is for what is quantised alone.
+        A target whose compiler calibrates by itself gets its own preset, and a run that is only conditioned.
+
+        until: "prune" for the float run that all precisions of a pruning share, "condition" for the one that those in
+            INT8 with the same preset share. Conditioning is for what is quantised alone.
         """
         quantize, condition = until == "quantise", bool(self.preset) and until != "prune"
-        steps = {"quantize": "static" if self.preset and quantize else "none", "condition": condition}
-        layer: Layer = {"steps": steps}
+        own = targets.get(target).presets
+        static = bool(self.preset) and quantize and not own
+        layer: Layer = {"steps": {"quantize": "static" if static else "none", "condition": condition}}
+        if condition and self.preset == "full":
+            settled = base.condition.settled(True, base.quantize.max_drop)
+            layer["condition"] = {"registers": settled.registers, "massive": settled.massive}
         if self.preset and quantize:
             layer["quantize"] = {"preset": self.preset, "spare": self.spare}
+            if own:
+                layer["build"] = {target: {"preset": own[self.preset]}}
         if self.share:
             layer["prune"] = {"prune": self.share, "prune_unit": self.unit, "prune_by": self.by}
             layer["prune"]["prune_target"] = target
@@ -97,6 +105,8 @@ def variants(target: Target) -> list[tuple[str, str]]:
 # Share, unit, by, depth: what a candidate's pruning is (see `Candidate`).
 Pruning = tuple[float, Literal["macs", "time"], By, bool]
 DENSE: Pruning = (0.0, "macs", "auto", False)
+# Shares of the MACs whose inputs stay in float that are tried in INT8 with the preset linear.
+SPARES = (0.0, 0.02, 0.05)
 
 
 def settings(*, timed: bool, mergeable: bool) -> list[tuple[Literal["macs", "time"], By, bool]]:
@@ -106,10 +116,12 @@ def settings(*, timed: bool, mergeable: bool) -> list[tuple[Literal["macs", "tim
     return [(u, by, depth) for u in units for by in ways for depth in ((False, True) if by != "tokens" else (False,))]
 
 
-def space(prunings: Sequence[Pruning], variants_tried: Sequence[tuple[str, str]]) -> list[Candidate]:
+def space(
+    prunings: Sequence[Pruning], variants_tried: Sequence[tuple[str, str]], spares_tried: Sequence[float] = SPARES
+) -> list[Candidate]:
     """Every pruning in every variant, the dense ones first; of INT8 also with some inputs left in float."""
     found = []
     for precision, preset in variants_tried:
-        spares = (0.0, 0.02, 0.05) if preset == "linear" else (0.0,)
+        spares = spares_tried if preset == "linear" else (0.0,)
         found += [Candidate(*pruning, precision, preset, spare) for pruning in (DENSE, *prunings) for spare in spares]
     return sorted(found, key=lambda one: one.share)

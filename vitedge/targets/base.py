@@ -248,6 +248,7 @@ class Target(Protocol):
     sorts: bool = True  # whether its compiler takes what matching each image's tokens needs (TopK, Gather by values)
     block_outputs: bool = False  # whether it can build an artifact with taps
     cycle_macs: Mapping[str, int] = {}  # precision -> MACs that its `cost` counts as a cycle; empty without cycles
+    presets: Mapping[str, str] = {}  # where its compiler calibrates INT8 by itself: our preset -> its own
     tiles: tuple[int, int]  # (MLP units, dims of a head) computed together: a part of a tile costs a whole one
     Options: type[TargetOptions]
 

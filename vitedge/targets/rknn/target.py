@@ -27,6 +27,7 @@ class RknnTarget(Target):
     precisions = ("int8", "fp16")
     platforms = PLATFORMS
     refused = REFUSED
+    presets: Mapping[str, str] = {"linear": "balanced", "full": "full"}
     sorts = False
     cycle_macs: Mapping[str, int] = {"int8": 1024, "fp16": 512}  # of an RK3588's core, in the compiler's table
     tiles = (32, 32)  # the NPU's INT8 products take channels by 32
