@@ -58,6 +58,7 @@ class Manifest(Document):
 
 
 def digest_of(value: Any) -> str:
+    """Hex SHA-256 of a value as JSON, its keys sorted."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 

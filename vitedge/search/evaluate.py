@@ -100,6 +100,7 @@ def make(
     """Makes the candidate's run and its artifact; returns seconds by stage. Raises VitedgeError."""
     seconds: dict[str, float] = {}
     stage, run = folders.stage(candidate), folders.run(candidate)
+    config = candidate.to_config(base, options.target)
     with quiet.working():
         started = time.monotonic()
         with folders.held(stage):
@@ -113,14 +114,14 @@ def make(
         with folders.held(run):
             started = time.monotonic()
             link_run(stage, run)
-            pipeline.compress(run, candidate.to_config(base, options.target), reporter)
+            pipeline.compress(run, config, reporter)
             seconds["quantise"] = time.monotonic() - started
     # A build may time forms of the graph on this machine; one for a simulator does not.
     times = targets.get(options.target).probe().device != "simulator"
     with folders.held(run), quiet.measuring() if times else quiet.working():
         started = time.monotonic()
         # Given again: a run keeps no options that name a program.
-        own: Layer = {"build": candidate.to_config(base, options.target).build}
+        own: Layer = {"build": config.build}
         pipeline.build(run, options.target, candidate.precision, options.platform, own, reporter)
         seconds["build"] = time.monotonic() - started
     return {name: round(value, 1) for name, value in seconds.items()}

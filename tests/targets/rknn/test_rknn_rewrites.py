@@ -152,3 +152,24 @@ def test_zeros_that_complete_windows_are_added_and_dropped_as_before() -> None:
     after = g.finish()
     assert sum(n.op_type == "Pad" for n in after.graph.node) == pads
     assert np.abs(run(after, x) - before).max() == 0
+
+
+def test_what_adds_tokens_or_is_read_elsewhere_stays() -> None:
+    """A constant row before the tokens (as attention registers are), or a second reader of a moved tensor."""
+    constants = {"row": np.ones((1, 2, 8), np.float32), "four": np.array([1, 2, 4, 8]), "back": np.array([1, 8, 8])}
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Concat", ["row", "x"], ["joined"], "joined", axis=1),
+        helper.make_node("Reshape", ["joined", "four"], ["grid"], "grid"),
+        helper.make_node("Transpose", ["grid"], ["blocks"], "blocks", perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["blocks", "back"], ["y"], "y"),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    y = [value("y", TensorProto.FLOAT, [1, 8, 8])]
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, [1, 6, 8])], y, tensors)
+    assert not windows.rewrite(GraphEditor(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])))
+
+    g = GraphEditor(windowed(12, 1))
+    moved = next(n for n in g.nodes if n.op_type == "Concat")
+    g.op("Identity", [moved.output[0]], "read elsewhere")
+    assert windows.rewrite(g) == 3

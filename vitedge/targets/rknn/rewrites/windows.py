@@ -35,6 +35,10 @@ def _gather(g: GraphEditor, shapes: dict[str, tuple[int, ...]], transpose: onnx.
     chain = [*before, transpose, *behind]
     if {"Slice", "Concat"} - {node.op_type for node in chain} or not {source, result} <= shapes.keys():
         return False
+    own = {id(node) for node in chain}
+    inside = [name for node in chain for name in node.output if name != result]
+    if any(id(reader) not in own for name in inside for reader in g.readers.get(name, [])):
+        return False
     (*_, width), whole = shapes[source], shapes[result]
     if len(shapes[source]) != 3 or min(*shapes[source], *whole) < 1:
         return False
@@ -56,11 +60,12 @@ def _before(g: GraphEditor, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto],
     chain: list[onnx.NodeProto] = []
     value = node.input[0]
     while (maker := g.makers.get(value)) is not None and maker.op_type in _MOVES:
-        parts = [g.makers[part] for part in maker.input] if maker.op_type == "Concat" else []
-        if any(part.op_type != "Slice" or part.input[0] != parts[0].input[0] for part in parts):
-            break
-        chain = [*parts, maker, *chain]
-        value = parts[0].input[0] if parts else maker.input[0]
+        parts = [g.maker(name, "Slice") for name in maker.input] if maker.op_type == "Concat" else []
+        slices = [part for part in parts if part is not None]
+        if len(slices) < len(parts) or len({part.input[0] for part in slices}) > 1:
+            break  # a Concat that adds tokens, such as constant ones
+        chain = [*slices, maker, *chain]
+        value = slices[0].input[0] if slices else maker.input[0]
     return chain, value
 
 
