@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import os
@@ -18,6 +19,10 @@ from PIL import Image
 
 httpx = pytest.importorskip("httpx")
 from live_server import serving, wait_until_ready  # noqa: E402
+
+from vitedge.errors import VitedgeError  # noqa: E402
+from vitedge.serve.options import ServeOptions  # noqa: E402
+from vitedge.serve.run import bind  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,34 @@ def test_other_pages(server) -> None:
     page = httpx.get(server)
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "http://" not in page.text + httpx.get(server + "page.css").text
-    assert 'vitedge_requests_total{path="/v1/predict"' in httpx.get(server + "metrics").text
+    assert page.headers["x-content-type-options"] == "nosniff"
+    counted = httpx.get(server + "metrics").text
+    assert 'vitedge_requests_total{path="/v1/predict",status="200"}' in counted
+    assert 'vitedge_requests_total{path="other",status="404"} 2.0' in counted
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(host) -> None:
+    # Nagle's algorithm would hold each answer of a kept connection for some 40 ms.
+    async def connect(bound: socket.socket) -> int:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        class Told(asyncio.Protocol):
+            def connection_made(self, transport) -> None:
+                accepted = transport.get_extra_info("socket")
+                told.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+        async with await asyncio.get_running_loop().create_server(Told, sock=bound):
+            _, writer = await asyncio.open_connection(*bound.getsockname()[:2])
+            answer = await asyncio.wait_for(told, 10)
+            writer.close()
+        return answer
+
+    try:
+        bound = bind(ServeOptions(host=host, port=0))
+    except VitedgeError as error:
+        pytest.skip(f"no {host} here: {error}")
+    assert asyncio.run(connect(bound)) == 1
 
 
 def test_a_token_guards_the_api(served_run, files) -> None:

@@ -25,7 +25,7 @@ def serve(run: Path, options: ServeOptions, reporter: Reporter) -> None:
         from vitedge.serve.models import Models
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "fastapi", "serve", "`vitedge serve`") from error
-    bound = _bind(options)
+    bound = bind(options)
     host, port = bound.getsockname()[:2]
     measures_checked = Models(run, options, Measures())  # a wrong call fails here, not inside the server
     app = make_app(partial(Models, run, options), options)
@@ -48,9 +48,12 @@ def serve(run: Path, options: ServeOptions, reporter: Reporter) -> None:
         raise VitedgeError("The server did not start.", "Its log above says why.", "", exit_code=1)
 
 
-def _bind(options: ServeOptions) -> socket.socket:
+def bind(options: ServeOptions) -> socket.socket:
+    """A socket at the address of the options. Raises VitedgeError where it is taken or not this machine's."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where the socket names TCP; with it, each answer after a connection's
+    # first waits for the client's delayed acknowledgement, some 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((options.host, options.port))
