@@ -103,7 +103,6 @@ def describe(path: Path, *, names_given: bool = False) -> Known:
     """
     values = documents.read_json(path, todo=TODO)
     if isinstance(values, dict) and ("pretrained_cfg" in values or not {"model_type", "architectures"} & set(values)):
-        values = {"pretrained_cfg": {}, **values}
         return _timm(path, documents.validate(values, TimmConfig, path, todo=TODO), names_given)
     return _hugging_face(path, documents.validate(values, HuggingFaceConfig, path, todo=TODO), names_given)
 

@@ -52,13 +52,13 @@ class TimmConfig(Settings):
     label_names: Any = None
     label_descriptions: dict[str, str] | None = None
     model_args: TimmArgs = TimmArgs()
-    pretrained_cfg: dict[str, Any]
+    pretrained_cfg: dict[str, Any] = {}
 
 
 def read_timm(path: Path) -> TimmConfig:
     """Of a config.json of timm's. Raises VitedgeError."""
     values = documents.read_json(path, todo=TODO)
-    return documents.validate({"pretrained_cfg": {}, **values}, TimmConfig, path, todo=TODO)
+    return documents.validate(values, TimmConfig, path, todo=TODO)
 
 
 def is_plain(name: str) -> bool:

@@ -122,7 +122,7 @@ def _of_architecture(config: Path | None, name: str) -> Family | None:
 
 def _timm(path: Path, values: dict[str, Any], name: str) -> Family | None:
     """timm's own model of that name, without memory, says what tensors can't tell."""
-    config = documents.validate({"pretrained_cfg": {}, **values}, timm_config.TimmConfig, path, todo=_TODO)
+    config = documents.validate(values, timm_config.TimmConfig, path, todo=_TODO)
     model = timm_config.timm_model(path, name, config)
     reader = _TIMM.get(type(model).__name__)
     if reader is None:
