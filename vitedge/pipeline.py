@@ -69,7 +69,6 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
     Conditioning comes after pruning: its choices depend on the weights that are quantised. Zeros come after its
     rotation, which would fill them. Training in INT8 is the last: it starts from the static scheme of what is there.
     """
-    from vitedge.prune.hardware import calibrates
     from vitedge.steps.condition import condition_model
     from vitedge.steps.distil import distil_model
     from vitedge.steps.prune import prune_model
@@ -80,7 +79,7 @@ def _transforms(config: RunConfig, images: bool) -> dict[str, Callable[..., Tran
     widths = config.prune.model_copy(update={"sparsity": None})
     taught = cut and config.prune.recover == "distill"
     full = config.steps.quantize in ("static", "qat") and config.quantize.preset == "full"
-    conditions = config.condition.settled(full, config.quantize.max_drop, compiled=calibrates(config.prune))
+    conditions = config.condition.settled(full, config.quantize.max_drop)
     return {
         "prune": (lambda b, m, r: prune_model(b, m, widths, config.distill, r)) if cut else None,
         "distill": (lambda b, m, r: distil_model(b, m, config.distill, r)) if taught else None,

@@ -18,8 +18,6 @@ from vitedge.condition.ranges import measure
 from vitedge.condition.registers import add_registers
 from vitedge.data.preprocess import Preprocess
 from vitedge.export.vit import export_vit
-from vitedge.prune import PruneOptions
-from vitedge.prune.hardware import calibrates
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +92,3 @@ def test_nothing_is_done_where_it_would_not_hold(made) -> None:
         model.class_token.copy_(model.patch_embed(torch.full((1, 3, 8, 8), 3.0)).reshape(1, 1, -1))
         same, report = add_registers(model, batched(sink_images(16)), 16)
     assert same is model and "head reads" in report.reason
-
-
-def test_registers_are_for_what_is_quantised_whole() -> None:
-    # By vitedge with the preset full, or by a compiler that calibrates by itself.
-    float_stream = ConditionOptions().settled(False, None)
-    assert (float_stream.registers, float_stream.massive) == (False, 0.0)
-    assert ConditionOptions().settled(True, None).registers
-    compiled = ConditionOptions().settled(False, None, compiled=True)
-    assert (compiled.registers, compiled.massive) == (True, 0.0)
-    assert not ConditionOptions(registers=False).settled(False, None, compiled=True).registers
-    named = {name: calibrates(PruneOptions(prune_target=name)) for name in (None, "rknn", "openvino:int8", "abacus")}
-    assert named == {None: False, "rknn": True, "openvino:int8": False, "abacus": False}

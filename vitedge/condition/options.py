@@ -25,8 +25,7 @@ class ConditionOptions(Options):
     registers: bool | None = Field(
         None,
         description="Attention's sink tokens read as constants, and the massive activations that make them gone; near, "
-        "not exact, and only where agreement on other calibration images stays. (default: on with the preset full, and "
-        "where --prune-target is rknn, whose compiler rounds with one step a tensor)",
+        "not exact, and only where agreement on other calibration images stays. (default: on with the preset full)",
     )
     rotate: Rotation = Field(
         "auto",
@@ -59,22 +58,19 @@ class ConditionOptions(Options):
     )
     seed: int = Field(0, ge=0, le=SEED_MAX, description="Seed of every random choice.")
 
-    def settled(self, full: bool, max_drop: float | None, *, compiled: bool = False) -> ConditionOptions:
+    def settled(self, full: bool, max_drop: float | None) -> ConditionOptions:
         """With the defaults of what is not exact that a quantisation asks for: a model that is left in float, or whose
         residual stream is, keeps its function.
 
         Args:
             full: everything is quantised. max_drop: points of top-1 that the quantisation may cost, None for no bound.
-            compiled: the target's compiler quantises everything by itself, and puts back into float16 what costs too
-                much; with registers that is less (ViT-Ti/16 in the RKNN simulator: no MLP instead of one, see
-                docs/targets/rknn.md).
         """
         drop = MASSIVE_DROP_FULL if full else 0.0
         if max_drop is not None:
             # What scaling loses counts against --max-drop. Not every image that changes its class was right before, so
             # it may cost more points of agreement than the bound has of top-1.
             drop = min(drop, 2 * max_drop)
-        chosen: dict[str, object] = {"registers": full or compiled} if self.registers is None else {}
+        chosen: dict[str, object] = {"registers": full} if self.registers is None else {}
         return self.model_copy(update=chosen | ({"massive": drop} if self.massive is None else {}))
 
     @model_validator(mode="after")

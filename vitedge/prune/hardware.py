@@ -37,11 +37,3 @@ def aligned_for_target(options: PruneOptions) -> PruneOptions:
     if options.merge == "auto":
         changes["merge"] = "matched" if target.sorts else "constant"
     return options.model_copy(update=changes)
-
-
-def calibrates(options: PruneOptions) -> bool:
-    """Whether the compiler of `options.prune_target` calibrates INT8 by itself. False without one, or for a target
-    that isn't known.
-    """
-    name = (options.prune_target or "").partition(":")[0]
-    return name in targets.names() and bool(targets.get(name).presets)

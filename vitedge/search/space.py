@@ -78,9 +78,8 @@ class Candidate:
         own = targets.get(target).presets
         static = bool(self.preset) and quantize and not own
         layer: Layer = {"steps": {"quantize": "static" if static else "none", "condition": condition}}
-        if condition and (own or self.preset == "full"):
-            drop = base.quantize.max_drop
-            settled = base.condition.settled(self.preset == "full", drop, compiled=bool(own))
+        if condition and self.preset == "full":
+            settled = base.condition.settled(True, base.quantize.max_drop)
             layer["condition"] = {"registers": settled.registers, "massive": settled.massive}
         if self.preset and quantize:
             layer["quantize"] = {"preset": self.preset, "spare": self.spare}
