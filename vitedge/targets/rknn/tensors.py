@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from vitedge.targets.base import CostTable
 
-# What is cheap to keep in float16: no convolution's cycles, or few of them.
+# What lies outside the blocks' products.
 STREAM, NORM, PATCH, HEAD = "stream", "norm", "patch", "head"
 
 _PARTS = (
