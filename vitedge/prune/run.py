@@ -80,6 +80,11 @@ def default_steps(config: ViTConfig, batch: int) -> int:
     return min(MAX_STEPS, max(MIN_STEPS, round(FIT_MACS / (3 * batch * max(blocks)))))
 
 
+def default_views(fit: Fit | None, images: int) -> int:
+    """Views of each image: a second one where the fit sees each image twice."""
+    return min(2, max(1, fit.steps * fit.batch // images)) if fit else 1
+
+
 def run(
     model: Architecture, batches: Batches, options: PruneOptions, progress: Reporter | None = None
 ) -> tuple[Architecture, PruneReport]:
@@ -94,7 +99,7 @@ def run(
     if options.recover != "block" or not options.prune:
         steps = 0
     fit = Fit(steps, options.fit_batch, options.fit_lr)
-    views = options.fit_views or min(2, max(1, fit.steps * fit.batch // images))  # a second one if each is seen twice
+    views = options.fit_views or default_views(fit, images)
     start = embed_all(dense, batches, views, options.seed)
     own = images - held_images(images)
     held, start = start[own:images], torch.cat([view[:own] for view in start.split(images)])
@@ -150,8 +155,8 @@ def sparsify(
     check(sparse, images, options)
     steps = default_steps(sparse.config, options.fit_batch) if options.fit_steps is None else options.fit_steps
     fit = Fit(steps, options.fit_batch, options.fit_lr) if options.recover in ("block", "distill") else None
-    start = embed_all(sparse, batches, 1, options.seed)
-    work = len(sparse.blocks) * (images + (3 * fit.steps * fit.batch if fit else 0))
+    start = embed_all(sparse, batches, options.fit_views or default_views(fit, images), options.seed)
+    work = len(sparse.blocks) * (len(start) + (3 * fit.steps * fit.batch if fit else 0))
     with reporter.progress("sparsifying: images through a block", work) as advance:
         share = sparsify_model(sparse, start, options.sparsity, fit, options.seed, advance)
     chosen = {id(layer) for b in sparse.encoder() for _, group in sparse_layers(b, options.sparsity) for layer in group}

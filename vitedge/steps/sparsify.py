@@ -29,7 +29,8 @@ def sparsify_model(bundle: Bundle, parent: str, options: PruneOptions, reporter:
         rows = [["pattern", facts["pattern"]], ["share of zeros", facts["zeros"]], ["Linears", len(facts["layers"])]]
         return Outcome(sparse, facts, [Table("Sparsity", ["what", "value"], rows)])
 
-    chosen = options.model_dump(include={"sparsity", "recover", "fit_steps", "fit_batch", "fit_lr", "seed"})
+    read = {"sparsity", "recover", "fit_steps", "fit_batch", "fit_lr", "fit_views", "seed"}
+    chosen = options.model_dump(include=read)
     modules = ("vitedge.steps.sparsify",)
     record = transform_model(bundle, NAME, parent, apply, options=chosen, modules=modules, order=22)
     return Transformed(f"steps/{NAME}", True, record)
