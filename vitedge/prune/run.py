@@ -80,11 +80,6 @@ def default_steps(config: ViTConfig, batch: int) -> int:
     return min(MAX_STEPS, max(MIN_STEPS, round(FIT_MACS / (3 * batch * max(blocks)))))
 
 
-def default_views(fit: Fit | None, images: int) -> int:
-    """Views of each image: a second one where the fit sees each image twice."""
-    return min(2, max(1, fit.steps * fit.batch // images)) if fit else 1
-
-
 def run(
     model: Architecture, batches: Batches, options: PruneOptions, progress: Reporter | None = None
 ) -> tuple[Architecture, PruneReport]:
@@ -99,7 +94,7 @@ def run(
     if options.recover != "block" or not options.prune:
         steps = 0
     fit = Fit(steps, options.fit_batch, options.fit_lr)
-    views = options.fit_views or default_views(fit, images)
+    views = options.fit_views or min(2, max(1, fit.steps * fit.batch // images))  # a second one if each is seen twice
     start = embed_all(dense, batches, views, options.seed)
     own = images - held_images(images)
     held, start = start[own:images], torch.cat([view[:own] for view in start.split(images)])
@@ -155,7 +150,9 @@ def sparsify(
     check(sparse, images, options)
     steps = default_steps(sparse.config, options.fit_batch) if options.fit_steps is None else options.fit_steps
     fit = Fit(steps, options.fit_batch, options.fit_lr) if options.recover in ("block", "distill") else None
-    start = embed_all(sparse, batches, options.fit_views or default_views(fit, images), options.seed)
+    # More views by themselves bring 2:4 nothing: ViT-Ti/16 with 768 images kept 0.776 of its classes, with three
+    # views of them 0.768.
+    start = embed_all(sparse, batches, options.fit_views or 1, options.seed)
     work = len(sparse.blocks) * (len(start) + (3 * fit.steps * fit.batch if fit else 0))
     with reporter.progress("sparsifying: images through a block", work) as advance:
         share = sparsify_model(sparse, start, options.sparsity, fit, options.seed, advance)
